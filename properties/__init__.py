@@ -1,0 +1,1 @@
+"""Why we believe: the declaration of every formula, and the laws it obeys."""

@@ -1,0 +1,1 @@
+"""What is true: NumPy only, one function for one equation."""

@@ -1,0 +1,45 @@
+"""Trueness: is the fast version right, how right, and since when?
+
+The names below are loaded when they are first used, so that `import trueness` alone costs nothing.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trueness.tools.api import check as check
+    from trueness.tools.nouns import Bug as Bug
+    from trueness.tools.nouns import Formula as Formula
+    from trueness.tools.nouns import Implementation as Implementation
+    from trueness.tools.nouns import Verdict as Verdict
+
+    __version__: str
+
+__all__ = ["Bug", "Formula", "Implementation", "Verdict", "__version__", "check"]
+
+_HOME = {
+    "check": "trueness.tools.api",
+    "Bug": "trueness.tools.nouns",
+    "Formula": "trueness.tools.nouns",
+    "Implementation": "trueness.tools.nouns",
+    "Verdict": "trueness.tools.nouns",
+}
+
+if not TYPE_CHECKING:  # a type checker that saw this function would accept any misspelt name
+
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("trueness")
+        elif name in _HOME:
+            from importlib import import_module
+
+            value = getattr(import_module(_HOME[name]), name)
+        else:
+            raise AttributeError(f"module 'trueness' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
