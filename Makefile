@@ -1,0 +1,53 @@
+# Every target sets up .venv by itself, once, and again when pyproject.toml or constraints.txt change.
+# ARGS is passed on:  make test ARGS='-k fisher'   make verify ARGS='fisher.diagonal --profile deep'
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: verify test lint types bench benchmark wheel calibrate clean
+.DEFAULT_GOAL := verify
+.DELETE_ON_ERROR:
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+verify: $(READY)
+	mkdir -p report
+	$(BIN)/trueness verify --report report --json report/verdicts.json --junit report/junit.xml $(ARGS)
+
+# -P keeps the checkout off sys.path: there, reference/ would be importable a second time, as another module.
+test: $(READY)
+	$(BIN)/python -P -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot follow an editable install, so it reads the unpacked wheel.
+types: wheel
+	rm -rf build/types
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types dist/*.whl
+	MYPYPATH=build/types $(BIN)/python -P -m mypy -p trueness $(ARGS)
+
+bench: $(READY)
+	$(BIN)/tox -e bench -- $(ARGS)
+
+benchmark: $(READY)
+	$(BIN)/tox -e benchmark -- $(ARGS)
+
+# build/lib keeps modules that were deleted since; they would be packed again.
+wheel: $(READY)
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+
+calibrate: $(READY)
+	$(BIN)/trueness calibrate $(ARGS)
+
+clean:
+	rm -rf .venv .tox .asv asv_bench/.asv .hypothesis .mypy_cache .pytest_cache .ruff_cache .trueness build dist report *.egg-info
+	find reference optimized properties regressions tools src -name __pycache__ -type d -prune -exec rm -rf {} +
