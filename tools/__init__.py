@@ -1,1 +1,1 @@
-"""The instruments: arithmetics, bounds, strategies, checks, diagnosis, report, command line and pytest plugin."""
+"""The instruments: arithmetics, bounds, strategies, checks, diagnosis, report, command line, plugin."""

@@ -52,6 +52,7 @@ RULES = {
 REGISTRY = ("properties", "regressions")
 COMPUTED = ""  # what is left of the room in import_module(f"trueness.{room}")
 MAY_OPEN_REGISTRY = ("api.py", "cli.py", "pytest_plugin.py", "registry.py")
+DERIVATIVES = ("_vjp", "_second")
 DYNAMIC = ("import_module", "__import__", "find_spec")
 
 
@@ -154,13 +155,13 @@ def functions(source: str) -> dict[str, list[str]]:
 def mirror(family: str, reference: str, optimized: str) -> list[str]:
     """What keeps an optimized module from mirroring its reference; empty if nothing does.
 
-    A `*_vjp` of the reference needs no twin: the optimized side has its backward inside autograd.
+    The derivatives of a reference need no twin: the optimized side has them inside autograd.
     """
     true, fast = functions(reference), functions(optimized)
     found = [f"optimized/{family}.py has {name}, which has no reference" for name in fast if name not in true]
     for name, arguments in true.items():
         if name not in fast:
-            if not name.endswith("_vjp"):
+            if not name.endswith(DERIVATIVES):
                 found.append(f"reference/{family}.py has {name}, which has no optimized version")
         elif fast[name][: len(arguments)] != arguments:
             found.append(
@@ -345,7 +346,7 @@ def test_a_broken_mirror_is_rejected(reference: str, optimized: str) -> None:
     [
         ("def diagonal(score, alpha): ...", "def diagonal(score, alpha, *, out=None): ..."),
         (
-            "def diagonal(score): ...\ndef diagonal_vjp(score, g): ...",
+            "def diagonal(score): ...\ndef diagonal_vjp(g, score): ...\ndef diagonal_second(h, g, score): ...",
             "def diagonal(score): ...\ndef _launch(): ...",
         ),
     ],
