@@ -100,9 +100,7 @@ def refusal(room: str, filename: str, name: str) -> str | None:
     if parts[0] in ROOMS:
         return f"imports {name}: write trueness.{name}, or it is a second module with the same text"
     if parts[0] != "trueness":
-        permitted = rule.others is None or any(
-            ".".join(parts[:n]) in rule.others for n in range(1, len(parts) + 1)
-        )
+        permitted = rule.others is None or any(".".join(parts[:n]) in rule.others for n in range(1, len(parts) + 1))
         return None if permitted else f"imports {name}: {room} may not"
     if len(parts) == 1 or parts[1] in (*NOUNS, "*"):
         return None if rule.front_door else f"imports {name}: {room} may not go through the front door"
@@ -164,9 +162,7 @@ def mirror(family: str, reference: str, optimized: str) -> list[str]:
             if not name.endswith(DERIVATIVES):
                 found.append(f"reference/{family}.py has {name}, which has no optimized version")
         elif fast[name][: len(arguments)] != arguments:
-            found.append(
-                f"{family}.{name}: reference{tuple(arguments)} is no prefix of optimized{tuple(fast[name])}"
-            )
+            found.append(f"{family}.{name}: reference{tuple(arguments)} is no prefix of optimized{tuple(fast[name])}")
     return found
 
 
@@ -371,11 +367,7 @@ def test_rooms_are_flat(room: str) -> None:
 def test_every_file_keeps_the_rules_of_its_room(room: str) -> None:
     files = sources(room)
     assert HOME / room / "__init__.py" in files
-    found = [
-        v
-        for p in files
-        for v in violations(room, p.relative_to(HOME / room).as_posix(), p.read_text("utf-8"))
-    ]
+    found = [v for p in files for v in violations(room, p.relative_to(HOME / room).as_posix(), p.read_text("utf-8"))]
     assert found == []
 
 

@@ -66,9 +66,7 @@ def test_the_wheel_contains_every_file_of_every_room(wheel: zipfile.ZipFile, che
     for room in ROOMS:
         expected |= {f"trueness/{room}/{p.name}" for p in (checkout / room).glob("*.py")}
     for room, pattern in (("tools", "*.html.j2"), ("tools", "*.json"), ("regressions", "examples/*.json")):
-        expected |= {
-            f"trueness/{p.relative_to(checkout).as_posix()}" for p in (checkout / room).glob(pattern)
-        }
+        expected |= {f"trueness/{p.relative_to(checkout).as_posix()}" for p in (checkout / room).glob(pattern)}
     assert {n for n in wheel.namelist() if n.startswith("trueness/")} == expected
 
 
