@@ -1,0 +1,106 @@
+"""Checks that need a CUDA device: graph capture, more than 2³¹ elements, a side stream, compute-sanitizer.
+
+Without a device each is a skip with the reason "no CUDA device".
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import torch
+
+from trueness.tools import frameworks
+from trueness.tools.check_contract import agree, typical
+from trueness.tools.checks import Failed, check
+from trueness.tools.nouns import Verdict
+from trueness.tools.precision import precision
+from trueness.tools.trial import Trial
+
+CUDA: dict[str, Any] = {"frameworks": ("torch",), "cuda": True}
+
+
+@check("graph capture", "a captured CUDA graph replays to the right values on new input", claim="graph", **CUDA)
+def graph_capture(trial: Trial) -> Verdict:
+    case = typical(trial, length=129)
+    static = trial.natives(trial.values(case))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            trial.invoke(static)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = trial.invoke(static)
+    values = trial.values(typical(trial, length=129, seed=2))
+    for x, fresh in zip(static, trial.natives(values), strict=True):
+        if isinstance(x, torch.Tensor):
+            x.copy_(fresh)
+    graph.replay()
+    torch.cuda.synchronize()
+    outs = [frameworks.to_float64(y) for y in trial.accepted(captured, values)]
+    agree(trial, case, outs, values, "replayed from a CUDA graph")
+    return trial.verdict("graph capture", True, cases=1)
+
+
+@check("int32 overflow", "more than 2³¹ elements are addressed correctly", claim="huge", **CUDA)
+def int32_overflow(trial: Trial) -> Verdict:
+    """The tail beyond 2³¹ elements is compared with a call on the tail alone (elementwise formulas claim this)."""
+    size, tail = 2**31 + 4096, 4096
+    case = typical(trial)
+    need = 3 * size * torch.finfo(precision(trial.dtype).torch).bits // 8
+    if torch.cuda.mem_get_info()[0] < need:
+        return trial.verdict("int32 overflow", True, skipped=f"needs {need >> 30} GiB of free device memory")
+    natives = trial.natives(trial.values(case))
+    for i, argument in enumerate(trial.formula.arguments):
+        if argument.real:
+            natives[i] = torch.full((size,), 0.5, dtype=precision(trial.dtype).torch, device="cuda")
+            natives[i][-tail:].normal_()
+    whole = trial.invoke(natives)
+    parts = trial.invoke([x[-tail:].clone() if isinstance(x, torch.Tensor) else x for x in natives])
+    if not torch.equal(whole[-tail:], parts):
+        raise Failed(case, "elements beyond 2³¹ differ from a call on them alone.")
+    return trial.verdict("int32 overflow", True, cases=1)
+
+
+@check("side stream", "on a stream of the caller's the result is complete when that stream is", **CUDA)
+def side_stream(trial: Trial) -> Verdict:
+    case = typical(trial, length=129)
+    values = trial.values(case)
+    natives = trial.natives(values)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        result = trial.invoke(natives)
+        copies = [y.cpu() for y in trial.accepted(result, values)]
+    agree(trial, case, [frameworks.to_float64(y) for y in copies], values, "on a side stream")
+    return trial.verdict("side stream", True, cases=1)
+
+
+@check("compute-sanitizer", "compute-sanitizer memcheck finds no error", **CUDA)
+def compute_sanitizer(trial: Trial) -> Verdict:
+    """A process of its own, without the caching allocator, which would hide an overrun inside its pool."""
+    case = typical(trial, length=129)
+    binary = shutil.which("compute-sanitizer")
+    if binary is None:
+        return trial.verdict("compute-sanitizer", True, skipped="compute-sanitizer is not on the PATH")
+    if trial.implementation.origin == "foreign" and ":" not in trial.implementation.name:
+        return trial.verdict("compute-sanitizer", True, skipped="a callable without a module cannot be started again")
+    program = (
+        "import trueness, sys; v = trueness.check("
+        f"{trial.formula.name!r}, {trial.implementation.name!r}, dtype={trial.dtype!r}, device='cuda', "
+        f"case={case.to_json()!r}); sys.exit(0 if v else 3)"
+    )
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    command = [binary, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    if done.returncode == 9:
+        lines = [line for line in done.stdout.splitlines() if "Invalid" in line or "ERROR SUMMARY" in line]
+        raise Failed(case, f"compute-sanitizer: {' '.join(lines[:2])}")
+    if done.returncode:
+        raise Failed(case, f"the process under compute-sanitizer ended with status {done.returncode}.")
+    return trial.verdict("compute-sanitizer", True, cases=1)

@@ -1,0 +1,187 @@
+"""What a formula's arguments are, and how a Case becomes their values.
+
+Hypothesis draws sizes, a seed, magnitudes and scalars; the elements come from a generator seeded by the case. So a
+failing case shrinks in a handful of steps, is one line of JSON, and is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from hypothesis import strategies as st
+
+from trueness.tools.nouns import Case, Formula
+from trueness.tools.precision import precision, round_to
+
+LAYOUTS = ("contiguous", "transposed", "sliced", "expanded", "offset", "channels_last")
+Sizes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Common to all: a name, and strategies for whatever scalars it needs in the case."""
+
+    name: str
+
+    tensor = False
+    real = False
+    differentiable = False
+
+    def scalars(self) -> dict[str, st.SearchStrategy[Any]]:
+        return {}
+
+    def symbols(self) -> Mapping[str, tuple[int, int]]:
+        return {}
+
+    def build(self, case: Case, generator: np.random.Generator) -> Any:
+        raise NotImplementedError
+
+    def unit(self, dtype: str) -> float:
+        """The roundoff that stochastic arithmetic carries for this argument."""
+        return 2.0**-53
+
+
+@dataclass(frozen=True)
+class Real(Argument):
+    """A tensor in the dtype under test.
+
+    dims        its axes; "..." is any number of them
+    decades     decimal exponents between which magnitudes are drawn
+    gradient    whether the vjp returns a gradient for it
+    unit_scale  standard normal whatever the case's scale (noise)
+    positive    absolute values
+    shortest    least length of its named axes
+    """
+
+    dims: tuple[str, ...] = ("...",)
+    decades: tuple[float, float] = (-4.0, 2.0)
+    gradient: bool = True
+    unit_scale: bool = False
+    positive: bool = False
+    shortest: int = 1
+
+    tensor = True
+    real = True
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return self.gradient
+
+    def symbols(self) -> Mapping[str, tuple[int, int]]:
+        return {d: (self.shortest, 8) for d in self.dims}
+
+    def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
+        shape = shape_of(self.dims, case.sizes)
+        values = generator.standard_normal(shape)
+        if not self.unit_scale:
+            exponent = case.scale + case.spread * (generator.random(shape) - 0.5)
+            values = values * 10.0 ** np.clip(exponent, *self.decades)
+        return np.abs(values) if self.positive else values
+
+    def unit(self, dtype: str) -> float:
+        return precision(dtype).u
+
+
+@dataclass(frozen=True)
+class Index(Argument):
+    """A tensor of integers in [0, below); ``below`` is a number or the name of a scalar of the case."""
+
+    dims: tuple[str, ...] = ()
+    below: int | str = 1
+
+    tensor = True
+
+    def symbols(self) -> Mapping[str, tuple[int, int]]:
+        return {d: (1, 8) for d in self.dims}
+
+    def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
+        high = case.scalars[self.below] if isinstance(self.below, str) else self.below
+        return generator.integers(0, high, shape_of(self.dims, case.sizes))
+
+
+@dataclass(frozen=True)
+class Scalar(Argument):
+    """A Python number drawn by Hypothesis; ``gradient`` is never asked of it."""
+
+    strategy: st.SearchStrategy[Any] = field(default_factory=lambda: st.floats(0, 1))
+
+    def scalars(self) -> dict[str, st.SearchStrategy[Any]]:
+        return {self.name: self.strategy}
+
+    def build(self, case: Case, generator: np.random.Generator) -> Any:
+        return case.scalars[self.name]
+
+
+@dataclass(frozen=True)
+class Table(Argument):
+    """A float64 tensor made from scalars of the case (a schedule): exact, whatever the dtype under test.
+
+    draws   name → strategy of the scalars that ``make(**scalars)`` takes
+    """
+
+    make: Callable[..., np.ndarray] = np.asarray
+    draws: Mapping[str, st.SearchStrategy[Any]] = field(default_factory=dict)
+
+    tensor = True
+
+    def scalars(self) -> dict[str, st.SearchStrategy[Any]]:
+        return dict(self.draws)
+
+    def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
+        return self.make(**{name: case.scalars[name] for name in self.draws})
+
+
+def shape_of(dims: Sequence[str], sizes: Sizes) -> tuple[int, ...]:
+    """The lengths of ``dims``; the symbol "..." stands for a tuple of them."""
+    return tuple(n for d in dims for n in (sizes[d] if d == "..." else (sizes[d],)))
+
+
+def symbols(formula: Formula) -> dict[str, tuple[int, int]]:
+    return {d: span for a in formula.arguments for d, span in a.symbols().items()}
+
+
+def cases(formula: Formula, layouts: Sequence[str] = ("contiguous",)) -> st.SearchStrategy[Case]:
+    """The strategy of one formula's cases; it shrinks towards one element, seed 0, magnitude 1."""
+    sizes = {
+        d: st.lists(st.integers(1, 8), max_size=4).map(tuple) if d == "..." else st.integers(*span)
+        for d, span in symbols(formula).items()
+    }
+    scalars = {name: s for a in formula.arguments for name, s in a.scalars().items()}
+    return st.builds(
+        Case,
+        sizes=st.fixed_dictionaries(sizes),
+        seed=st.integers(0, 2**16),
+        scale=st.integers(-30, 20).map(lambda e: e / 10),
+        spread=st.integers(0, 40).map(lambda e: e / 10),
+        layout=st.sampled_from(list(layouts)),
+        scalars=st.fixed_dictionaries(scalars),
+    )
+
+
+def values(formula: Formula, case: Case, dtype: str, data: Mapping[str, Sequence[Any]] | None = None) -> list[Any]:
+    """The arguments of ``case`` in float64, real tensors rounded to ``dtype``; ``data`` holds the named inputs."""
+    if case.witness:
+        drawn = list((data or {})[case.witness])
+    else:
+        drawn = [a.build(case, np.random.default_rng([case.seed, i])) for i, a in enumerate(formula.arguments)]
+    return [rounded(a, x, case, dtype) for a, x in zip(formula.arguments, drawn, strict=True)]
+
+
+def rounded(argument: Argument, value: Any, case: Case, dtype: str) -> Any:
+    if not argument.tensor:
+        return value
+    array = np.asarray(value)
+    if case.layout == "expanded" and array.ndim and array.shape[0] and argument.real:
+        array = np.broadcast_to(array[:1], array.shape)
+    return round_to(array, dtype) if argument.real else np.array(array)
+
+
+def units(formula: Formula, dtype: str) -> list[float]:
+    """The roundoff of every argument: the dtype's for tensors under test, float64's for tables and scalars."""
+    return [2.0**-53 if formula.working == "float64" else a.unit(dtype) for a in formula.arguments]
+
+
+Layout = Literal["contiguous", "transposed", "sliced", "expanded", "offset", "channels_last"]

@@ -1,0 +1,212 @@
+"""From a request to verdicts: which trials there are, running them, and naming the bug that a failure behaves like."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from trueness.tools import check_contract, check_cuda, check_reference, check_torch, check_value, registry
+from trueness.tools.checks import CHECKS, Failed, excluded, failed, run
+from trueness.tools.diagnosis import behaves_like
+from trueness.tools.frameworks import Rejected, guess
+from trueness.tools.nouns import Case, Formula, Implementation, Verdict
+from trueness.tools.trial import Trial, guarded
+
+KINDS = (check_value, check_contract, check_torch, check_cuda, check_reference)
+PROFILES = {"quick": 10, "ci": 30, "deep": 300}
+REFERENCE = "reference"
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One implementation of one formula in one dtype, as plain data that travels to a worker."""
+
+    formula: str
+    implementation: str
+    dtype: str
+    device: str = "cpu"
+    profile: str = "ci"
+    foreign: bool = False
+    framework: str = ""
+    limit: str = "fused"
+    case: str = ""
+    checks: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Job:
+        return Job(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+# -- implementations ------------------------------------------------------------------------------------------------
+
+
+def reference_as_implementation(formula: Formula) -> Implementation:
+    """The reference itself stands trial: for its certificates and for the power of its generator."""
+    return Implementation(REFERENCE, lambda: formula.reference, "numpy", claims=frozenset({"reference"}))
+
+
+def load_spec(spec: str) -> Callable[..., Any]:
+    """The callable of ``module:callable``; the module may lie in the current directory. ValueError says what is wrong."""
+    module, _, attribute = spec.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"--impl was {spec!r}; it must look like module:callable or FORMULA=module:callable.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(error.name + ".")):
+            raise ValueError(f"--impl was {spec!r}: there is no module {error.name!r} here or installed.") from None
+        raise
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"--impl was {spec!r}: module {module!r} has no attribute {attribute!r}.")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"--impl was {spec!r}: {attribute!r} is {type(found).__name__}, not a callable.")
+    return found  # type: ignore[no-any-return]
+
+
+def foreign(name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused") -> Implementation:
+    """A user's callable as an implementation: gradient is tried where its framework has one."""
+    chosen = framework or guess(function)
+    claims = frozenset({"gradient"}) if chosen != "numpy" else frozenset[str]()
+    waived = {"gradient": "NumPy callables have no gradient"} if chosen == "numpy" else {}
+    return Implementation(
+        name,
+        lambda: function,
+        chosen,
+        limit,
+        claims,
+        waived=waived,
+        origin="foreign",  # type: ignore[arg-type]
+    )
+
+
+def implementation(job: Job) -> Implementation:
+    """The implementation a job names, loaded from the registry or from the user's module."""
+    formula = registry.formula(job.formula)
+    if job.implementation == REFERENCE:
+        return reference_as_implementation(formula)
+    if job.foreign:
+        return foreign(job.implementation, guarded(load_spec, job.implementation), job.framework, job.limit)
+    for candidate in formula.implementations:
+        if candidate.name == job.implementation:
+            return candidate
+    names = ", ".join(i.name for i in formula.implementations)
+    raise ValueError(f"implementation was {job.implementation!r}; {job.formula} has {names}.")
+
+
+def missing(candidate: Implementation) -> str:
+    """Why a declared implementation cannot run here: a package that is not installed."""
+    for module in candidate.needs:
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed: pip install 'trueness[peers]'"
+    return ""
+
+
+def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], None] = lambda note: None) -> Trial:
+    formula = registry.formula(job.formula)
+    known = registry.bugs_of(job.formula)
+    data: dict[str, Sequence[Any]] = {b.id: b.witness for b in known if b.witness is not None}
+    data.update(formula.real() if formula.real is not None else {})
+    stored = [Case.from_json(text) for text in job.stored]
+    examples = PROFILES[job.profile]
+    trial = Trial(formula, candidate, job.dtype, job.device, known, data, examples, stored, heartbeat)
+    if job.case:
+        trial.stored, trial.data, trial.examples = [Case.from_json(job.case)], {}, 0
+        trial.data = data if trial.stored[0].witness else {}
+    return trial
+
+
+# -- running --------------------------------------------------------------------------------------------------------
+
+
+def run_job(
+    job: Job,
+    emit: Callable[[str, Any], None] = lambda event, content: None,
+    candidate: Implementation | None = None,
+) -> list[Verdict]:
+    """Every check of one job, in the order they were written; a failing value is diagnosed."""
+    candidate = candidate or implementation(job)
+    trial = trial_for(job, candidate, lambda note: emit("case", note))
+    reason = missing(candidate)
+    if reason or (excluded(trial) and job.implementation != REFERENCE):
+        return [trial.verdict("value", True, skipped=reason or excluded(trial))]
+    verdicts: list[Verdict] = []
+    for name in wanted(job, candidate):
+        emit("check", name)
+        verdict = one_case(trial, name) if job.case and name in ("value", "gradient") else run(CHECKS[name], trial)
+        if name == "value" and not verdict.passed:
+            verdict = replace(verdict, bugs=tuple(behaves_like(trial, verdict)))
+        verdicts.append(verdict)
+        emit("verdict", verdict.to_dict())
+        if name == "value" and not verdict.passed and job.foreign and verdict.T is None:
+            break  # it cannot even be called
+    return by_convention(trial, verdicts)
+
+
+def wanted(job: Job, candidate: Implementation) -> list[str]:
+    """The names of the checks that a job asks for."""
+    if job.checks:
+        unknown = [c for c in job.checks if c not in CHECKS]
+        if unknown:
+            raise ValueError(f"check was {unknown[0]!r}; allowed are {', '.join(CHECKS)}.")
+        return list(job.checks)
+    if job.case:
+        return ["value"]
+    about_reference = [n for n, c in CHECKS.items() if c.claim == "reference"]
+    if job.implementation == REFERENCE:
+        return about_reference if job.dtype == "float64" else ["power", "known bugs"]
+    return [n for n in CHECKS if n not in about_reference]
+
+
+def one_case(trial: Trial, name: str) -> Verdict:
+    """The verdict on the one case that was asked for, without a search."""
+    measure = {"value": value_of, "gradient": gradient_of}[name]
+    case = trial.stored[0]
+    try:
+        reading = measure(trial, case)
+    except Rejected as rejection:
+        return failed(name, trial, Failed(case, str(rejection)), cases=1)
+    if reading.T > trial.limit:
+        return failed(name, trial, Failed(case, check_value.sentence(trial, case, reading), reading), cases=1)
+    fields = {k: getattr(reading, k) for k in ("T", "where", "output", "got", "want", "width")}
+    return trial.verdict(name, True, cases=1, limit=trial.limit, case=case.to_json(), **fields)
+
+
+def value_of(trial: Trial, case: Case) -> Any:
+    values = trial.values(case)
+    return trial.judge(trial.call(values), trial.truth(values))
+
+
+def gradient_of(trial: Trial, case: Case) -> Any:
+    values = trial.values(case)
+    cotangents = check_value.cotangents_for(trial, values, case.seed)
+    return trial.judge(check_value.gradients(trial, values, cotangents), trial.truth_of_gradient(values, cotangents))
+
+
+def by_convention(trial: Trial, verdicts: list[Verdict]) -> list[Verdict]:
+    """A peer that is known to differ by a convention passes if, and only if, it differs in just that way or not at all."""
+    name = trial.implementation.convention
+    if not name:
+        return verdicts
+    judged: list[Verdict] = []
+    for v in verdicts:
+        if v.check == "value" and not v.passed and name in v.bugs:
+            title = registry.bugs()[name].title
+            v = replace(v, passed=True, message=f"convention {name}: {title}. {v.message}")
+        elif v.check == "gradient" and not v.passed and any(w.check == "value" and name in w.bugs for w in judged):
+            v = replace(v, passed=True, message=f"convention {name}, seen through the gradient. {v.message}")
+        judged.append(v)
+    return judged

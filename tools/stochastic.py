@@ -1,0 +1,86 @@
+"""Stochastic arithmetic: how far an honest implementation with unit roundoff u may land.
+
+Monte-Carlo arithmetic (Parker 1997) on a NumPy function. Every floating operand of every operation, constants
+and scalars among them, becomes
+
+    x (1 + u ξ) + η ξ',        ξ, ξ' = ±1, constant on blocks of ``grain`` elements
+
+before the operation sees it. Coarse grains make errors coherent: a denominator that is wrong for a whole row.
+An operand keeps its own u and an operation works at the coarsest u of its operands, as dtype promotion would have
+it: a float64 table stays exact to 2^-53 until it meets float16 data. Multiplying keeps −∞ masks; a zero stays zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+GRAINS: tuple[int | None, ...] = (1, 8, 64, None)  # None: one sign for the whole operand
+COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal isnan isinf isfinite signbit".split())
+
+
+class Noise:
+    """Signs, constant on blocks of ``grain`` elements, from one generator."""
+
+    def __init__(self, seed: int, grain: int | None = 1) -> None:
+        self.generator, self.grain = np.random.default_rng(seed), grain
+
+    def signs(self, shape: tuple[int, ...]) -> np.ndarray:
+        size = int(np.prod(shape))
+        grain = self.grain or max(size, 1)
+        blocks = self.generator.integers(0, 2, -(-size // grain)) * 2.0 - 1.0
+        return np.repeat(blocks, grain)[:size].reshape(shape)
+
+
+class Stochastic(np.ndarray):
+    """An array that perturbs itself whenever it is used; ``array.view(Stochastic)`` at u = 0 is plain float64."""
+
+    u: float = 0.0
+    eta: float = 0.0
+    noise: Noise | None = None
+
+    def __array_finalize__(self, parent: Any) -> None:
+        if isinstance(parent, Stochastic):
+            self.u, self.eta, self.noise = parent.u, parent.eta, parent.noise
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method == "at" or kwargs.get("out") is not None:
+            raise TypeError(f"stochastic arithmetic: a reference may not use {ufunc.__name__}.{method} in place.")
+        like = coarsest(inputs)
+        plain = [np.asarray(x) if ufunc.__name__ in COMPARISONS else perturbed(x, like) for x in inputs]
+        return wrap(getattr(ufunc, method)(*plain, **kwargs), like)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return wrap(super().__array_function__(func, types, args, kwargs), coarsest(args))
+
+
+def stochastic(values: Any, u: float, eta: float, noise: Noise) -> Stochastic:
+    """``values`` (float64) as an array that is perturbed by ``noise`` at every use."""
+    array = np.array(values, dtype=np.float64).view(Stochastic)
+    array.u, array.eta, array.noise = u, eta, noise
+    return array
+
+
+def coarsest(inputs: Any) -> Stochastic:
+    flat = [y for x in inputs for y in (x if isinstance(x, (list, tuple)) else [x])]
+    return max((x for x in flat if isinstance(x, Stochastic)), key=lambda x: x.u)
+
+
+def wrap(result: Any, like: Stochastic) -> Any:
+    if isinstance(result, tuple):
+        return tuple(wrap(r, like) for r in result)
+    if np.asarray(result).dtype != np.float64:
+        return np.asarray(result) if isinstance(result, np.ndarray) else result
+    array = np.asarray(result).view(Stochastic)
+    array.u, array.eta, array.noise = like.u, like.eta, like.noise
+    return array
+
+
+def perturbed(operand: Any, like: Stochastic) -> Any:
+    plain = np.asarray(operand)
+    if plain.dtype.kind != "f" or like.u == 0.0 or like.noise is None:
+        return plain
+    moved = plain * (1 + like.u * like.noise.signs(plain.shape))
+    moved = moved + like.eta * like.noise.signs(plain.shape) * (plain != 0)
+    return np.where(moved * plain < 0, 0.0, moved)  # an underflow reaches zero, never the other side
