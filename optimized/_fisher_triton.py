@@ -82,6 +82,11 @@ def _stored(result: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(result, dtype=torch.float32) if _interpreted() and result.element_size() == 2 else result
 
 
+def _loaded(source: torch.Tensor) -> torch.Tensor:
+    """What the kernel reads: the interpreter flushes bfloat16 subnormals, so there torch widens them first."""
+    return source.float() if _interpreted() and source.dtype == torch.bfloat16 else source
+
+
 def forward(score: torch.Tensor, floor: float, step: bool, out: torch.Tensor | None = None) -> torch.Tensor:
     """F, or d = s/F for ``step``; in the dtype and the strides of ``score``."""
     if score.dtype == torch.float64:
@@ -93,7 +98,7 @@ def forward(score: torch.Tensor, floor: float, step: bool, out: torch.Tensor | N
         limit = torch.finfo(score.dtype).max if half else math.inf
         place = _stored(target)
         grid = (triton.cdiv(n, BLOCK),)
-        forward_kernel[grid](source, place, floor, limit, n, STEP=step, BLOCK=BLOCK, num_warps=WARPS)
+        forward_kernel[grid](_loaded(source), place, floor, limit, n, STEP=step, BLOCK=BLOCK, num_warps=WARPS)
         if place is not target:
             target.copy_(place)
     if out is not None and result is not out:
@@ -115,7 +120,7 @@ def backward(grad: torch.Tensor, score: torch.Tensor, floor: float, step: bool) 
         place = _stored(target)
         grid = (triton.cdiv(n, BLOCK),)
         backward_kernel[grid](
-            flat(aligned_grad), flat(source), place, floor, n, STEP=step, BLOCK=BLOCK, num_warps=WARPS
+            _loaded(flat(aligned_grad)), _loaded(flat(source)), place, floor, n, STEP=step, BLOCK=BLOCK, num_warps=WARPS
         )
         if place is not target:
             target.copy_(place)

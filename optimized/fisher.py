@@ -280,7 +280,7 @@ def _taps(x: torch.Tensor, axis: int, padding: str) -> torch.Tensor:
         before, after = x.narrow(axis, 1, 1), x.narrow(axis, n - 2, 1)
     down = torch.cat([before, x.narrow(axis, 0, n - 1)], axis)
     up = torch.cat([x.narrow(axis, 1, n - 1), after], axis)
-    return (down + up + 2 * x) / 4
+    return 0.25 * down + 0.25 * up + 0.5 * x  # scaled first, so that the sum cannot overflow
 
 
 diagonal.operator = _operator  # type: ignore[attr-defined]

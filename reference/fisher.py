@@ -74,7 +74,7 @@ def preconditioned_step_second(h, cotangent, score, alpha):
 
 def binomial(n, padding):
     """K (n, n): the taps [1, 2, 1]/4 as a matrix, the border filled by ``padding``."""
-    return taps(np.eye(n), 0, padding)
+    return _taps(np.eye(n), 0, padding)
 
 
 def smooth(fisher, padding):
@@ -84,10 +84,10 @@ def smooth(fisher, padding):
     padding     "zeros", "reflect", "replicate" or "circular": what lies beyond the border
     returns  F' (..., H, W)
     """
-    return taps(taps(fisher, -1, padding), -2, padding)
+    return _taps(_taps(fisher, -1, padding), -2, padding)
 
 
-def taps(x, axis, padding):
+def _taps(x, axis, padding):
     """(x₋₁ + 2 x + x₊₁)/4 along ``axis``, the border filled by ``padding``"""
     x = np.swapaxes(x, axis, -1)
     wide = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(1, 1)], mode=MODES[padding])

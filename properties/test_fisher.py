@@ -1,0 +1,243 @@
+"""Laws of the family fisher, on the reference and on every implementation, and what independent oracles say."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage, stats
+
+from trueness.optimized import fisher as fast
+from trueness.reference import fisher as true
+from trueness.tools.bounds import LIMITS, bounds
+from trueness.tools.precision import precision
+
+F32, F64 = precision("float32"), precision("float64")
+scores = st.floats(-1e3, 1e3, allow_subnormal=False)
+alphas = st.floats(0, 1)
+arrays = st.integers(0, 2**16).map(lambda seed: np.random.default_rng(seed).standard_normal((3, 4, 5)))
+PADDINGS = ("zeros", "reflect", "replicate", "circular")
+
+
+def run_fast(name: str, x: np.ndarray, *arguments: Any) -> np.ndarray:
+    """The optimized function in float64."""
+    return getattr(fast, name)(torch.from_numpy(np.array(x)), *arguments).numpy()
+
+
+def assert_within(out: np.ndarray, function: Any, *arguments: Any, reduction: int = 1) -> None:
+    """``out`` lies within the float64 bound of ``function``."""
+    units = [F64.u if np.asarray(a).dtype.kind == "f" else 0.0 for a in arguments]
+    bound = bounds(function, arguments, units, F64, reduction)[0]
+    ratio = bound.ratio(np.asarray(out))
+    assert ratio.max(initial=0) <= LIMITS["eager"], f"T = {ratio.max()}"
+
+
+@pytest.mark.parametrize(
+    "function", [true.diagonal, lambda s, a: run_fast("diagonal", s, a)], ids=["reference", "ours"]
+)
+@given(x=arrays, alpha=alphas, k=st.integers(-6, 6))
+def test_fisher_without_its_floor_is_homogeneous_of_degree_two(
+    function: Any, x: np.ndarray, alpha: float, k: int
+) -> None:
+    """Powers of two scale exactly: only the two subtractions round."""
+    c = 2.0**k
+    left, right = function(c * x, alpha) - true.floor(alpha), c * c * (function(x, alpha) - true.floor(alpha))
+    rounding = 2 * F64.u * (np.abs(function(c * x, alpha)) + c * c * np.abs(function(x, alpha)))
+    assert (np.abs(left - right) <= rounding).all()
+    wrong = np.abs(c * x), c * c * np.abs(x)
+    assert k == 0 or (np.abs(wrong[0] - wrong[1]) > rounding).any(), "|s| is homogeneous of degree one"
+
+
+@given(x=arrays, alpha=alphas)
+def test_fisher_is_never_below_its_floor(x: np.ndarray, alpha: float) -> None:
+    assert (true.diagonal(x, alpha) >= true.floor(alpha)).all()
+    assert (run_fast("diagonal", x, alpha) >= true.floor(alpha)).all()
+
+
+@given(s=scores, alpha=alphas)
+def test_fisher_is_even_and_the_step_is_odd(s: float, alpha: float) -> None:
+    x = np.array([s])
+    assert true.diagonal(-x, alpha) == true.diagonal(x, alpha)
+    assert true.preconditioned_step(-x, alpha) == -true.preconditioned_step(x, alpha)
+    assert (run_fast("preconditioned_step", -x, alpha) == -run_fast("preconditioned_step", x, alpha)).all()
+
+
+@given(a=alphas, b=alphas)
+def test_the_floor_falls_as_the_signal_share_grows(a: float, b: float) -> None:
+    assert (true.floor(a) >= true.floor(b)) == (a <= b) or true.floor(a) == true.floor(b)
+
+
+def test_the_floor_has_its_documented_ends() -> None:
+    assert true.floor(1) == fast.floor(1) == 1e-4
+    assert true.floor(0) == fast.floor(0) == 1e-4 + 1e-3
+
+
+@given(s=scores, alpha=alphas)
+def test_no_step_is_longer_than_half_the_root_of_the_floor(s: float, alpha: float) -> None:
+    """|s/(s² + ε)| ≤ 1/(2√ε), reached at |s| = √ε."""
+    top = 1 / (2 * math.sqrt(true.floor(alpha)))
+    peak = np.array([math.sqrt(true.floor(alpha))])
+    assert abs(true.preconditioned_step(np.array([s]), alpha)[0]) <= top * (1 + 4 * F64.u)
+    assert_within(np.array([top]), true.preconditioned_step, peak, alpha)
+
+
+@pytest.mark.parametrize(
+    ("s", "alpha", "golden"),
+    [(0, 1, 1e-4), (0, 0, 1.1e-3), (2, 0.25, 4.00085), (0.1, 0.9, 0.0102), (-3, 0.5, 9.0006)],
+)
+def test_golden_values_of_the_diagonal(s: float, alpha: float, golden: float) -> None:
+    x = np.array([float(s)])
+    for out in (true.diagonal(x, alpha), run_fast("diagonal", x, alpha)):
+        assert abs(out[0] - golden) <= 2 * F64.u * golden
+
+
+def expected_square(distribution: Any, score: Any, low: float, high: float) -> float:
+    """E[score²] by Gauss-Legendre quadrature of the density that scipy has."""
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    x = (high - low) / 2 * nodes + (high + low) / 2
+    fisher = true.diagonal(score(x), 1.0) - 1e-4
+    return float((high - low) / 2 * np.sum(weights * fisher * distribution.pdf(x)))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0, 7.0])
+def test_expected_square_of_a_gaussian_score_is_its_information(sigma: float) -> None:
+    """I(μ) = 1/σ²; E|s| = √(2/π)/σ is not. scipy's density, the truncation at 12 σ being below 1e-30."""
+    law = stats.norm(0, sigma)
+    information = expected_square(law, lambda x: x / sigma**2, -12 * sigma, 12 * sigma)
+    terms = 400 * F64.u * (1 / sigma**2 + 1e-4)
+    assert abs(information - 1 / sigma**2) <= terms
+    assert abs(math.sqrt(2 / math.pi) / sigma - 1 / sigma**2) > terms
+
+
+@pytest.mark.parametrize("rate", [0.5, 4.0, 30.0])
+def test_expected_square_of_a_poisson_score_is_its_information(rate: float) -> None:
+    """I(λ) = 1/λ with s = k/λ − 1."""
+    k = np.arange(0, int(rate + 40 * math.sqrt(rate) + 60))
+    fisher = true.diagonal(k / rate - 1, 1.0) - 1e-4
+    weights = stats.poisson(rate).pmf(k)
+    assert abs(np.sum(weights * fisher) - 1 / rate) <= 1e3 * F64.u * np.sum(weights * (fisher + 1e-4))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.83])
+def test_expected_square_of_a_bernoulli_score_is_its_information(p: float) -> None:
+    """I(p) = 1/(p(1 − p)) with s = x/p − (1 − x)/(1 − p)."""
+    x = np.array([0, 1])
+    weights = stats.bernoulli(p).pmf(x)
+    fisher = true.diagonal(x / p - (1 - x) / (1 - p), 1.0) - 1e-4
+    assert abs(np.sum(weights * fisher) - 1 / (p * (1 - p))) <= 64 * F64.u * np.sum(weights * (fisher + 1e-4))
+
+
+def test_mean_over_per_sample_gradients_is_the_empirical_fisher() -> None:
+    """torch.func differentiates log N(x; μ, 1/λ) by (μ, log λ) for every sample; the mean of F − ε estimates diag(λ, ½)."""
+    generator = torch.Generator().manual_seed(0)
+    precision_, n = 4.0, 200_000
+    x = torch.randn(n, generator=generator, dtype=torch.float64) / math.sqrt(precision_) + 0.3
+    theta = torch.tensor([0.3, math.log(precision_)], dtype=torch.float64)
+
+    def log_density(theta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 * theta[1] - 0.5 * torch.exp(theta[1]) * (x - theta[0]) ** 2
+
+    per_sample = torch.func.vmap(torch.func.grad(log_density), in_dims=(None, 0))(theta, x)
+    fisher = (fast.diagonal(per_sample, 1.0) - fast.floor(1.0)).numpy()
+    assert_within(fast.diagonal(per_sample, 1.0).numpy(), true.diagonal, per_sample.numpy(), 1.0)
+    standard_error = fisher.std(0) / math.sqrt(n)
+    assert (np.abs(fisher.mean(0) - np.array([precision_, 0.5])) <= 5 * standard_error).all()
+    absolute = np.abs(per_sample.numpy()).mean(0)  # for log λ it is 0.484, by accident near one half
+    assert abs(absolute[0] - precision_) > 5 * standard_error[0], "E|s| is another quantity"
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@given(seed=st.integers(0, 2**16), h=st.integers(2, 9), w=st.integers(2, 9))
+def test_smoothing_is_scipys_convolution(padding: str, seed: int, h: int, w: int) -> None:
+    x = np.random.default_rng(seed).standard_normal((2, h, w))
+    mode = {"zeros": "constant", "reflect": "mirror", "replicate": "nearest", "circular": "wrap"}[padding]
+    taps = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    truth = np.stack([ndimage.convolve(plane, taps, mode=mode) for plane in x])
+    assert_within(truth, true.smooth, x, padding, reduction=9)
+    assert_within(run_fast("smooth", x, padding), true.smooth, x, padding, reduction=9)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "replicate", "circular"])
+def test_smoothing_keeps_a_constant(padding: str) -> None:
+    x = np.full((4, 6), 3.0)
+    assert (true.smooth(x, padding) == x).all()
+    assert (run_fast("smooth", x, padding) == x).all()
+
+
+def test_zero_padding_takes_nine_sixteenths_in_the_corners() -> None:
+    for out in (true.smooth(np.ones((5, 6)), "zeros"), run_fast("smooth", np.ones((5, 6)), "zeros")):
+        assert out[0, 0] == out[-1, -1] == 9 / 16
+        assert (out[0, 1:-1] == 3 / 4).all()
+        assert (out[1:-1, 1:-1] == 1).all()
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_the_smoothing_matrix_is_the_same_on_both_sides(padding: str) -> None:
+    for n in (2, 3, 7):
+        assert (fast.binomial(n, padding).numpy() == true.binomial(n, padding)).all()
+
+
+@given(x=arrays, alpha=alphas)
+@settings(max_examples=20)
+def test_half_formats_are_computed_in_float32_and_rounded_once(x: np.ndarray, alpha: float) -> None:
+    """The result is the float32 result, rounded: bit for bit."""
+    for dtype in (torch.float16, torch.bfloat16):
+        half = torch.from_numpy(x).to(dtype)
+        wide = fast.diagonal(half.float(), alpha)
+        assert torch.equal(fast.diagonal(half, alpha), wide.clamp(max=torch.finfo(dtype).max).to(dtype))
+
+
+def test_half_formats_stop_at_their_largest_number() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        largest = torch.finfo(dtype).max
+        assert fast.diagonal(torch.tensor([largest, -largest, math.inf], dtype=dtype), 0.5).tolist() == [largest] * 3
+    assert fast.diagonal(torch.tensor([1e30]), 0.5).tolist() == [math.inf]
+
+
+def test_the_approximation_by_time_warns_and_alpha_none_is_refused() -> None:
+    with pytest.warns(UserWarning, match="1 − t is not ᾱ"):
+        assert fast.alpha_from_time(0.25) == true.alpha_from_time(np.float64(0.25)) == 0.75
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="alpha was None"):
+        warnings.simplefilter("error")
+        fast.diagonal(torch.ones(3), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: fast.diagonal(torch.ones(3), 1.5), r"alpha was 1.5; it must lie in \[0, 1\]"),
+        (lambda: fast.diagonal(torch.ones(3), math.nan), r"alpha was nan; it must lie in \[0, 1\]"),
+        (lambda: fast.diagonal(torch.ones(3), torch.ones(2)), r"alpha was a tensor of shape \(2,\)"),
+        (lambda: fast.diagonal(torch.ones(3), "half"), "alpha was str; it must be one number"),
+        (
+            lambda: fast.diagonal(torch.ones(3, dtype=torch.int64), 0.5),
+            "score had dtype torch.int64; it must be float64",
+        ),
+        (lambda: fast.diagonal(np.ones(3), 0.5), "score was ndarray; it must be a torch.Tensor"),
+        (lambda: fast.diagonal(torch.ones(3), 0.5, out=torch.ones(4)), r"out was \(4,\).*it must be \(3,\)"),
+        (lambda: fast.smooth(torch.ones(3), "zeros"), r"fisher had shape \(3,\); it must have at least the axes"),
+        (lambda: fast.smooth(torch.ones(3, 3), "same"), "padding was 'same'; allowed are zeros, reflect"),
+        (lambda: fast.smooth(torch.ones(1, 3), "reflect"), "padding was 'reflect' on an axis of length 1"),
+        (lambda: fast.binomial(1, "reflect"), "padding was 'reflect' on an axis of length 1"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(call: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+def test_no_tensor_of_the_inputs_size_is_made_beside_the_output() -> None:
+    """Peak allocation of the tiled path: out= makes none larger than a tile."""
+    from torch.profiler import ProfilerActivity, profile
+
+    x, out = torch.randn(1 << 20), torch.empty(1 << 20)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        fast.preconditioned_step(x, 0.5, out=out)
+    largest = max((e.cpu_memory_usage for e in watched.events()), default=0)
+    assert largest < x.numel() * x.element_size() / 2, f"an operation allocated {largest} bytes"

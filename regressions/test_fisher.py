@@ -1,0 +1,168 @@
+"""Evidence for FSB-01 … FSB-10: the truth is accepted, every wrong variant is rejected, every claim is measured."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from trueness.optimized import fisher as fast
+from trueness.reference import fisher as true
+from trueness.regressions.fisher import BUGS
+from trueness.tools.api import check
+
+WITH_VARIANT = [b for b in BUGS if b.variant is not None]
+
+
+def as_torch(variant):
+    """A wrong NumPy variant as a torch implementation that rounds once."""
+
+    def implementation(x, argument):
+        return torch.from_numpy(np.asarray(variant(x.double().numpy(), argument))).to(x.dtype)
+
+    return implementation
+
+
+@pytest.mark.parametrize("bug", WITH_VARIANT, ids=lambda b: b.id.replace("-", "_"))
+def test_the_wrong_variant_is_rejected_and_named(bug):
+    outcome = check(bug.formula, as_torch(bug.variant), dtype="float32", profile="quick", checks=["value"])
+    assert not outcome
+    assert bug.id in outcome.verdicts[0].bugs
+
+
+@pytest.mark.parametrize("formula", ["fisher.diagonal", "fisher.preconditioned_step", "fisher.smooth"])
+def test_the_truth_is_accepted(formula):
+    reference = getattr(true, formula.split(".")[1])
+    assert check(formula, as_torch(reference), dtype="float32", profile="quick", checks=["value"])
+
+
+def test_absolute_score_and_square_agree_only_where_the_score_is_one_FSB_01():
+    ones = np.array([1.0, -1.0])
+    absolute = next(b.variant for b in BUGS if b.id == "FSB-01")
+    assert (absolute(ones, 0.5) == true.diagonal(ones, 0.5)).all()
+    assert (
+        abs(absolute(np.array([0.1]), 0.9)[0] - 0.1002) < 1e-12 < abs(true.diagonal(np.array([0.1]), 0.9)[0] - 0.1002)
+    )
+
+
+def test_the_swapped_floor_is_invisible_at_alpha_one_half_FSB_02():
+    swapped = next(b.variant for b in BUGS if b.id == "FSB-02")
+    x = np.linspace(-2, 2, 9)
+    assert (swapped(x, 0.5) == true.diagonal(x, 0.5)).all()
+    assert (swapped(x, 0.0) != true.diagonal(x, 0.0)).all()
+
+
+def test_one_minus_t_is_worse_for_the_linear_schedule_than_for_the_cosine_one_FSB_03():
+    """The claim is that the fallback is right for linear schedules; measured, it is four times as wrong there."""
+    steps = 1000
+    u = np.arange(1, steps + 1) / steps
+    linear = np.cumprod(1 - np.linspace(1e-4, 2e-2, steps))
+    cosine = np.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    worst_linear, worst_cosine = np.abs(linear - (1 - u)).max(), np.abs(cosine - (1 - u)).max()
+    assert 0.42 < worst_linear < 0.43
+    assert 0.10 < worst_cosine < 0.11
+    # β_i = 1/(T − i + 1) is the schedule for which 1 − t is exact
+    exact = np.cumprod(1 - 1 / np.arange(steps, 0, -1))
+    assert np.abs(exact - (1 - u)).max() < 1e-14
+
+
+def test_a_log_line_is_not_a_warning_FSB_03():
+    """The changelog's own test expects a UserWarning that a logger never gives; ours is a real warning."""
+    with pytest.warns(UserWarning):
+        fast.alpha_from_time(0.5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import logging
+
+        logging.getLogger("fsb").warning("alpha not provided")
+    assert not caught
+
+
+def test_the_cosine_signal_share_without_normalisation_does_not_start_at_one_FSB_04():
+    f0 = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    assert abs(f0 - 0.9998446) < 5e-8
+    assert f0 != 1.0
+
+
+def transfer(n, sigma):
+    """exp(−2π²σ²|f|²) on the rfft grid of n×n."""
+    fy, fx = np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None, :]
+    return np.exp(-2 * math.pi**2 * sigma**2 * (fy**2 + fx**2))
+
+
+def test_the_clamp_on_the_transfer_function_changes_no_bin_at_sigma_one_FSB_05():
+    gains = transfer(64, 1.0)
+    assert gains.size == 2112
+    assert (gains < 1e-6).sum() == 0
+    assert gains.min() == pytest.approx(math.exp(-(math.pi**2)), rel=1e-14, abs=0.0)
+    assert gains.min() > 1e-10, "the changelog's own test expects less"
+    assert (transfer(64, 2.0) < 1e-6).sum() == 965
+    spectrum = ndimage.fourier_gaussian(np.ones((64, 33)), 1.0, n=64)
+    assert np.abs(spectrum - gains).max() < 1e-13
+
+
+def test_converting_a_single_channel_view_to_channels_last_moves_nothing_FSB_06():
+    x = torch.randn(2, 3, 64, 64)
+    documented = x.reshape(6, 1, 64, 64).contiguous(memory_format=torch.channels_last).reshape(2, 3, 64, 64)
+    assert documented.stride() == x.stride()
+    assert not documented.is_contiguous(memory_format=torch.channels_last)
+    ours = fast.diagonal(x.contiguous(memory_format=torch.channels_last), 0.5)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_sizes_around_a_block_keep_their_tail_FSB_07a():
+    for n in (1, 31, 511, 512, 513, 1023, 1024, 1025):
+        x = torch.arange(1, n + 1, dtype=torch.float32)
+        assert torch.equal(fast.diagonal(x, 1.0), x * x + 1e-4), n
+
+
+def test_the_documented_kernel_took_the_absolute_score_FSB_07b():
+    """At the fix commit the kernel computed |s| + ε: 10.5 off where |s| is 3.78."""
+    s = np.array([3.7798])
+    absolute = next(b.variant for b in BUGS if b.id == "FSB-01")
+    assert abs(true.diagonal(s, 0.5)[0] - absolute(s, 0.5)[0]) > 10
+
+
+def test_image_shaped_input_gets_the_same_formula_as_a_vector_FSB_08():
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(fast.diagonal(x, 0.5).flatten(), fast.diagonal(x.flatten(), 0.5))
+    hidden = next(b.variant for b in BUGS if b.id == "FSB-08")
+    smoothed, plain = hidden(x.double().numpy(), 0.5), true.diagonal(x.double().numpy(), 0.5)
+    close = np.abs(smoothed - plain) <= 1e-3 * plain
+    assert close.mean() < 0.01, "the changelog's own test, fisher == s² + 6e-4 at 0.1 %, holds almost nowhere"
+
+
+def test_the_border_is_an_argument_FSB_08b():
+    ones = torch.ones(4, 5)
+    assert fast.smooth(ones, "zeros")[0, 0] == 9 / 16
+    assert torch.equal(fast.smooth(ones, "replicate"), ones)
+
+
+def test_the_taps_sum_to_one_FSB_08c():
+    assert true.binomial(7, "circular").sum(0).tolist() == [1.0] * 7
+
+
+def test_not_negative_is_not_positive_FSB_09():
+    none = next(b.variant for b in BUGS if b.id == "FSB-09")
+    zero = np.zeros(3)
+    assert (none(zero, 0.5) >= 0).all() and not (none(zero, 0.5) > 0).any()
+    assert (fast.diagonal(torch.zeros(3), 1.0) > 0).all()
+    assert (fast.diagonal(torch.zeros(3, dtype=torch.float16), 1.0) > 0).all()
+
+
+def test_the_recommended_test_passes_with_the_bug_FSB_10():
+    """At |s| = 1 the headline test accepts |s| as well; the threshold ratio of a million is right."""
+    absolute = next(b.variant for b in BUGS if b.id == "FSB-01")
+    assert np.array_equal(absolute(np.ones(4), 0.5), true.diagonal(np.ones(4), 0.5))
+    assert 1e-6 / 1e-12 == pytest.approx(1_000_000, rel=1e-15, abs=0.0)
+
+
+def test_the_step_with_absolute_score_is_hardly_more_than_a_sign_FSB_01b():
+    s = np.geomspace(1e-3, 1e3, 50)
+    wrong = next(b.variant for b in BUGS if b.id == "FSB-01b")
+    assert (wrong(s, 1.0) < 1).all()
+    assert true.preconditioned_step(np.array([0.01]), 1.0)[0] == pytest.approx(50, rel=1e-14, abs=0.0)

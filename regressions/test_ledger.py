@@ -1,0 +1,50 @@
+"""The ledger as a whole: every entry has a verdict and evidence that exists, every wrong variant dies in some dtype."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+
+from trueness.tools import registry
+from trueness.tools.nouns import VERDICTS, Bug
+from trueness.tools.runner import Job, run_job
+
+BUGS = list(registry.bugs().values())
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda b: b.id)
+def test_an_entry_says_what_was_claimed_what_is_true_and_how_to_see_it(bug: Bug) -> None:
+    assert bug.verdict in VERDICTS
+    for text in (bug.title, bug.document, bug.claim, bug.source, bug.finding):
+        assert text.strip()
+    assert bug.formula == "" or bug.formula in registry.formulas()
+    assert (bug.variant is None) == (bug.witness is None), "a wrong variant needs a discriminating input"
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda b: b.id)
+def test_the_evidence_command_selects_a_test_that_exists(bug: Bug) -> None:
+    selector = re.search(r"-k ['\"]?(\w+)", bug.evidence)
+    assert selector, f"{bug.id}: {bug.evidence!r} selects nothing"
+    here = pathlib.Path(__file__).parent
+    named = [t for f in here.glob("test_*.py") for t in re.findall(r"^def (test_\w+)", f.read_text(), re.M)]
+    ids = [b.id.replace("-", "_") for b in BUGS if b.variant is not None]
+    assert any(selector[1] in name for name in [*named, *ids])
+
+
+@pytest.mark.parametrize("formula", sorted({b.formula for b in BUGS if b.variant is not None}))
+def test_every_wrong_variant_is_rejected_in_some_dtype(formula: str) -> None:
+    alive = {b.id for b in registry.bugs_of(formula)}
+    for dtype in DTYPES:
+        verdict = run_job(Job(formula, "reference", dtype, profile="quick", checks=("known bugs",)))[0]
+        assert verdict.passed, verdict.message
+        alive -= {bug for bug, T in verdict.kills if verdict.limit is not None and T > verdict.limit}
+    assert not alive
+
+
+def test_ids_are_unique_and_in_the_ledgers_form() -> None:
+    ids = [b.id for b in BUGS]
+    assert len(ids) == len(set(ids))
+    assert all(re.fullmatch(r"(ATLAS|MEM|FSB|DDPM|DIFFIT)-\d\d[a-z]?", i) for i in ids)
