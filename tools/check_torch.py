@@ -87,7 +87,7 @@ def pack(parts: list[Any]) -> Any:
 @check("jvp", "forward mode lies within the bound of the transposed vector-Jacobian product", claim="jvp", **TORCH)
 def jvp(trial: Trial) -> Verdict:
     """J v is compared with the complex step of the reference, through ⟨g, J v⟩ = ⟨vjp(g), v⟩ for unit vectors g."""
-    case = typical(trial)
+    case = typical(trial, length=2)
     values = trial.values(case)
     generator = np.random.default_rng(case.seed)
     wanted = [i for i, a in enumerate(trial.formula.arguments) if a.differentiable]

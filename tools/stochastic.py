@@ -12,11 +12,13 @@ it: a float64 table stays exact to 2^-53 until it meets float16 data. Multiplyin
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 GRAINS: tuple[int | None, ...] = (1, 8, 64, None)  # None: one sign for the whole operand
+_SIGNS = np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
 COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal isnan isinf isfinite signbit".split())
 
 
@@ -26,11 +28,14 @@ class Noise:
     def __init__(self, seed: int, grain: int | None = 1) -> None:
         self.generator, self.grain = np.random.default_rng(seed), grain
 
-    def signs(self, shape: tuple[int, ...]) -> np.ndarray:
-        size = int(np.prod(shape))
+    def signs(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """ξ and ξ', two independent fields of signs."""
+        size = math.prod(shape)
         grain = self.grain or max(size, 1)
-        blocks = self.generator.integers(0, 2, -(-size // grain)) * 2.0 - 1.0
-        return np.repeat(blocks, grain)[:size].reshape(shape)
+        draws = self.generator.integers(0, 4, -(-size // grain), dtype=np.int8)
+        blocks = np.array(_SIGNS[:, draws])
+        fields = blocks if grain == 1 else np.repeat(blocks, grain, axis=1)[:, :size]
+        return fields[0].reshape(shape), fields[1].reshape(shape)
 
 
 class Stochastic(np.ndarray):
@@ -81,6 +86,9 @@ def perturbed(operand: Any, like: Stochastic) -> Any:
     plain = np.asarray(operand)
     if plain.dtype.kind != "f" or like.u == 0.0 or like.noise is None:
         return plain
-    moved = plain * (1 + like.u * like.noise.signs(plain.shape))
-    moved = moved + like.eta * like.noise.signs(plain.shape) * (plain != 0)
+    xi, underflow = like.noise.signs(plain.shape)
+    moved = plain * (1 + like.u * xi)
+    if like.eta == 0.0:
+        return moved
+    moved = moved + like.eta * underflow * (plain != 0)
     return np.where(moved * plain < 0, 0.0, moved)  # an underflow reaches zero, never the other side
