@@ -1,0 +1,269 @@
+"""What the command line prints: tables, progress, one formula, the ledger, what this machine can check."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from trueness.tools import examples, pool, registry
+from trueness.tools.api import describe
+from trueness.tools.bounds import LIMITS
+from trueness.tools.checks import CHECKS
+from trueness.tools.nouns import Verdict
+from trueness.tools.plan import Request, groups
+from trueness.tools.report import require_writable, write_report
+from trueness.tools.results import Results, Row, to_json, to_junit
+from trueness.tools.runner import DTYPES, Job
+
+COLOURS = {"right": "green", "wrong": "bold red", "convention": "yellow", "skipped": "dim"}
+
+
+def console(stderr: bool = False) -> Console:
+    wide = Console(stderr=stderr)
+    return wide if wide.is_terminal else Console(stderr=stderr, width=150, soft_wrap=False)
+
+
+# -- verify ---------------------------------------------------------------------------------------------------------
+
+
+def verify(
+    formulas: Sequence[str],
+    impls: Sequence[str],
+    dtypes: Sequence[str],
+    device: str,
+    peers: bool | None,
+    profile: str,
+    report: str | None,
+    junit: str | None,
+    json_file: str | None,
+    jobs: int,
+    timeout: float,
+    framework: str | None,
+    limit: str,
+    case: str,
+) -> int:
+    """Run the request, print the table, write what was asked for; 1 when something is wrong."""
+    request = Request(
+        tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES, device, peers, profile, framework or "", limit, case
+    )
+    planned = groups(request)
+    if report:
+        require_writable(report)
+    for file in (junit, json_file):
+        if file:
+            require_writable_file(file)
+    started = time.monotonic()
+    verdicts = run_with_progress(planned, jobs, timeout)
+    names = list(dict.fromkeys(job.formula for group in planned for job in group))
+    results = Results(
+        verdicts,
+        formulas={name: registry.formula(name) for name in registry.formulas() if name in names},
+        bugs=registry.bugs(),
+        profile=profile,
+        device=device,
+        seconds=time.monotonic() - started,
+    )
+    kept = [path for v in verdicts if (path := examples.store(v)) is not None]
+    out = console()
+    out.print(verdict_table(results.rows()))
+    for verdict in verdicts:
+        if not verdict.passed:
+            out.print(escape(describe(verdict)), style="red", highlight=False)
+    if kept:
+        out.print(f"failing cases kept under {examples.directory()}: {len(set(kept))}", highlight=False)
+    if json_file:
+        Path(json_file).write_text(to_json(results), encoding="utf-8")
+    if junit:
+        Path(junit).write_text(to_junit(results), encoding="utf-8")
+    if report:
+        out.print(f"report: {write_report(results, report)}", highlight=False)
+    out.print(summary(results), highlight=False)
+    return 0 if all(v.passed for v in verdicts) else 1
+
+
+def require_writable_file(name: str) -> None:
+    """Refuse a file that cannot be written before anything is computed."""
+    path = Path(name)
+    if path.is_dir():
+        raise ValueError(f"the file to write was {name!r}, which is a directory.")
+    require_writable(str(path.parent))
+
+
+def run_with_progress(planned: Sequence[Sequence[Job]], jobs: int, timeout: float) -> list[Verdict]:
+    """Run the groups; on a terminal with a bar, elsewhere silently."""
+    total = sum(len(group) for group in planned)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=total)
+
+        def started(job: Job) -> None:
+            bar.update(task, description=f"{job.formula} · {job.implementation} · {job.dtype}")
+
+        def finished(job: Job, found: list[Verdict]) -> None:
+            bar.advance(task)
+            if any(not v.passed for v in found):
+                bar.console.print(f"[red]wrong[/]: {escape(job.formula)} · {escape(job.implementation)} · {job.dtype}")
+
+        return pool.run_groups(planned, jobs, timeout, pool.Progress(started, finished))
+
+
+def verdict_table(rows: Sequence[Row]) -> Table:
+    """formula · implementation · dtype · cases · worst T of limit · bugs killed k/k · verdict"""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("formula", "left"), ("implementation", "left"), ("dtype", "left"), ("cases", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("worst T of limit", justify="right", no_wrap=True)
+    table.add_column("bugs killed", justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold")
+    before = ""
+    for row in rows:
+        of = f"{row.T:.2f} of {row.limit:g}" if row.T is not None and row.limit is not None else "–"
+        killed = f"{row.killed}/{row.known - row.invisible}" if row.known else "–"
+        killed += f" ({row.invisible} invisible)" if row.invisible else ""
+        colour = COLOURS[row.status]
+        verdict = escape(row.verdict)
+        if row.status == "wrong":
+            like = f", behaves like {', '.join(row.behaves_like)}" if row.behaves_like else ""
+            verdict = f"wrong: {escape(', '.join(row.failing))}{like}"
+        if row.device != "cpu":
+            verdict += f" on {row.device}"
+        table.add_row(
+            escape(row.formula) if row.formula != before else "",
+            escape(row.implementation),
+            row.dtype,
+            str(row.cases) if row.cases else "–",
+            of,
+            killed,
+            f"[{colour}]{verdict}[/]",
+        )
+        before = row.formula
+    return table
+
+
+def summary(results: Results) -> str:
+    """One line: how many of each, and how long it took."""
+    counts: dict[str, int] = {}
+    for row in results.rows():
+        counts[row.status] = counts.get(row.status, 0) + 1
+    parts = [f"{counts[s]} {s}" for s in ("right", "convention", "wrong", "skipped") if s in counts]
+    return f"{len(results.formulas)} formulas: {', '.join(parts)}; {results.seconds:.0f} s, profile {results.profile}."
+
+
+# -- list, bugs, show -----------------------------------------------------------------------------------------------
+
+
+def list_formulas() -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("formula", "equation", "implementations", "bugs"):
+        table.add_column(name, overflow="fold")
+    for f in registry.formulas().values():
+        names = ", ".join(i.name for i in f.implementations)
+        table.add_row(f.name, escape(f.equation), escape(names), str(len(registry.bugs_of(f.name))))
+    console().print(table)
+
+
+def list_bugs() -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "formula", "verdict", "what"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("id", "verdict"))
+    for bug in sorted(registry.bugs().values(), key=lambda b: b.id):
+        table.add_row(bug.id, bug.formula or "–", bug.verdict, escape(bug.title))
+    out = console()
+    out.print(table)
+    out.print(f"{len(registry.bugs())} entries; `trueness show FORMULA` gives claim, finding and evidence.", highlight=False)
+
+
+def show(name: str) -> None:
+    formula = registry.formula(name)
+    out = console()
+    document = inspect.getdoc(formula.reference) or ""
+    out.print(Panel(escape(document), title=f"{formula.name}", subtitle=escape(formula.source), title_align="left"))
+    kind: Callable[[Any], str] = lambda a: type(a).__name__.lower()  # noqa: E731
+    for a in formula.arguments:
+        dims = f" ({', '.join(getattr(a, 'dims', ()))})" if getattr(a, "dims", ()) else ""
+        out.print(f"  {a.name}: {kind(a)}{dims}{', differentiable' if a.differentiable else ''}", highlight=False)
+    out.print("\nB = u |y| + (1 + √n · u_acc/u) · D + η,  T = max |out − y| / B;", highlight=False)
+    limits = ", ".join(f"{k} T ≤ {v:g}" for k, v in LIMITS.items() if v)
+    out.print(f"limits: {limits}; computed in {formula.working}; overflow: {formula.overflow}.", highlight=False)
+    out.print(f"special values: {escape(formula.special)}.", highlight=False)
+    out.print(f"gradient: {escape(formula.no_gradient or 'vector-Jacobian product proved by complex step')}.")
+    out.print("\nimplementations", style="bold")
+    for i in formula.implementations:
+        claims = f"; claims {', '.join(sorted(i.claims))}" if i.claims else ""
+        out.print(f"  {escape(i.name)}: {i.origin}, {i.framework}, {i.limit}{claims}", highlight=False)
+    known = [b for b in registry.bugs().values() if b.formula == formula.name]
+    out.print("\nknown bugs", style="bold")
+    for b in known:
+        out.print(f"  {b.id}: {escape(b.title)} [{b.verdict}]".replace("[", "\\[", 1), highlight=False)
+        out.print(f"    claim: {escape(b.claim)}\n    found: {escape(b.finding)}\n    see: {escape(b.evidence)}", highlight=False)
+    if not known:
+        out.print("  none on file", highlight=False)
+
+
+# -- calibrate, doctor ----------------------------------------------------------------------------------------------
+
+
+def calibrate(profile: str, write: str | None) -> int:
+    from trueness.tools import calibrate as calibration
+
+    if write:
+        require_writable_file(write)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), console=console(True), transient=True) as bar:
+        task = bar.add_task("calibrating", total=None)
+        found = calibration.calibrate(profile, progress=lambda note: bar.update(task, description=str(note)))
+    out = console()
+    out.print(found.markdown(), highlight=False, markup=False)
+    if write:
+        found.write(write)
+        out.print(f"written: {write}", highlight=False)
+    return 0 if found.passed else 1
+
+
+def doctor() -> None:
+    """Each line: what, whether it is here, and how to get it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("what", "here", "what it is for, and how to get it"):
+        table.add_column(name, overflow="fold")
+
+    def line(what: str, here: str, text: str) -> None:
+        table.add_row(what, here or "[yellow]missing[/]", text)
+
+    line("Python", platform.python_version(), "3.11 or newer")
+    line("torch", torch.__version__, "2.9 or newer")
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    line("CUDA device", cuda, "graph capture, more than 2³¹ elements, side streams; --device cuda. Needs a CUDA build of torch")
+    sanitizer = shutil.which("compute-sanitizer") or ""
+    line("compute-sanitizer", sanitizer, "memcheck of CUDA kernels; part of the CUDA toolkit")
+    for module, text in (
+        ("triton", "kernels, interpreted on the CPU; pip install triton (Linux)"),
+        ("hypothesis", "draws the cases; pip install 'trueness[verify]'"),
+        ("flint", "ball certificates; pip install 'trueness[verify]'"),
+        ("scipy", "oracles; pip install 'trueness[verify]'"),
+        ("matplotlib", "pictures of the report; pip install 'trueness[verify]'"),
+        ("diffusers", "peer of the family diffusion; pip install 'trueness[peers]'"),
+        ("sklearn", "real data (handwritten digits); pip install 'trueness[peers]'"),
+        ("jax", "JAX implementations; pip install 'trueness[peers]'"),
+        ("asv", "performance history; pip install 'trueness[dev]'"),
+    ):
+        line(module, "yes" if importlib.util.find_spec(module) else "", text)
+    out = console()
+    out.print(table)
+    runnable = [c for c in CHECKS.values() if not c.cuda or torch.cuda.is_available()]
+    out.print(f"{len(runnable)} of {len(CHECKS)} generic checks can run here.", highlight=False)
+    for c in CHECKS.values():
+        if c not in runnable:
+            out.print(f"  cannot: {c.name} ({c.sentence}): no CUDA device", highlight=False)
+    out.print(f"{len(registry.formulas())} formulas, {len(registry.bugs())} ledger entries.", highlight=False)
