@@ -52,6 +52,20 @@ def kernel(step: bool) -> Any:
     return lambda score, alpha: Launch.apply(score, fast.floor(alpha))
 
 
+def kernels(step: bool) -> dict[str, Any]:
+    """What tools/aot.py compiles: forward and backward, float32 and bfloat16, n of any remainder."""
+    from trueness.optimized import _fisher_triton as t
+
+    common = {"floor": "fp32", "limit": "fp32", "n": "i64", "STEP": step, "BLOCK": t.BLOCK}
+    options = {"num_warps": t.WARPS}
+    found: dict[str, Any] = {}
+    for dtype in ("fp32", "fp16", "bf16"):
+        pointers = {name: f"*{dtype}:16" for name in ("grad", "score", "out")}
+        found[f"forward {dtype}"] = (t.forward_kernel, {**common, **pointers}, options)
+        found[f"backward {dtype}"] = (t.backward_kernel, {**common, **pointers}, options)
+    return found
+
+
 def family(name: str, step: bool, eager: Any) -> tuple[Implementation, ...]:
     """The implementations of an elementwise formula of this family."""
 
@@ -73,6 +87,7 @@ def family(name: str, step: bool, eager: Any) -> tuple[Implementation, ...]:
             dtypes=("float32", "float16", "bfloat16"),
             only="the kernel computes in float32",
             largest=4096,
+            kernels=lambda: kernels(step),
         ),
         Implementation(
             "torch eager",

@@ -63,6 +63,8 @@ class Implementation:
     convention id of the ledger entry by which it is known to differ; it must then differ in just that way
     waived     check, or "check dtype" → reason why it does not apply here; printed as a skip
     origin     "ours", "peer" or "foreign"
+    largest    most elements it is given (an interpreted kernel is slow)
+    kernels    returns name → (Triton kernel, argument types, options), to be compiled ahead of time (tools/aot.py)
     """
 
     name: str
@@ -79,6 +81,7 @@ class Implementation:
     waived: Mapping[str, str] = field(default_factory=dict)
     origin: Literal["ours", "peer", "foreign"] = "ours"
     largest: int | None = None
+    kernels: Callable[[], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True)
