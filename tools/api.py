@@ -9,9 +9,10 @@ from typing import Any
 from trueness.tools import registry
 from trueness.tools.frameworks import Rejected
 from trueness.tools.nouns import Case, Implementation, Verdict
+from trueness.tools.plan import importable
 from trueness.tools.pool import run_groups
 from trueness.tools.precision import precision
-from trueness.tools.runner import DTYPES, PROFILES, Job, foreign, load_spec, run_job
+from trueness.tools.runner import DTYPES, PROFILES, Job, foreign, run_job
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,7 @@ def check(
     name = implementation if isinstance(implementation, str) else getattr(implementation, "__qualname__", "callable")
     outside = isinstance(implementation, str) and ":" in implementation
     if outside:
-        try:
-            load_spec(name)
-        except ValueError:
-            raise
-        except BaseException as error:
-            raise ValueError(f"--impl was {name!r}: importing it raised {type(error).__name__}: {error}") from error
+        importable(name)
     jobs = [
         Job(declared.name, name, d, device, profile, outside, framework, limit, case, tuple(checks)) for d in dtypes
     ]

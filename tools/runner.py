@@ -56,18 +56,23 @@ def reference_as_implementation(formula: Formula) -> Implementation:
 
 
 def load_spec(spec: str) -> Callable[..., Any]:
-    """The callable of ``module:callable``; the module may lie in the current directory. ValueError says what is wrong."""
+    """The callable of ``module:callable``; the module may lie in the current directory.
+
+    ValueError says that there is none; Rejected says what its module did when it was imported.
+    """
     module, _, attribute = spec.partition(":")
     if not module or not attribute:
         raise ValueError(f"--impl was {spec!r}; it must look like module:callable or FORMULA=module:callable.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
-            raise ValueError(f"--impl was {spec!r}: there is no module {error.name!r} here or installed.") from None
-        raise
+        found: Any = guarded(importlib.import_module, module)
+    except Rejected as rejection:
+        cause = rejection.__cause__
+        name = getattr(cause, "name", None) if isinstance(cause, ModuleNotFoundError) else None
+        if name and (module == name or module.startswith(name + ".")):
+            raise ValueError(f"--impl was {spec!r}: there is no module {name!r} here or installed.") from None
+        raise Rejected(f"importing {module} {rejection}") from cause
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ValueError(f"--impl was {spec!r}: module {module!r} has no attribute {attribute!r}.")
@@ -99,7 +104,7 @@ def implementation(job: Job) -> Implementation:
     if job.implementation == REFERENCE:
         return reference_as_implementation(formula)
     if job.foreign:
-        return foreign(job.implementation, guarded(load_spec, job.implementation), job.framework, job.limit)
+        return foreign(job.implementation, load_spec(job.implementation), job.framework, job.limit)
     for candidate in formula.implementations:
         if candidate.name == job.implementation:
             return candidate
@@ -137,7 +142,7 @@ def run_job(
     emit: Callable[[str, Any], None] = lambda event, content: None,
     candidate: Implementation | None = None,
 ) -> list[Verdict]:
-    """Every check of one job, in the order they were written; a failing value is diagnosed."""
+    """Every check of one job, the value first; a failing value is diagnosed."""
     candidate = candidate or implementation(job)
     trial = trial_for(job, candidate, lambda note: emit("case", note))
     reason = missing(candidate)
@@ -165,10 +170,11 @@ def wanted(job: Job, candidate: Implementation) -> list[str]:
         return list(job.checks)
     if job.case:
         return ["value"]
-    about_reference = [n for n, c in CHECKS.items() if c.claim == "reference"]
+    in_order = [n for kind in KINDS for n, c in CHECKS.items() if c.function.__module__ == kind.__name__]
+    about_reference = [n for n in in_order if CHECKS[n].claim == "reference"]
     if job.implementation == REFERENCE:
         return about_reference if job.dtype == "float64" else ["power", "known bugs"]
-    return [n for n in CHECKS if n not in about_reference]
+    return [n for n in in_order if n not in about_reference]
 
 
 def one_case(trial: Trial, name: str) -> Verdict:
