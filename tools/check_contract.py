@@ -54,11 +54,23 @@ def agree(trial: Trial, case: Case, outs: Sequence[np.ndarray], values: Sequence
         raise Failed(case, message, reading)
 
 
+def still_agree(trial: Trial, case: Case, outs: Sequence[np.ndarray], values: Sequence[Any], what: str) -> None:
+    """The same, where a plain call is within the limit: so that each check answers for what it looks at alone."""
+    try:
+        agree(trial, case, outs, values, what)
+    except Failed:
+        try:
+            agree(trial, case, trial.call(values), values, "a plain call")
+        except (Failed, Rejected):
+            return  # the value check's affair, which tries these very cases
+        raise
+
+
 @check("layouts", "transposed, sliced, expanded, offset and channels-last input give the same", frameworks=MUTABLE)
 def layouts(trial: Trial) -> Verdict:
     def body(case: Case) -> None:
         values = trial.values(case)
-        agree(trial, case, trial.call(values, case.layout), values, f"with {case.layout} input")
+        still_agree(trial, case, trial.call(values, case.layout), values, f"with {case.layout} input")
 
     return trial.verdict("layouts", True, cases=search(trial, body, inputs.LAYOUTS[1:]))
 
@@ -121,7 +133,7 @@ def special_values(trial: Trial) -> Verdict:
     return trial.verdict("special values", True, cases=count)
 
 
-@check("determinism", "two calls give the same bits")
+@check("determinism", "two calls give the same bits", independent=True)
 def determinism(trial: Trial) -> Verdict:
     case = typical(trial)
     values = trial.values(case)
@@ -132,7 +144,7 @@ def determinism(trial: Trial) -> Verdict:
     return trial.verdict("determinism", True, cases=3)
 
 
-@check("inputs unchanged", "no input is written to", frameworks=MUTABLE)
+@check("inputs unchanged", "no input is written to", frameworks=MUTABLE, independent=True)
 def inputs_unchanged(trial: Trial) -> Verdict:
     case = typical(trial)
     for layout in ("contiguous", "sliced"):
@@ -153,7 +165,7 @@ def raw(value: Any) -> Any:
     return value.tobytes() if isinstance(value, np.ndarray) else value
 
 
-@check("no aliasing", "an output shares memory with no input and no other output", frameworks=MUTABLE)
+@check("no aliasing", "an output shares memory with no input and no other output", frameworks=MUTABLE, independent=True)
 def no_aliasing(trial: Trial) -> Verdict:
     case = typical(trial)
     values = trial.values(case)
@@ -194,20 +206,22 @@ def no_stale_cache(trial: Trial) -> Verdict:
     if not real:
         return trial.verdict("no stale cache", True, skipped="takes no tensor that could be keyed by pointer")
     natives = trial.natives(values)
-    trial.accepted(trial.invoke(natives), values)
+    first = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
+    if trial.judge(first, trial.truth(values)).T > trial.limit:
+        return trial.verdict("no stale cache", True, skipped="its first value is wrong already")
     fresh = trial.values(typical(trial, length=129, seed=2))
     for i in real:
         for at in {0, values[i].size // 2, values[i].size - 1} if values[i].size else ():
             values[i].flat[at] = fresh[i].flat[at]
         natives[i][...] = frameworks.native(values[i], True, trial.dtype, trial.framework, trial.device)
         outs = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
-        agree(trial, case, outs, values, "after an in-place change of its input")
+        still_agree(trial, case, outs, values, "after an in-place change of its input")
     for seed in range(3, 9):
         values = trial.values(typical(trial, length=129, seed=seed))
         del natives  # the next input may take its storage
         natives = trial.natives(values)
         outs = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
-        agree(trial, case, outs, values, "in storage that an earlier call's input had freed")
+        still_agree(trial, case, outs, values, "in storage that an earlier call's input had freed")
     return trial.verdict("no stale cache", True, cases=10)
 
 
@@ -261,11 +275,11 @@ def poisoned_allocations(trial: Trial) -> Verdict:
     with guarded_allocations():
         result = trial.invoke(trial.natives(values))
     outs = [frameworks.to_float64(y) for y in trial.accepted(result, values)]
-    agree(trial, case, outs, values, "with NaN in every uninitialised allocation")
+    still_agree(trial, case, outs, values, "with NaN in every uninitialised allocation")
     return trial.verdict("poisoned allocations", True, cases=1)
 
 
-@check("red zones", "nothing is written around an output", frameworks=MUTABLE)
+@check("red zones", "nothing is written around an output", frameworks=MUTABLE, independent=True)
 def red_zones(trial: Trial) -> Verdict:
     count = 0
     for length in (5, 127, 129):
@@ -292,7 +306,7 @@ def out_argument(trial: Trial) -> Verdict:
     result = trial.invoke(trial.natives(values), out=target)
     if result is not target:
         raise Failed(case, "did not return the tensor given as out=.")
-    agree(trial, case, [frameworks.to_float64(target)], values, "with out=")
+    still_agree(trial, case, [frameworks.to_float64(target)], values, "with out=")
     changed = int((block[:GUARD] != 7).sum() + (block[GUARD + size :] != 7).sum())
     if changed:
         raise Failed(case, f"wrote {changed} elements around out=.")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from trueness.tools import inputs
-from trueness.tools.frameworks import Rejected, unsupported
+from trueness.tools.frameworks import Rejected, guess, unsupported
 from trueness.tools.nouns import Case, Verdict
 from trueness.tools.trial import Reading, Trial
 
@@ -32,6 +32,8 @@ class Check:
     frameworks: tuple[str, ...] = ("torch", "numpy", "jax")
     claim: str = ""
     cuda: bool = False
+    independent: bool = False
+    """says something even of an implementation whose values are wrong"""
 
 
 CHECKS: dict[str, Check] = {}
@@ -126,8 +128,14 @@ def reproduction(trial: Trial, case: str, name: str) -> str:
     if trial.implementation.origin == "foreign" and attribute.isidentifier() and module.replace(".", "").isidentifier():
         lines.append(f"from {module} import {attribute}")
         target = attribute
+    options = {"dtype": trial.dtype, "device": trial.device if trial.device != "cpu" else "", "case": case}
+    if trial.implementation.origin == "foreign":
+        told = guess(trial.function or trial.implementation.load()) != trial.framework
+        options |= {"framework": trial.framework if told else ""}
+        options |= {"limit": trial.implementation.limit if trial.implementation.limit != "fused" else ""}
+    chosen = "".join(f", {key}={value!r}" for key, value in options.items() if value)
     only = "" if name == "value" else f", checks=[{name!r}]"
-    lines.append(f"print(trueness.check({trial.formula.name!r}, {target}, dtype={trial.dtype!r}, case={case!r}{only}))")
+    lines.append(f"print(trueness.check({trial.formula.name!r}, {target}{chosen}{only}))")
     return "\n".join(lines)
 
 
@@ -145,7 +153,10 @@ def settings_for(examples: int, phases: Sequence[Phase] = (Phase.generate, Phase
 
 
 def search(trial: Trial, body: Callable[[Case], None], layouts: Sequence[str] = ("contiguous",)) -> int:
-    """Run ``body`` on drawn cases and return their number; the shrunk case arrives as Failed."""
+    """Run ``body`` on drawn cases and return their number; the shrunk case arrives as Failed.
+
+    A trial of no examples is about the one case that was asked for.
+    """
     count = 0
 
     def one(case: Case) -> None:
@@ -157,6 +168,10 @@ def search(trial: Trial, body: Callable[[Case], None], layouts: Sequence[str] = 
         except Rejected as rejection:
             raise Failed(case, str(rejection)) from None
 
+    if not trial.examples:
+        for case in trial.stored:
+            one(case)
+        return count
     settings_for(trial.examples)(given(inputs.cases(trial.formula, layouts))(one))()
     return count
 

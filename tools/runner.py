@@ -19,6 +19,10 @@ from trueness.tools.trial import Trial, guarded
 KINDS = (check_value, check_contract, check_torch, check_cuda, check_reference)
 PROFILES = {"quick": 10, "ci": 30, "deep": 300}
 REFERENCE = "reference"
+SAYS_IT_ALL = {
+    "no stale cache": "not judged: its results are stale",
+    "value": "not judged: its values are wrong",
+}
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -149,13 +153,22 @@ def run_job(
     if reason or (excluded(trial) and job.implementation != REFERENCE):
         return [trial.verdict("value", True, skipped=reason or excluded(trial))]
     verdicts: list[Verdict] = []
+    blocked = ""
     for name in wanted(job, candidate):
         emit("check", name)
+        if blocked and not CHECKS[name].independent:
+            verdicts.append(trial.verdict(name, True, skipped=blocked))
+            continue
         verdict = one_case(trial, name) if job.case and name in ("value", "gradient") else run(CHECKS[name], trial)
         if name == "value" and not verdict.passed:
             verdict = replace(verdict, bugs=tuple(behaves_like(trial, verdict)))
+            if candidate.convention in verdict.bugs:  # the other checks ask whether it keeps to its convention
+                variant = registry.bugs()[candidate.convention].variant
+                trial = replace(trial, formula=replace(trial.formula, reference=variant))
         verdicts.append(verdict)
         emit("verdict", verdict.to_dict())
+        if not verdict.passed and name in SAYS_IT_ALL and candidate.convention not in verdict.bugs:
+            blocked = SAYS_IT_ALL[name]
         if name == "value" and not verdict.passed and job.foreign and verdict.T is None:
             break  # it cannot even be called
     return by_convention(trial, verdicts)

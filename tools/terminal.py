@@ -81,7 +81,7 @@ def verify(
     out.print(verdict_table(results.rows()))
     for verdict in verdicts:
         if not verdict.passed:
-            out.print(escape(describe(verdict)), style="red", highlight=False)
+            out.print(escape(describe(verdict)), style="red", highlight=False, soft_wrap=True)
     if kept:
         out.print(f"failing cases kept under {examples.directory()}: {len(set(kept))}", highlight=False)
     if json_file:
@@ -105,7 +105,13 @@ def require_writable_file(name: str) -> None:
 def run_with_progress(planned: Sequence[Sequence[Job]], jobs: int, timeout: float) -> list[Verdict]:
     """Run the groups; on a terminal with a bar, elsewhere silently."""
     total = sum(len(group) for group in planned)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=total)
 
@@ -130,7 +136,7 @@ def verdict_table(rows: Sequence[Row]) -> Table:
     table.add_column("verdict", overflow="fold")
     before = ""
     for row in rows:
-        of = f"{row.T:.2f} of {row.limit:g}" if row.T is not None and row.limit is not None else "–"
+        of = f"{row.T:.{'2f' if row.T < 1000 else '1e'}} of {row.limit:g}" if row.T is not None and row.limit is not None else "–"
         killed = f"{row.killed}/{row.known - row.invisible}" if row.known else "–"
         killed += f" ({row.invisible} invisible)" if row.invisible else ""
         colour = COLOURS[row.status]
@@ -183,7 +189,9 @@ def list_bugs() -> None:
         table.add_row(bug.id, bug.formula or "–", bug.verdict, escape(bug.title))
     out = console()
     out.print(table)
-    out.print(f"{len(registry.bugs())} entries; `trueness show FORMULA` gives claim, finding and evidence.", highlight=False)
+    out.print(
+        f"{len(registry.bugs())} entries; `trueness show FORMULA` gives claim, finding and evidence.", highlight=False
+    )
 
 
 def show(name: str) -> None:
@@ -208,7 +216,10 @@ def show(name: str) -> None:
     out.print("\nknown bugs", style="bold")
     for b in known:
         out.print(f"  {b.id}: {escape(b.title)} [{b.verdict}]".replace("[", "\\[", 1), highlight=False)
-        out.print(f"    claim: {escape(b.claim)}\n    found: {escape(b.finding)}\n    see: {escape(b.evidence)}", highlight=False)
+        out.print(
+            f"    claim: {escape(b.claim)}\n    found: {escape(b.finding)}\n    see: {escape(b.evidence)}",
+            highlight=False,
+        )
     if not known:
         out.print("  none on file", highlight=False)
 
@@ -221,7 +232,9 @@ def calibrate(profile: str, write: str | None) -> int:
 
     if write:
         require_writable_file(write)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), console=console(True), transient=True) as bar:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), console=console(True), transient=True
+    ) as bar:
         task = bar.add_task("calibrating", total=None)
         found = calibration.calibrate(profile, progress=lambda note: bar.update(task, description=str(note)))
     out = console()
@@ -244,7 +257,11 @@ def doctor() -> None:
     line("Python", platform.python_version(), "3.11 or newer")
     line("torch", torch.__version__, "2.9 or newer")
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
-    line("CUDA device", cuda, "graph capture, more than 2³¹ elements, side streams; --device cuda. Needs a CUDA build of torch")
+    line(
+        "CUDA device",
+        cuda,
+        "graph capture, more than 2³¹ elements, side streams; --device cuda. Needs a CUDA build of torch",
+    )
     sanitizer = shutil.which("compute-sanitizer") or ""
     line("compute-sanitizer", sanitizer, "memcheck of CUDA kernels; part of the CUDA toolkit")
     for module, text in (
