@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import given
 
 from trueness.tools import frameworks, inputs
-from trueness.tools.checks import Failed, check, search
+from trueness.tools.checks import Failed, check, search, settings_for
 from trueness.tools.frameworks import Rejected
 from trueness.tools.nouns import Case, Verdict
 from trueness.tools.precision import precision, round_to
@@ -22,7 +23,7 @@ MUTABLE = ("torch", "numpy")
 
 
 def typical(trial: Trial, length: int = 5, seed: int = 1) -> Case:
-    """A case of middling size: every symbol a different small length, two axes for the dots, scalars at their simplest."""
+    """A case of middling size: every symbol a different small length, scalars as they were drawn once."""
     names = inputs.symbols(trial.formula)
     sizes: dict[str, Any] = {}
     for k, (name, (low, high)) in enumerate(names.items()):
@@ -37,9 +38,6 @@ def simplest(trial: Trial) -> dict[str, Any]:
 
     def keep(case: Case) -> None:
         found.update(case.scalars)
-
-    from trueness.tools.checks import settings_for
-    from hypothesis import given
 
     settings_for(2)(given(inputs.cases(trial.formula))(keep))()
     return found

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from trueness.tools import frameworks
-from trueness.tools.check_contract import agree, typical
+from trueness.tools.check_contract import still_agree, typical
 from trueness.tools.checks import Failed, check
 from trueness.tools.nouns import Verdict
 from trueness.tools.precision import precision
@@ -42,7 +42,7 @@ def graph_capture(trial: Trial) -> Verdict:
     graph.replay()
     torch.cuda.synchronize()
     outs = [frameworks.to_float64(y) for y in trial.accepted(captured, values)]
-    agree(trial, case, outs, values, "replayed from a CUDA graph")
+    still_agree(trial, case, outs, values, "replayed from a CUDA graph")
     return trial.verdict("graph capture", True, cases=1)
 
 
@@ -77,7 +77,7 @@ def side_stream(trial: Trial) -> Verdict:
         torch.cuda._sleep(20_000_000)
         result = trial.invoke(natives)
         copies = [y.cpu() for y in trial.accepted(result, values)]
-    agree(trial, case, [frameworks.to_float64(y) for y in copies], values, "on a side stream")
+    still_agree(trial, case, [frameworks.to_float64(y) for y in copies], values, "on a side stream")
     return trial.verdict("side stream", True, cases=1)
 
 

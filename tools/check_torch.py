@@ -66,7 +66,7 @@ def vmap(trial: Trial) -> Verdict:
     rows = [trial.values(typical(trial, seed=s)) for s in (1, 2, 3)]
     tensor = [a.tensor and a.real for a in trial.formula.arguments]
     natives = [trial.natives(values) for values in rows]
-    stacked = [torch.stack(list(xs)) if t else xs[0] for t, xs in zip(tensor, zip(*natives), strict=True)]
+    stacked = [torch.stack(list(xs)) if t else xs[0] for t, xs in zip(tensor, zip(*natives, strict=True), strict=True)]
     for i, t in enumerate(tensor):
         if not t:
             for values in rows:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from trueness.tools import frameworks
+from trueness.tools.check_contract import typical
 from trueness.tools.checks import Failed, check, failed, search
 from trueness.tools.frameworks import Rejected
 from trueness.tools.nouns import Case, Verdict
@@ -33,7 +34,7 @@ def survey(trial: Trial, name: str, measure: Measure) -> Verdict:
         if worst is None or reading.T > worst.T:
             worst = reading
 
-    named = [Case(witness=key) for key in trial.data]
+    named = [*(Case(witness=key) for key in trial.data), typical(trial), typical(trial, length=129)]
     count = len(named) + len(trial.stored)
     for case in [*trial.stored, *named]:
         trial.heartbeat(case.to_json())
