@@ -1,0 +1,279 @@
+"""Denoising diffusion: noise schedules, the forward process, and one step back.
+
+    q(x_t | x_0) = N(√ᾱ_t x_0, (1 − ᾱ_t) I),      ᾱ_t = ∏_{s≤t} (1 − β_s)        (Ho, Jain & Abbeel 2020, eq. 4)
+    q(x_{t−1} | x_t, x_0) = N(μ̃_t, β̃_t I)                                        (eq. 6-7)
+
+Ho et al. 2020, Denoising Diffusion Probabilistic Models (2006.11239); Nichol & Dhariwal 2021 (2102.09672) for the
+cosine schedule; Karras et al. 2022 (2206.00364) for σ(t). Ho et al. count t = 1 … T; here t = 0 … T − 1, ᾱ_{−1} = 1.
+Tables are float64 whatever the data is: 1 − ᾱ taken after rounding ᾱ to float32 keeps 3 digits at t = 0.
+"""
+
+import numpy as np
+
+
+def per_sample(c, x):
+    """c (B,) as (B, 1, …), so that it multiplies x (B, …)"""
+    return c.reshape(c.shape + (1,) * (np.ndim(x) - 1))
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+
+def linear_betas(steps, beta_1, beta_T):
+    """β_i = β_1 + (β_T − β_1) i / (T − 1)        (Ho et al. 2020 §4: β_1 = 10⁻⁴, β_T = 0.02, T = 1000)
+
+    steps   T    int      number of steps, at least 1
+    beta_1  β_1  number   noise variance of the first step, in (0, 1)
+    beta_T  β_T  number   and of the last
+    returns β    (T,)     β_1 alone for T = 1
+    """
+    return beta_1 + (beta_T - beta_1) * (np.arange(steps) / max(steps - 1, 1))
+
+
+def cosine_alphas_cumprod(u, s):
+    """ᾱ(u) = f(u)/f(0),  f(u) = cos²(π/2 · (u + s)/(1 + s))        (Nichol & Dhariwal 2021 eq. 17: s = 0.008)
+
+    u  u  (...)   share of the way, 0 (clean) to 1 (noise)
+    s  s  number  offset that keeps the first β from vanishing, ≥ 0
+    returns ᾱ (...)  1 at u = 0, 0 at u = 1
+    """
+    return cosine_square(u, s) / cosine_square(0, s)
+
+
+def cosine_square(u, s):
+    """f(u) = cos²(π/2 · (u + s)/(1 + s))"""
+    return np.cos((u + s) / (1 + s) * (np.pi / 2)) ** 2
+
+
+def cosine_alphas_cumprod_vjp(cotangent, u, s):
+    """∂/∂u ⟨ḡ, ᾱ⟩ = −ḡ π/(2 (1 + s)) sin(π (u + s)/(1 + s)) / f(0)"""
+    return -cotangent * np.pi / (2 * (1 + s)) * np.sin((u + s) / (1 + s) * np.pi) / cosine_square(0, s)
+
+
+def cosine_betas(steps, s, beta_max):
+    """β_t = min(1 − ᾱ((t+1)/T)/ᾱ(t/T), β_max)        (Nichol & Dhariwal 2021 eq. 17: s = 0.008, β_max = 0.999)
+
+    steps     T      int     number of steps, at least 1
+    s         s      number  offset, ≥ 0
+    beta_max  β_max  number  largest β: ᾱ(1) = 0 would make the last one 1
+    returns   β      (T,)    in (0, β_max]; no lower clip
+    """
+    alpha_bar = cosine_alphas_cumprod(np.arange(steps + 1) / steps, s)
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], beta_max)
+
+
+def karras_sigmas(t, sigma_min, sigma_max, rho):
+    """σ(t) = (σ_max^{1/ρ} + t (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ        (Karras et al. 2022 eq. 5)
+
+    t          t      (...)   share of the way, 0 (noise) to 1 (clean): the other way round than the DDPM schedules
+    sigma_min  σ_min  number  0.002 in the paper
+    sigma_max  σ_max  number  80
+    rho        ρ      number  7
+    returns    σ      (...)   noise scale of x = x_0 + σ z; ᾱ = 1/(1 + σ²)
+    """
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return (high + t * (low - high)) ** rho
+
+
+def karras_sigmas_vjp(cotangent, t, sigma_min, sigma_max, rho):
+    """∂/∂t ⟨ḡ, σ⟩ = ḡ ρ (σ_min^{1/ρ} − σ_max^{1/ρ}) (σ_max^{1/ρ} + t (σ_min^{1/ρ} − σ_max^{1/ρ}))^{ρ−1}"""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return cotangent * rho * (low - high) * (high + t * (low - high)) ** (rho - 1)
+
+
+def timesteps(steps, end):
+    """t_i = 1 + (end − 1) i / (N − 1): from noise (1) to almost clean (end), for schedules that are clean at t = 0
+
+    steps    N  int     number of times, at least 2
+    end         number  last time, in [0, 1); Song et al. 2021 (2011.13456) App. C sample down to 10⁻³
+    returns  t  (N,)    strictly decreasing
+    """
+    return 1 + (end - 1) * (np.arange(steps) / (steps - 1))
+
+
+def alphas_cumprod(betas):
+    """ᾱ_t = ∏_{s≤t} (1 − β_s)        (Ho et al. 2020, before eq. 4)
+
+    betas    β  (T,)  noise variances, in (0, 1)
+    returns  ᾱ  (T,)  share of signal variance left, decreasing
+    """
+    return np.multiply.accumulate(1 - betas)
+
+
+def alphas_cumprod_vjp(cotangent, betas):
+    """∂/∂β_s ⟨ḡ, ᾱ⟩ = −Σ_{t≥s} ḡ_t ᾱ_t / (1 − β_s)"""
+    return -np.add.accumulate((cotangent * alphas_cumprod(betas))[::-1])[::-1] / (1 - betas)
+
+
+def sigmas(alphas_cumprod):
+    """σ_t = √(1 − ᾱ_t): a standard deviation, not a variance        (Ho et al. 2020 eq. 4)
+
+    alphas_cumprod  ᾱ  (T,)  in (0, 1)
+    returns         σ  (T,)
+    """
+    return np.sqrt(1 - alphas_cumprod)
+
+
+def sigmas_vjp(cotangent, alphas_cumprod):
+    """∂/∂ᾱ ⟨ḡ, σ⟩ = −ḡ / (2 σ)"""
+    return -cotangent / (2 * np.sqrt(1 - alphas_cumprod))
+
+
+# -- forward process --------------------------------------------------------------------------------------------------
+
+
+def q_sample(x_0, t, noise, alphas_cumprod):
+    """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) z        (Ho et al. 2020 eq. 4)
+
+    x_0             x_0  (B, ...)  clean data
+    t               t    (B,)      step of every sample, 0 … T − 1
+    noise           z    (B, ...)  standard normal
+    alphas_cumprod  ᾱ    (T,)      float64
+    returns         x_t  (B, ...)
+    """
+    signal, sigma = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
+    return per_sample(signal, x_0) * x_0 + per_sample(sigma, x_0) * noise
+
+
+def q_sample_vjp(cotangent, x_0, t, noise, alphas_cumprod):
+    """(√ᾱ_t ḡ, √(1 − ᾱ_t) ḡ)"""
+    signal, sigma = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
+    return per_sample(signal, x_0) * cotangent, per_sample(sigma, x_0) * cotangent
+
+
+def p_losses(prediction, noise):
+    """L = mean (ε_θ − z)²        (L_simple, Ho et al. 2020 eq. 14)
+
+    prediction  ε_θ  (...)  what the model says the noise was, given x_t and t
+    noise       z    (...)  what it was
+    returns     L    ()     its minimiser is the conditional mean, so that score = −ε_θ/σ
+    """
+    difference = prediction - noise
+    return np.sum(difference * difference) / difference.size
+
+
+def p_losses_vjp(cotangent, prediction, noise):
+    """(2 ḡ (ε_θ − z)/N, −2 ḡ (ε_θ − z)/N)"""
+    pulled = 2 * cotangent * (prediction - noise) / prediction.size
+    return pulled, -pulled
+
+
+def p_losses_l1(prediction, noise):
+    """L = mean |ε_θ − z|: another convention, whose minimiser is the conditional median and not the score
+
+    prediction  ε_θ  (...)  what the model says the noise was, given x_t and t
+    noise       z    (...)  what it was
+    returns     L    ()
+    """
+    difference = prediction - noise
+    return np.sum(np.maximum(difference, -difference)) / difference.size
+
+
+def p_losses_l1_vjp(cotangent, prediction, noise):
+    """(ḡ sign(ε_θ − z)/N, −ḡ sign(ε_θ − z)/N), sign 0 at 0"""
+    difference = prediction - noise
+    sign = np.where(difference > 0, 1.0, np.where(difference < 0, -1.0, 0.0))
+    pulled = cotangent * sign / prediction.size
+    return pulled, -pulled
+
+
+# -- one step back ----------------------------------------------------------------------------------------------------
+
+
+def predict_x0(x_t, t, eps, alphas_cumprod):
+    """x̂_0 = (x_t − √(1 − ᾱ_t) ε) / √ᾱ_t        (Ho et al. 2020 eq. 15); not clipped, see ``p_sample``
+
+    x_t             x_t  (B, ...)  noisy data
+    t               t    (B,)      step of every sample, 0 … T − 1
+    eps             ε    (B, ...)  predicted noise
+    alphas_cumprod  ᾱ    (T,)      float64
+    returns         x̂_0  (B, ...)  the inverse of ``q_sample`` when ε is the true noise
+    """
+    signal, sigma = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
+    return (x_t - per_sample(sigma, x_t) * eps) / per_sample(signal, x_t)
+
+
+def predict_x0_vjp(cotangent, x_t, t, eps, alphas_cumprod):
+    """(ḡ/√ᾱ_t, −√(1 − ᾱ_t) ḡ/√ᾱ_t)"""
+    signal, sigma = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
+    pulled = cotangent / per_sample(signal, x_t)
+    return pulled, -per_sample(sigma, x_t) * pulled
+
+
+def posterior_coefficients(t, betas):
+    """c_0 = √ᾱ_{t−1} β_t/(1 − ᾱ_t),  c_t = √α_t (1 − ᾱ_{t−1})/(1 − ᾱ_t),  β̃_t = β_t (1 − ᾱ_{t−1})/(1 − ᾱ_t)
+
+    t        t  (B,)  step of every sample, 0 … T − 1
+    betas    β  (T,)  float64
+    returns  c_0, c_t, β̃  (B,) each; 1, 0, 0 at t = 0, where ᾱ_{−1} = 1
+    """
+    alpha_bar = alphas_cumprod(betas)
+    previous = np.concatenate([np.ones(1), alpha_bar[:-1]])[t]
+    beta, alpha_bar = betas[t], alpha_bar[t]
+    return (
+        np.sqrt(previous) * beta / (1 - alpha_bar),
+        np.sqrt(1 - beta) * (1 - previous) / (1 - alpha_bar),
+        beta * (1 - previous) / (1 - alpha_bar),
+    )
+
+
+def posterior(x_0, x_t, t, betas):
+    """μ̃_t = c_0 x_0 + c_t x_t and β̃_t, of q(x_{t−1} | x_t, x_0)        (Ho et al. 2020 eq. 6-7)
+
+    x_0      x_0  (B, ...)     clean data
+    x_t      x_t  (B, ...)     noisy data
+    t        t    (B,)         step of every sample, 0 … T − 1
+    betas    β    (T,)         float64
+    returns  μ̃    (B, ...)     mean
+             β̃    (B, 1, ...)  variance of every sample ("fixed small"), ready to multiply x; 0 at t = 0
+    """
+    c_0, c_t, variance = posterior_coefficients(t, betas)
+    return per_sample(c_0, x_0) * x_0 + per_sample(c_t, x_t) * x_t, per_sample(variance, x_t)
+
+
+def posterior_vjp(mean_cotangent, variance_cotangent, x_0, x_t, t, betas):
+    """(c_0 μ̄, c_t μ̄): the variance does not depend on the data"""
+    c_0, c_t, _ = posterior_coefficients(t, betas)
+    return per_sample(c_0, x_0) * mean_cotangent, per_sample(c_t, x_t) * mean_cotangent
+
+
+def p_sample(x_t, t, eps, noise, betas, clip):
+    """x_{t−1} = (x_t − β_t/√(1 − ᾱ_t) ε)/√α_t + √β̃_t z,  z = 0 at t = 0        (Ho et al. 2020 Alg. 2)
+
+    With ``clip`` the estimate x̂_0 is first held in [−c, c], and the mean is that of the posterior: μ̃_t(clip(x̂_0), x_t).
+
+    x_t      x_t      (B, ...)  noisy data
+    t        t        (B,)      step of every sample, 0 … T − 1
+    eps      ε        (B, ...)  predicted noise
+    noise    z        (B, ...)  standard normal; not looked at where t = 0
+    betas    β        (T,)      float64
+    clip     c                  False: Algorithm 2 as printed; True: c = 1; or the number c
+    returns  x_{t−1}  (B, ...)
+    """
+    alpha_bar = alphas_cumprod(betas)
+    _, _, variance = posterior_coefficients(t, betas)
+    spread = np.where(per_sample(t, x_t) > 0, per_sample(np.sqrt(variance), x_t) * noise, 0.0)
+    if clip is False:
+        share = betas[t] / np.sqrt(1 - alpha_bar[t])
+        return (x_t - per_sample(share, x_t) * eps) / per_sample(np.sqrt(1 - betas[t]), x_t) + spread
+    c = 1.0 if clip is True else clip
+    x_0 = np.minimum(np.maximum(predict_x0(x_t, t, eps, alpha_bar), -c), c)
+    mean, _ = posterior(x_0, x_t, t, betas)
+    return mean + spread
+
+
+def p_sample_vjp(cotangent, x_t, t, eps, noise, betas, clip):
+    """by x_t, ε and z: what the clip holds back passes no gradient"""
+    alpha_bar = alphas_cumprod(betas)
+    c_0, c_t, variance = posterior_coefficients(t, betas)
+    by_noise = np.where(per_sample(t, x_t) > 0, per_sample(np.sqrt(variance), x_t) * cotangent, 0.0)
+    if clip is False:
+        share = betas[t] / np.sqrt(1 - alpha_bar[t])
+        pulled = cotangent / per_sample(np.sqrt(1 - betas[t]), x_t)
+        return pulled, -per_sample(share, x_t) * pulled, by_noise
+    c = 1.0 if clip is True else clip
+    x_0 = predict_x0(x_t, t, eps, alpha_bar)
+    inside = (x_0 >= -c) & (x_0 <= c)
+    by_x0 = np.where(inside, per_sample(c_0, x_t) * cotangent, 0.0)
+    by_xt, by_eps = predict_x0_vjp(by_x0, x_t, t, eps, alpha_bar)
+    return by_xt + per_sample(c_t, x_t) * cotangent, by_eps, by_noise
