@@ -1,0 +1,149 @@
+"""Break our own product one line at a time and see whether the tests notice.
+
+Each mutation replaces one line of optimized/ in a copy of the tree; there the family's conformance tests and laws, a
+part of ``make test``, must fail. A mutation that survives is a hole in the checks: exit status 1.
+
+    python -m trueness.tools.mutate [--only N …]
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOMS = ("reference", "optimized", "properties", "regressions", "tools")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Replace ``line`` by ``wrong`` in optimized/``file``; ``family`` says which tests must fail."""
+
+    file: str
+    line: str
+    wrong: str
+    family: str
+    what: str
+
+
+MUTATIONS = (
+    Mutation("fisher.py", "    value = s * s + eps\n", "    value = s.abs() + eps\n", "fisher", "|s| for s²"),
+    Mutation(
+        "fisher.py",
+        "    return 1e-4 + 1e-3 * (1 - alpha)\n",
+        "    return 1e-4 + 1e-3 * alpha\n",
+        "fisher",
+        "the floor's ᾱ turned round",
+    ),
+    Mutation("fisher.py", "        pulled = 2 * s * g\n", "        pulled = s * g\n", "fisher", "a factor 2 in the gradient"),
+    Mutation(
+        "fisher.py",
+        "    return value.clamp(-largest, largest).to(score.dtype)\n",
+        "    return value.to(score.dtype)\n",
+        "fisher",
+        "no saturation in half formats",
+    ),
+    Mutation(
+        "_elementwise.py",
+        "        stop = min(start + TILE, size)\n",
+        "        stop = min(start + TILE, size) - (start + TILE > size > 1)\n",
+        "fisher",
+        "the last element of the last tile",
+    ),
+    Mutation(
+        "_elementwise.py",
+        "    source = tensor if dense(tensor) else tensor.contiguous()\n",
+        "    source = tensor\n",
+        "fisher",
+        "strided input read as if it were dense",
+    ),
+    Mutation(
+        "_fisher_triton.py",
+        "        return 2.0 * s * g\n",
+        "        return 2.02 * s * g\n",
+        "fisher",
+        "1 % gain in the kernel's gradient",
+    ),
+    Mutation(
+        "_fisher_triton.py",
+        "        tl.store(out + offs, _value(s, floor, limit, STEP), mask=mask)\n",
+        "        tl.store(out + offs, _value(s, floor, limit, STEP))\n",
+        "fisher",
+        "the store's mask: writes beyond the output",
+    ),
+    Mutation(
+        "fisher.py",
+        "    return 0.25 * down + 0.25 * up + 0.5 * x",
+        "    return 0.25 * down + 0.25 * up + 0.5 * x.roll(1, axis)",
+        "fisher",
+        "the filter's centre moved by one",
+    ),
+    Mutation(
+        "fisher.py",
+        '    if padding == "zeros":\n',
+        '    if padding in ("zeros", "circular"):\n',
+        "fisher",
+        "circular padding taken for zeros",
+    ),
+)
+
+
+def shadow(root: Path, folder: Path) -> Path:
+    """A copy of the rooms as one importable package ``trueness`` under ``folder``."""
+    package = folder / "trueness"
+    shutil.copytree(root / "src" / "trueness", package)
+    for room in ROOMS:
+        shutil.copytree(root / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "pyproject.toml", folder / "pyproject.toml")
+    return package
+
+
+def survives(mutation: Mutation, root: Path) -> tuple[bool, str]:
+    """Whether the tests pass in spite of ``mutation``, and the line that says so."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        package = shadow(root, folder)
+        target = package / "optimized" / mutation.file
+        text = target.read_text()
+        if mutation.line and text.count(mutation.line) != 1:
+            return True, f"{mutation.file} holds the line {text.count(mutation.line)} times; mend the list"
+        if mutation.line:
+            target.write_text(text.replace(mutation.line, mutation.wrong))
+        tests = [package / "properties" / "test_conformance.py", package / "properties" / f"test_{mutation.family}.py"]
+        command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
+        command += ["-k", mutation.family, "--rootdir", str(folder), "-c", str(folder / "pyproject.toml")]
+        environment = os.environ | {"PYTHONPATH": str(folder), "TRUENESS_EXAMPLES": str(folder / "examples")}
+        done = subprocess.run([*command, *map(str, tests)], cwd=folder, env=environment, capture_output=True, text=True)
+        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        verdict = lines[0] if lines else (done.stdout.strip().splitlines() or [done.stderr.strip()[-300:]])[-1]
+        return done.returncode != 1, verdict
+
+
+def main(arguments: list[str]) -> int:
+    """Try the mutations, two at a time, and print one line each; 1 when one survives."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "src" / "trueness").is_dir():
+        print("trueness.tools.mutate needs a checkout: it changes a copy of its files.", file=sys.stderr)
+        return 2
+    chosen = [MUTATIONS[int(n)] for n in arguments[1:]] if arguments[:1] == ["--only"] else list(MUTATIONS)
+    alive = 0
+    for family in sorted({m.family for m in chosen}):  # a copy that fails unbroken would kill everything
+        passed, line = survives(Mutation(f"{family}.py", "", "", family, "nothing changed"), root)
+        if not passed:
+            print(f"the unbroken copy fails: {line}", file=sys.stderr)
+            return 2
+ ThreadPoolExecutor(2) as pool:
+        for mutation, (lived, line) in zip(chosen, pool.map(lambda m: survives(m, root), chosen), strict=True):
+            alive += lived
+            print(f"{'SURVIVED' if lived else 'killed  '} {mutation.file}: {mutation.what}\n         {line}", flush=True)
+    print(f"{len(chosen) - alive} of {len(chosen)} mutations killed.")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
