@@ -40,7 +40,9 @@ MUTATIONS = (
         "fisher",
         "the floor's ᾱ turned round",
     ),
-    Mutation("fisher.py", "        pulled = 2 * s * g\n", "        pulled = s * g\n", "fisher", "a factor 2 in the gradient"),
+    Mutation(
+        "fisher.py", "        pulled = 2 * s * g\n", "        pulled = s * g\n", "fisher", "a factor 2 in the gradient"
+    ),
     Mutation(
         "fisher.py",
         "    return value.clamp(-largest, largest).to(score.dtype)\n",
@@ -137,10 +139,12 @@ def main(arguments: list[str]) -> int:
         if not passed:
             print(f"the unbroken copy fails: {line}", file=sys.stderr)
             return 2
- ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool:
         for mutation, (lived, line) in zip(chosen, pool.map(lambda m: survives(m, root), chosen), strict=True):
             alive += lived
-            print(f"{'SURVIVED' if lived else 'killed  '} {mutation.file}: {mutation.what}\n         {line}", flush=True)
+            print(
+                f"{'SURVIVED' if lived else 'killed  '} {mutation.file}: {mutation.what}\n         {line}", flush=True
+            )
     print(f"{len(chosen) - alive} of {len(chosen)} mutations killed.")
     return 1 if alive else 0
 
