@@ -68,13 +68,16 @@ def int32_overflow(trial: Trial) -> Verdict:
 
 @check("side stream", "on a stream of the caller's the result is complete when that stream is", **CUDA)
 def side_stream(trial: Trial) -> Verdict:
+    """The input gets its content on that stream, late: whoever works on another stream reads what was there before."""
     case = typical(trial, length=129)
     values = trial.values(case)
-    natives = trial.natives(values)
+    natives, late = trial.natives(trial.values(typical(trial, length=129, seed=2))), trial.natives(values)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         torch.cuda._sleep(20_000_000)
+        for i, x in enumerate(natives):
+            natives[i] = x.copy_(late[i]) if isinstance(x, torch.Tensor) else late[i]
         result = trial.invoke(natives)
         copies = [y.cpu() for y in trial.accepted(result, values)]
     still_agree(trial, case, [frameworks.to_float64(y) for y in copies], values, "on a side stream")
@@ -90,10 +93,11 @@ def compute_sanitizer(trial: Trial) -> Verdict:
         return trial.verdict("compute-sanitizer", True, skipped="compute-sanitizer is not on the PATH")
     if trial.implementation.origin == "foreign" and ":" not in trial.implementation.name:
         return trial.verdict("compute-sanitizer", True, skipped="a callable without a module cannot be started again")
+    name = repr(trial.implementation.name)
     program = (
-        "import trueness, sys; v = trueness.check("
-        f"{trial.formula.name!r}, {trial.implementation.name!r}, dtype={trial.dtype!r}, device='cuda', "
-        f"case={case.to_json()!r}); sys.exit(0 if v else 3)"
+        "import trueness; from trueness.tools.runner import load_spec; trueness.check("
+        f"{trial.formula.name!r}, {name if trial.implementation.origin != 'foreign' else f'load_spec({name})'}, "
+        f"dtype={trial.dtype!r}, device='cuda', case={case.to_json()!r})"
     )
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     command = [binary, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, "-c", program]

@@ -60,7 +60,7 @@ def ball_certificate(trial: Trial) -> Verdict:
                 scale = float(abs(truth[at]).upper())
                 if not outer[at].contains(truth[at] * 0 + y[at]):
                     raise Failed(case, f"the enclosure {outer[at]} does not hold the float64 value {y[at]!r}.")
-                if error > fmt.u * scale / 2 + fmt.eta:
+                if not error <= fmt.u * scale / 2 + fmt.eta:  # so that NaN fails
                     raise Failed(
                         case, f"float64 gives {y[at]!r}, the true value is {truth[at]}: too few digits for float32."
                     )
@@ -128,7 +128,10 @@ def transposition(
     # the terms of the inner product may cancel: each carries its own rounding
     terms = [np.abs(a * directions[i]) for i, a in zip(wanted, _tuple(vjp(*everything)), strict=True)]
     rounding = fmt.u * np.sqrt(n) * float(sum(t.sum() for t in terms))
-    return float(abs(left - right.y) / (2 * right.B + rounding + fmt.eta))
+    off, allowed = float(abs(left - right.y)), float(2 * right.B + rounding)
+    if not np.isfinite(off):
+        return np.inf
+    return off / allowed if allowed else (0.0 if off == 0 else np.inf)
 
 
 def _tuple(result: Any) -> tuple[Any, ...]:
