@@ -29,6 +29,19 @@ def require_out(out: torch.Tensor, like: torch.Tensor) -> None:
         raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or leave out= away.")
 
 
+def plain_and_large(tensor: torch.Tensor) -> bool:
+    """Whether tiles pay and are allowed: more than one, no gradient wanted, no transform or trace watching."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.numel() > TILE
+        and not (torch.is_grad_enabled() and tensor.requires_grad)
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
 def dense(tensor: torch.Tensor) -> bool:
     """Whether every element of the storage span is used exactly once, in any order."""
     return torch.ops.aten.is_non_overlapping_and_dense(tensor)  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._elementwise import require_floating, require_out, tiled
+from trueness.optimized._elementwise import plain_and_large, require_floating, require_out, tiled
 
 __all__ = ["alpha_from_time", "binomial", "diagonal", "floor", "preconditioned_step", "smooth"]
 
@@ -185,6 +185,8 @@ def _apply(score: torch.Tensor, alpha: float, step: bool, out: torch.Tensor | No
         return _cpu(score, eps, step, out)
     if score.is_cuda and not torch.compiler.is_compiling():
         return _operator(score, eps, step)  # type: ignore[no-any-return]
+    if plain_and_large(score):
+        return _cpu(score, eps, step)
     return _Fisher.apply(score, eps, step)  # type: ignore[no-any-return]
 
 

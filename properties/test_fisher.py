@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from trueness.optimized import fisher as fast
+from trueness.optimized._elementwise import TILE
 from trueness.reference import fisher as true
 from trueness.tools.bounds import LIMITS, bounds
 from trueness.tools.precision import precision
@@ -230,6 +231,19 @@ def test_the_approximation_by_time_warns_and_alpha_none_is_refused() -> None:
 def test_bad_input_is_refused_with_a_sentence(call: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+@pytest.mark.parametrize("name", ["diagonal", "preconditioned_step"])
+@pytest.mark.parametrize("extra", [-1, 0, 1, 2 * TILE + 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_tiles_give_the_bits_of_the_plain_path(name: str, extra: int, dtype: torch.dtype) -> None:
+    """A tensor that wants a gradient takes the plain path; the same tensor without takes tiles."""
+    x = torch.randn(TILE + extra, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    x[::7] *= 1e4
+    x[TILE - 2] = torch.finfo(dtype).max
+    plain = getattr(fast, name)(x.clone().requires_grad_(), 0.3).detach()
+    assert torch.equal(getattr(fast, name)(x, 0.3), plain)
+    assert torch.equal(getattr(fast, name)(x, 0.3, out=torch.full_like(x, math.nan)), plain)
 
 
 def test_no_tensor_of_the_inputs_size_is_made_beside_the_output() -> None:

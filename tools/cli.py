@@ -63,11 +63,12 @@ def list_() -> None:
 
 
 @cli.command()
-def bugs() -> None:
+@click.option("--write", metavar="FILE", help="Write the whole ledger as Markdown (docs/ledger.md is made this way).")
+def bugs(write: str | None) -> None:
     """Print the ledger of documented bugs and claims."""
     from trueness.tools import terminal
 
-    terminal.list_bugs()
+    terminal.list_bugs(write)
 
 
 @cli.command()

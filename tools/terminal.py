@@ -181,7 +181,22 @@ def list_formulas() -> None:
     console().print(table)
 
 
-def list_bugs() -> None:
+def ledger() -> str:
+    """The ledger as Markdown: per entry its claim, verdict, finding, source and evidence."""
+    entries = sorted(registry.bugs().values(), key=lambda b: b.id)
+    lines = ["# The ledger", "", f"{len(entries)} entries, written by `trueness bugs --write docs/ledger.md`.", ""]
+    for b in entries:
+        lines += [f"## {b.id}: {b.title}", "", f"*{b.verdict}* · {b.formula or 'no formula'} · {b.document}", ""]
+        lines += [f"- **claim:** {b.claim}", f"- **found:** {b.finding}", f"- **source:** {b.source}"]
+        lines += [f"- **invisible in {dtype}:** {why}" for dtype, why in b.invisible.items()]
+        lines += [f"- **evidence:** `{b.evidence}`", ""]
+    return "\n".join(lines)
+
+
+def list_bugs(write: str | None = None) -> None:
+    if write:
+        require_writable_file(write)
+        Path(write).write_text(ledger(), encoding="utf-8")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "formula", "verdict", "what"):
         table.add_column(name, overflow="fold", no_wrap=name in ("id", "verdict"))
