@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from types import CellType, CodeType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -105,20 +106,69 @@ def to_float64(array: Any) -> np.ndarray:
     return np.array(np.asarray(array), dtype=np.float64)
 
 
+FRAMEWORKS = ("jax", "torch", "numpy")
+
+
 def guess(function: Callable[..., Any]) -> str:
-    """The framework of a foreign callable, from its annotations and what its module has imported."""
-    inner = getattr(function, "__wrapped__", function)
-    module = sys.modules.get(getattr(inner, "__module__", "") or "")
-    names = {**vars(module)} if module else {}
-    names.update(getattr(inner, "__globals__", {}))
-    modules = {getattr(v, "__name__", "").split(".")[0] for v in names.values() if type(v).__name__ == "module"}
-    origins = {str(getattr(v, "__module__", "")).split(".")[0] for v in names.values() if callable(v)}
-    hints = " ".join(str(v) for v in getattr(inner, "__annotations__", {}).values())
-    for found in (lambda f: f in hints or (f == "numpy" and "np." in hints), (modules | origins).__contains__):
-        for framework in ("jax", "torch", "numpy"):
-            if found(framework):
+    """The framework of a foreign callable: what its annotations name, what its code uses, what its module imported."""
+    layers = unwrapped(function)
+    hints = " ".join(str(v) for f in layers for v in getattr(f, "__annotations__", {}).values())
+    for framework in FRAMEWORKS:
+        if framework in hints or (framework == "numpy" and "np." in hints):
+            return framework
+    for found in (used, imported):
+        homes = {home for f in layers for home in found(f)}
+        for framework in FRAMEWORKS:
+            if framework in homes:
                 return framework
     return "torch"
+
+
+def unwrapped(function: Any) -> list[Any]:
+    """``function`` and what lies inside of it: partials, decorators, jit, bound methods, instances with __call__."""
+    layers: list[Any] = []
+    waiting = [function]
+    while waiting:
+        layer = waiting.pop(0)
+        if layer is None or any(layer is f for f in layers):
+            continue
+        layers.append(layer)
+        names = ("func", "__func__", "__wrapped__", "_torchdynamo_orig_callable")
+        waiting += [getattr(layer, name, None) for name in names]
+        waiting += [c.cell_contents for c in getattr(layer, "__closure__", None) or () if c != CellType()]
+        waiting += [] if hasattr(layer, "__code__") else [vars(type(layer)).get("__call__")]
+    return [f for f in layers if callable(f)]
+
+
+def home(value: Any) -> str:
+    """The top-level package of a module, function or class."""
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    return str(name).split(".")[0]
+
+
+def used(function: Any) -> set[str]:
+    """The packages of a callable's type and of the global names its code mentions, through its module's functions."""
+    names, seen = getattr(function, "__globals__", {}), set()
+    homes = {home(kind).replace("jaxlib", "jax") for kind in type(function).__mro__}
+    codes = [getattr(function, "__code__", None)]
+    while codes:
+        code = codes.pop()
+        if code is None or code in seen:
+            continue
+        seen.add(code)
+        codes += [c for c in code.co_consts if isinstance(c, CodeType)]
+        for value in (names[n] for n in code.co_names if n in names):
+            homes.add(home(value))
+            codes.append(getattr(value, "__code__", None) if getattr(value, "__globals__", None) is names else None)
+    return homes
+
+
+def imported(function: Any) -> set[str]:
+    """The packages of everything a function's module has, and of the function itself."""
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    names = {**vars(module)} if module else {}
+    names.update(getattr(function, "__globals__", {}))
+    return {home(function), *(home(v) for v in names.values() if isinstance(v, ModuleType) or callable(v))}
 
 
 def cast_keywords(framework: str, dtype: str, device: str) -> dict[str, Any]:

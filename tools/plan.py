@@ -97,7 +97,7 @@ def importable(spec: str) -> None:
         sys.path.insert(0, os.getcwd())
     try:
         missing = importlib.util.find_spec(module) is None
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, ValueError):  # no parent package, or a module without a spec such as __main__
         missing = True
     if missing:
         raise ValueError(f"--impl was {spec!r}: there is no module {module!r} here or installed.")
