@@ -98,6 +98,12 @@ def eager_q_sample(x_0: Any, t: Any, noise: Any, alphas_cumprod: Any) -> Any:
     return column(alphas_cumprod[t] ** 0.5, x_0) * x_0 + column((1 - alphas_cumprod[t]) ** 0.5, x_0) * noise
 
 
+def eager_mean(x: Any) -> Any:
+    """np.mean, NaN without a warning for no elements."""
+    total = np.add.reduce(x, axis=None, dtype=np.result_type(x, np.float32))
+    return (total / x.size).astype(x.dtype)
+
+
 def eager_predict_x0(x_t: Any, t: Any, eps: Any, alphas_cumprod: Any) -> Any:
     return (x_t - column((1 - alphas_cumprod[t]) ** 0.5, x_t) * eps) / column(alphas_cumprod[t] ** 0.5, x_t)
 
@@ -117,10 +123,14 @@ def eager_coefficients(t: Any, betas: Any) -> Any:
 
 
 def eager_p_sample(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any) -> Any:
-    x_0 = eager_predict_x0(x_t, t, eps, torch.cumprod(1 - betas, 0))
-    if clip is not False:
-        x_0 = x_0.clamp(-float(clip), float(clip))
-    mean, variance = eager_posterior(x_0, x_t, t, betas)
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    if clip is False:
+        share = betas / (1 - alpha_bar).sqrt()
+        mean = (x_t - column(share[t], x_t) * eps) / column((1 - betas[t]).sqrt(), x_t)
+        variance = column(eager_coefficients(t, betas)[2], x_t)
+    else:
+        x_0 = eager_predict_x0(x_t, t, eps, alpha_bar).clamp(-float(clip), float(clip))
+        mean, variance = eager_posterior(x_0, x_t, t, betas)
     return mean + column(t > 0, x_t) * variance.sqrt() * noise
 
 
@@ -342,7 +352,7 @@ FORMULAS = (
         implementations=(
             ours("p_losses", *FULL),
             peer("torch eager", torch.nn.functional.mse_loss),
-            peer("numpy", lambda p, z: np.mean((p - z) ** 2), "numpy"),
+            peer("numpy", lambda p, z: eager_mean((p - z) ** 2), "numpy"),
         ),
         reduction=elements,
         gradient_reduction=lambda sizes: 1,
@@ -360,7 +370,7 @@ FORMULAS = (
         implementations=(
             ours("p_losses_l1", *FULL),
             peer("torch eager", torch.nn.functional.l1_loss),
-            peer("numpy", lambda p, z: np.mean(np.abs(p - z)), "numpy"),
+            peer("numpy", lambda p, z: eager_mean(np.abs(p - z)), "numpy"),
         ),
         reduction=elements,
         gradient_reduction=lambda sizes: 1,

@@ -7,26 +7,32 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
+import hypothesis
 import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
 from trueness.properties import diffusion as declared
 from trueness.reference import diffusion as true
 from trueness.tools.bounds import LIMITS, Bound, bounds
+from trueness.tools.checks import settings_for
 from trueness.tools.complex_step import directional_derivative
 from trueness.tools.precision import precision, round_to
 
 F64 = precision("float64")
-DIGITS = 40
+DIGITS, EXAMPLES = 40, 20
 LINEAR = true.linear_betas(1000, 1e-4, 0.02)
 COSINE = true.cosine_betas(1000, 0.008, 0.999)
 schedules = st.builds(declared.betas, steps=st.integers(1, 100), schedule=st.sampled_from(("linear", "cosine")))
 seeds = st.integers(0, 2**16)
+
+
+def given(**strategies: Any) -> Callable[[Any], Any]:
+    """As everywhere in the project: derandomized, without a clock."""
+    return lambda law: settings_for(EXAMPLES)(hypothesis.given(**strategies)(law))
 
 
 def ours(name: str) -> Callable[..., Any]:
@@ -166,7 +172,7 @@ def test_the_complex_step_proves_the_vjp_of_a_schedule(function: Any, vjp: Any, 
     assert_is(vjp(g, point, *rest), grad.numpy(), vjp, g, point, *rest, reduction=len(point))
 
 
-# -- golden values: 40-digit mpmath, as many digits as are printed ------------------------------------------------------
+# -- golden values: 40-digit mpmath, as many digits as are printed ----------------------------------------------------
 
 
 def assert_prints(text: str, out: float, B: float) -> None:
@@ -411,7 +417,7 @@ def test_the_last_step_returns_the_clipped_estimate_and_looks_at_no_noise(
     assert np.array_equal(function(x_t, t, eps, noise, beta, c), function(x_t, t, eps, noise * np.nan, beta, c))
 
 
-# -- the digits through the chain ---------------------------------------------------------------------------------------
+# -- the digits through the chain -------------------------------------------------------------------------------------
 
 
 def test_diffusers_takes_the_noise_it_is_given() -> None:

@@ -159,37 +159,41 @@ def q_sample_float32_table(x_0: Any, t: Any, noise: Any, alphas_cumprod: Any) ->
     return true.q_sample(x_0, t, noise, cast(alphas_cumprod))
 
 
+def root(c: Any) -> Any:
+    """√c as torch has it for single float32 numbers: not always the nearest"""
+    return np.array([float(number**0.5) for number in torch.from_numpy(c)], dtype=np.float32)
+
+
 def float32_coefficients(t: Any, betas: Any) -> Any:
-    """√ᾱ, √(1 − ᾱ), c_0, c_t and β̃ of float32 tables, in float32, β taken back from ᾱ"""
+    """√ᾱ, √(1 − ᾱ), c_0, c_t, β̃ and √β̃ of float32 tables, in float32, β taken back from ᾱ"""
     table = float32_alphas_cumprod(betas).astype(np.float32)
     now, one = table[t], np.float32(1)
     before = np.where(t > 0, table[np.maximum(t - 1, 0)], one)
     noisy, alpha = one - now, now / before
     beta = one - alpha
-    c_0, c_t = np.sqrt(before) * beta / noisy, np.sqrt(alpha) * (one - before) / noisy
+    c_0, c_t = root(before) * beta / noisy, root(alpha) * (one - before) / noisy
     variance = np.where(t > 0, np.maximum((one - before) / noisy * beta, np.float32(1e-20)), np.float32(0))
-    return tuple(c.astype(np.float64) for c in (np.sqrt(now), np.sqrt(noisy), c_0, c_t, variance))
+    return tuple(c.astype(np.float64) for c in (root(now), root(noisy), c_0, c_t, variance, root(variance)))
 
 
 def float32_predict_x0(x_t: Any, t: Any, eps: Any, alphas_cumprod: Any) -> Any:
     """√ᾱ and √(1 − ᾱ) of ᾱ in float32, in float32"""
     alpha_bar = cast(alphas_cumprod)[t].astype(np.float32)
-    signal, sigma = np.sqrt(alpha_bar).astype(np.float64), np.sqrt(1 - alpha_bar).astype(np.float64)
+    signal, sigma = root(alpha_bar).astype(np.float64), root(1 - alpha_bar).astype(np.float64)
     return (x_t - true.per_sample(sigma, x_t) * eps) / true.per_sample(signal, x_t)
 
 
 def float32_posterior(x_0: Any, x_t: Any, t: Any, betas: Any) -> Any:
-    _, _, c_0, c_t, variance = float32_coefficients(t, betas)
+    _, _, c_0, c_t, variance, _ = float32_coefficients(t, betas)
     return true.per_sample(c_0, x_0) * x_0 + true.per_sample(c_t, x_t) * x_t, true.per_sample(variance, x_t)
 
 
 def float32_p_sample(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any) -> Any:
-    signal, sigma, c_0, c_t, variance = (true.per_sample(c, x_t) for c in float32_coefficients(t, betas))
+    signal, sigma, c_0, c_t, _, deviation = (true.per_sample(c, x_t) for c in float32_coefficients(t, betas))
     x_0 = (x_t - sigma * eps) / signal
     if clip is not False:
         c = 1.0 if clip is True else clip
         x_0 = np.minimum(np.maximum(x_0, -c), c)
-    deviation = np.sqrt(variance.astype(np.float32)).astype(np.float64)
     return c_0 * x_0 + c_t * x_t + np.where(true.per_sample(t, x_t) > 0, deviation * noise, 0.0)
 
 
