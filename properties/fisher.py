@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from trueness.optimized import fisher as fast
+from trueness.properties import _digits
 from trueness.reference import fisher as true
 from trueness.tools.inputs import Real, Scalar
 from trueness.tools.nouns import Formula, Implementation
@@ -23,6 +24,21 @@ def elements(sizes: Any) -> int:
     for n in sizes["..."]:
         total *= n
     return total
+
+
+def scores_of_digits() -> dict[str, tuple[Any, ...]]:
+    """The score of a mixture fitted to handwritten digits, at several noise levels."""
+    if not _digits.available():
+        return {}
+    return {f"digits ᾱ={alpha}": (score, alpha) for alpha, score in _digits.mixture_scores().items()}
+
+
+def fisher_of_digits() -> dict[str, tuple[Any, ...]]:
+    """Their Fisher diagonal, to be smoothed."""
+    if not _digits.available():
+        return {}
+    scores = _digits.mixture_scores().items()
+    return {f"digits ᾱ={alpha}": (true.diagonal(s, alpha), p) for (alpha, s), p in zip(scores, PADDINGS, strict=True)}
 
 
 def operator(step: bool) -> Any:
@@ -130,6 +146,7 @@ FORMULAS = (
         implementations=family("diagonal", False, lambda s, eps: s * s + eps),
         overflow="saturate",
         special=HALF,
+        real=scores_of_digits,
         bytes=lambda sizes, item: 2 * item * elements(sizes),
         flops=lambda sizes: 2 * elements(sizes),
     ),
@@ -140,6 +157,7 @@ FORMULAS = (
         second=true.preconditioned_step_second,
         equation="d = s / (s² + ε(ᾱ))",
         source="Amari 1998 eq. 3 with the diagonal F",
+        real=scores_of_digits,
         arguments=(Real("score", decades=(-4, 1.3)), Scalar("alpha")),
         implementations=family("preconditioned_step", True, lambda s, eps: s / (s * s + eps)),
         bytes=lambda sizes, item: 2 * item * elements(sizes),
@@ -161,6 +179,7 @@ FORMULAS = (
             ),
         ),
         reduction=lambda sizes: 9,
+        real=fisher_of_digits,
         bytes=lambda sizes, item: 2 * item * elements(sizes) * sizes["H"] * sizes["W"],
         flops=lambda sizes: 8 * elements(sizes) * sizes["H"] * sizes["W"],
     ),

@@ -15,6 +15,7 @@ from scipy import ndimage, stats
 
 from trueness.optimized import fisher as fast
 from trueness.optimized._elementwise import TILE
+from trueness.properties import _digits
 from trueness.reference import fisher as true
 from trueness.tools.bounds import LIMITS, bounds
 from trueness.tools.precision import precision
@@ -151,6 +152,22 @@ def test_mean_over_per_sample_gradients_is_the_empirical_fisher() -> None:
     assert (np.abs(fisher.mean(0) - np.array([precision_, 0.5])) <= 5 * standard_error).all()
     absolute = np.abs(per_sample.numpy()).mean(0)  # for log λ it is 0.484, by accident near one half
     assert abs(absolute[0] - precision_) > 5 * standard_error[0], "E|s| is another quantity"
+
+
+@pytest.mark.skipif(not _digits.available(), reason="scikit-learn is not installed: pip install 'trueness[peers]'")
+@pytest.mark.parametrize("alpha", _digits.NOISE_LEVELS)
+def test_the_score_of_the_digits_is_the_gradient_of_torchs_mixture_density(alpha: float) -> None:
+    """Real input is only as good as its score: torch.distributions and autograd give the same one."""
+    weights, means, covariances = (torch.from_numpy(a) for a in _digits.mixture())
+    noise = (1 - alpha) * torch.eye(64, dtype=torch.float64)
+    parts = torch.distributions.MultivariateNormal(math.sqrt(alpha) * means, alpha * covariances + noise)
+    density = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(weights), parts)
+    x = torch.from_numpy(_digits.noised(alpha)).requires_grad_()
+    (score,) = torch.autograd.grad(density.log_prob(x).sum(), x)
+    ours = _digits.mixture_scores()[alpha].reshape(-1, 64)
+    condition = max(np.linalg.cond(c) for c in (alpha * covariances + noise).numpy())
+    scale = np.linalg.norm(ours, axis=1, keepdims=True)
+    assert (np.abs(score.numpy() - ours) <= 64 * condition * F64.u * scale).all()
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
