@@ -169,7 +169,8 @@ def cosine_alphas_cumprod(
     """
     require_floating(u, "u")
     _require_offset(s)
-    return (_cosine_square(u.double(), s) / _cosine_square(0.0, s)).to(device=device, dtype=dtype)
+    alpha_bar: torch.Tensor = _cosine_square(u.double(), s) / _cosine_square(0.0, s)
+    return alpha_bar.to(device=device, dtype=dtype)
 
 
 def _cosine_square(u: Any, s: float) -> Any:
@@ -217,7 +218,7 @@ def karras_sigmas(
     for value, name in ((sigma_min, "sigma_min"), (sigma_max, "sigma_max"), (rho, "rho")):
         _require_number(value, name, "a positive number", 0, math.inf)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return ((high + t.double() * (low - high)) ** rho).to(device=device, dtype=dtype)
+    return (high + t.double() * (low - high)).pow(rho).to(device=device, dtype=dtype)
 
 
 def timesteps(steps: int, end: float, *, dtype: torch.dtype = torch.float64, device: Device = None) -> torch.Tensor:
