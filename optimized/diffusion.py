@@ -218,7 +218,8 @@ def karras_sigmas(
     for value, name in ((sigma_min, "sigma_min"), (sigma_max, "sigma_max"), (rho, "rho")):
         _require_number(value, name, "a positive number", 0, math.inf)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return (high + t.double() * (low - high)).pow(rho).to(device=device, dtype=dtype)
+    sigma: torch.Tensor = (high + t.double() * (low - high)) ** rho
+    return sigma.to(device=device, dtype=dtype)
 
 
 def timesteps(steps: int, end: float, *, dtype: torch.dtype = torch.float64, device: Device = None) -> torch.Tensor:
