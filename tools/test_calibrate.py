@@ -1,0 +1,219 @@
+"""The calibration calibrated: it passes as it is, and fails for every reason it gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trueness.tools import bounds, calibration_fixtures, stochastic
+from trueness.tools.calibrate import CHOICES, INVISIBLE, calibrate, subjects
+from trueness.tools.calibration_page import number, percent
+from trueness.tools.calibration_record import Calibration
+from trueness.tools.calibration_subjects import Subject, Variant
+from trueness.tools.complex_step import directional_derivative
+
+CAUSAL = np.where(np.tri(5) > 0, 0.0, -np.inf)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape)
+
+
+def attention_arguments(mask: np.ndarray) -> list[Any]:
+    return [*(normal(2, 5, 3, seed=i) for i in range(3)), normal(2, 5, 5), mask]
+
+
+@pytest.fixture(scope="module")
+def quick() -> Calibration:
+    return calibrate("quick")
+
+
+@pytest.fixture(scope="module")
+def fisher() -> Subject:
+    return next(s for s in subjects() if s.key == ("fisher", "forward"))
+
+
+def only(subject: Subject, *variants: Variant) -> Subject:
+    return replace(subject, variants=variants)
+
+
+def chosen() -> tuple[Any, ...]:
+    return *(vars(bounds)[name] for name in ("GRAINS", "RUNS", "spread")), stochastic.perturbed, torch.get_num_threads()
+
+
+def truth(score: torch.Tensor, alpha: float) -> torch.Tensor:
+    return score * score + 1e-4 + 1e-3 * (1 - alpha)
+
+
+# -- fixtures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [CAUSAL, np.zeros((5, 5))], ids=["causal", "no mask"])
+def test_the_complex_step_proves_the_vjp_of_attention(mask: np.ndarray) -> None:
+    arguments, cotangent = attention_arguments(mask), normal(2, 5, 3, seed=9)
+    directions = [normal(2, 5, 3, seed=20 + i) for i in range(3)]
+    pulled = calibration_fixtures.attention_vjp(cotangent, *arguments)
+    for i, direction in enumerate(directions):
+        moved: list[Any] = [None] * 5
+        moved[i] = direction
+        (pushed,) = directional_derivative(calibration_fixtures.attention, arguments, moved)
+        assert np.sum(cotangent * pushed) == pytest.approx(np.sum(pulled[i] * direction), rel=1e-12)
+
+
+def test_the_complex_step_proves_the_vjp_of_random_features() -> None:
+    arguments, cotangent, direction = [normal(4, 3), normal(3, 6), normal(6)], normal(4, 6), normal(4, 3, seed=1)
+    (pushed,) = directional_derivative(calibration_fixtures.features, arguments, [direction, None, None])
+    pulled = calibration_fixtures.features_vjp(cotangent, *arguments)
+    assert np.sum(cotangent * pushed) == pytest.approx(np.sum(pulled * direction), rel=1e-12)
+
+
+def test_attention_is_what_torch_computes_in_float64() -> None:
+    arguments = attention_arguments(CAUSAL)
+    q, k, v, bias, mask = map(torch.from_numpy, arguments)
+    peer = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias + mask)
+    np.testing.assert_allclose(calibration_fixtures.attention(*arguments), peer.numpy(), rtol=1e-12, atol=1e-15)
+
+
+def test_a_mask_of_minus_infinity_survives_stochastic_arithmetic() -> None:
+    noise = stochastic.Noise(0)
+    arguments = [stochastic.stochastic(x, 2.0**-8, 2.0**-134, noise) for x in attention_arguments(CAUSAL)]
+    moved = np.asarray(calibration_fixtures.attention(*arguments))
+    gradients = calibration_fixtures.attention_vjp(normal(2, 5, 3), *arguments)
+    assert all(np.isfinite(np.asarray(x)).all() for x in (moved, *gradients))
+    np.testing.assert_allclose(moved[:, 0], attention_arguments(CAUSAL)[2][:, 0], rtol=0.05)  # row 0 sees key 0 alone
+
+
+def test_without_noise_stochastic_arithmetic_is_float64_bitwise() -> None:
+    arguments = attention_arguments(CAUSAL)
+    plain = calibration_fixtures.attention_vjp(normal(2, 5, 3), *arguments)
+    silent = [x.view(stochastic.Stochastic) for x in arguments]
+    for a, b in zip(plain, calibration_fixtures.attention_vjp(normal(2, 5, 3), *silent), strict=True):
+        assert np.array_equal(a, np.asarray(b))
+
+
+# -- the calibration ------------------------------------------------------------------------------------------------
+
+
+def test_the_quick_profile_passes(quick: Calibration) -> None:
+    assert quick.problems == ()
+    assert quick.passed
+
+
+def test_everything_is_tried_in_every_dtype(quick: Calibration) -> None:
+    tried = {(s.family, s.direction, s.variant, s.dtype) for s in quick.summaries}
+    assert tried == {(*s.key, v.name, d) for s in subjects() for v in s.variants for d in v.dtypes}
+
+
+def test_every_invisible_mutant_exists() -> None:
+    known = {(*s.key, d, v.name) for s in subjects() for v in s.variants for d in v.dtypes if v.kind == "mutant"}
+    assert set(INVISIBLE) <= known
+
+
+def test_a_sabotaged_implementation_fails_it(fisher: Subject) -> None:
+    bad = Variant("sabotaged", "fused", lambda s, a: 1.02 * truth(s, a))
+    found = calibrate("quick", tried=[only(fisher, bad)], invisible={})
+    assert not found.passed
+    assert any("“sabotaged” (fused) reached T = " in problem for problem in found.problems)
+
+
+def test_an_eager_peer_has_a_limit_of_its_own(fisher: Subject) -> None:
+    def nearly(score: torch.Tensor, alpha: float) -> torch.Tensor:
+        return truth(score.double(), alpha) * (1 + 6 * 2.0**-24)  # between 1.5 and 3 of what rounding explains
+
+    kinds = [Variant(kind, kind, nearly, dtypes=("float32",)) for kind in ("fused", "eager")]
+    found = calibrate("quick", tried=[only(fisher, *kinds)], invisible={})
+    assert [s.worst for s in found.correct] == [pytest.approx(2.2, abs=0.6)] * 2
+    assert [p.split("“")[1][:5] for p in found.problems] == ["fused"]
+
+
+def test_a_mutant_that_is_the_truth_fails_it(fisher: Subject) -> None:
+    found = calibrate("quick", tried=[only(fisher, Variant("no mutant", "mutant", truth))], invisible={})
+    assert [p for p in found.problems if "“no mutant” was never killed" in p]
+    assert not found.passed
+
+
+def test_a_mutant_that_is_the_truth_passes_with_a_reason(fisher: Subject) -> None:
+    reason = {("fisher", "forward", "float32", "no mutant"): "it is the truth"}
+    found = calibrate("quick", tried=[only(fisher, Variant("no mutant", "mutant", truth))], invisible=reason)
+    assert found.passed
+    assert "| it is the truth |" in found.markdown()
+
+
+def test_a_mutant_killed_though_listed_as_invisible_fails_it(fisher: Subject) -> None:
+    reason = {("fisher", "forward", "float32", "half"): "nobody will notice"}
+    mutant = Variant("half", "mutant", lambda s, a: truth(s, a) / 2)
+    found = calibrate("quick", tried=[only(fisher, mutant)], invisible=reason)
+    assert [p for p in found.problems if "listed as invisible, but was killed" in p]
+
+
+def test_a_mutant_no_case_could_show_fails_it(fisher: Subject) -> None:
+    mutant = Variant("unseen", "mutant", lambda s, a: truth(s, a) / 2, relevant=lambda *_: False)
+    found = calibrate("quick", tried=[only(fisher, mutant)], invisible={})
+    assert [p for p in found.problems if "no case could show the mutant “unseen”" in p]
+
+
+def test_the_choices_are_put_back(fisher: Subject) -> None:
+    before = chosen()
+    found = calibrate("quick", tried=[only(fisher, Variant("fused", "fused", truth))])
+    assert {r.choice for r in found.runs} >= set(CHOICES)
+    assert chosen() == before
+
+
+def test_a_run_says_how_far_it_is(fisher: Subject) -> None:
+    notes: list[str] = []
+    calibrate("quick", notes.append, tried=[only(fisher)])
+    assert notes[0] == "fisher forward, float32: case 1 of 45"
+    assert notes[-1] == "fisher forward, bfloat16: case 45 of 45"
+
+
+def test_an_unknown_profile_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^profile was 'swift'; allowed are quick, full\.$"):
+        calibrate("swift")
+
+
+# -- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_holds_every_number_that_was_measured(quick: Calibration) -> None:
+    lines = quick.markdown().splitlines()
+    for s in quick.correct:
+        assert any(f"| {s.variant} | {s.kind} |" in line and number(s.worst) in line for line in lines), s
+    for s in quick.mutants:
+        cell = f"{percent(s.rejected)} % ({number(s.worst)})"
+        assert any(line.startswith(f"| {s.variant} |") and cell in line for line in lines), s
+    for a in quick.acceptance():
+        cells = f"| {a.limit:g} | {percent(a.fused)} | {percent(a.correct)} | {percent(a.mutants)} |"
+        assert any(cells in line for line in lines), a
+    for choice in CHOICES:
+        assert any(f"| {choice} |" in line for line in lines), choice
+
+
+def test_the_page_says_what_wrote_it_and_how_it_ended(quick: Calibration, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.md"
+    quick.write(path)
+    text = path.read_text(encoding="utf-8")
+    assert text == quick.markdown()
+    assert "`trueness calibrate --write docs/calibration.md`" in text
+    assert f"Profile `quick`: {quick.cases} seeded cases" in text
+    assert "**Passed**" in text
+    assert f"torch {torch.__version__}" in text
+
+
+def test_the_page_of_a_failure_lists_its_problems(fisher: Subject) -> None:
+    bad = Variant("sabotaged", "fused", lambda s, a: 1.02 * truth(s, a))
+    found = calibrate("quick", tried=[only(fisher, bad)], invisible={})
+    text = found.markdown()
+    assert "**Failed:**" in text and "**Passed**" not in text
+    assert all(f"- {problem}" in text for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0.0, "0"), (1.0, "100"), (1e-6, "< 0.1"), (1 - 1e-6, "> 99.9"), (0.125, "12.5")]
+)
+def test_a_share_is_never_rounded_to_all_or_nothing(share: float, shown: str) -> None:
+    assert percent(share) == shown
