@@ -1,4 +1,4 @@
-"""Real input: the handwritten digits that ship with scikit-learn, and the score of a Gaussian mixture fitted to them."""
+"""Real input: the handwritten digits that ship with scikit-learn, and the score of a mixture fitted to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 NOISE_LEVELS = (0.9999, 0.9, 0.5, 0.1)  # ᾱ
-COMPONENTS, IMAGES, SPREAD = 10, 16, 0.02
+IMAGES, SPREAD = 16, 0.02
 
 
 def available() -> bool:
@@ -26,11 +26,18 @@ def digits() -> np.ndarray:
 
 @cache
 def mixture() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights (K,), means (K, 64) and covariances (K, 64, 64) of the mixture fitted to all digits."""
-    from sklearn.mixture import GaussianMixture
+    """Weights (K,), means (K, 64) and covariances (K, 64, 64): one Gaussian for each of the ten digits, by its label.
 
-    fitted = GaussianMixture(COMPONENTS, reg_covar=SPREAD, random_state=0, n_init=1).fit(digits())
-    return fitted.weights_, fitted.means_, fitted.covariances_
+    The maximum-likelihood fit where the labels are known: closed form, the same on every machine, and quick.
+    """
+    from sklearn.datasets import load_digits
+
+    labels = load_digits().target
+    groups = [digits()[labels == k] for k in range(10)]
+    weights = np.array([len(g) / len(labels) for g in groups])
+    means = np.stack([g.mean(0) for g in groups])
+    covariances = np.stack([np.cov(g.T, bias=True) + SPREAD * np.eye(64) for g in groups])
+    return weights, means, covariances
 
 
 def noised(alpha: float) -> np.ndarray:
