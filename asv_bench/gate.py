@@ -52,14 +52,18 @@ def findings(base: Numbers, new: Numbers) -> list[Finding]:
     if not any(number(x) is not None for x in new.values()):
         return [Finding("nothing was measured")]
     found = []
+    failed: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
     for key in sorted({**base, **new}):
         before, after = number(base.get(key)), number(new.get(key))
-        if after is None and key in new and new[key] is None:
-            found.append(Finding(f"failed: {key.metric} of {key.subject} was refused or crashed"))
+        if key in new and new[key] is None:
+            failed.setdefault(key.subject, []).append(key.metric)
         elif after is None and before is not None:
-            found.append(Finding(f"missing: {key.metric} of {key.subject}, which was {before:.3g}"))
+            missing.setdefault(key.subject, []).append(f"{key.metric} (was {before:.3g})")
         elif after is not None:
             found += RULES.get(key.metric, nothing)(key, before, after, base, new)
+    found += [Finding(f"failed: {', '.join(m)} of {subject}: refused or crashed") for subject, m in failed.items()]
+    found += [Finding(f"missing: {', '.join(m)} of {subject}") for subject, m in missing.items()]
     return found
 
 

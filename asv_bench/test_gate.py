@@ -31,8 +31,8 @@ def test_a_commit_without_a_predecessor_passes() -> None:
         ({TRUTH: 0.6}, "less true: .* has T = 0.6, was 0.4"),
         ({TRUTH: 1.6}, "wrong: .* has T = 1.6, the limit is 1.5"),
         ({TRUTH: math.inf}, "wrong: .* has T = inf"),
-        ({RATIO: None}, "failed: ratio_to_eager of .* was refused or crashed"),
-        ({RATIO: math.nan}, "missing: ratio_to_eager of .*, which was 0.8"),
+        ({RATIO: None}, "failed: ratio_to_eager of .*: refused or crashed"),
+        ({RATIO: math.nan}, r"missing: ratio_to_eager \(was 0.8\) of "),
         ({COPY: 1.2}, "impossible measurement: .* at 1.2 of the copy bandwidth"),
         ({COPY: 0.0}, "impossible measurement"),
         ({RATIO: 0.0}, "impossible measurement"),
@@ -59,6 +59,11 @@ def test_measuring_nothing_is_no_success(new: dict[Key, float | None]) -> None:
 )
 def test_noise_and_progress_are_not_named(change: dict[Key, float | None]) -> None:
     assert judge(GOOD, {**GOOD, **change}) == []
+
+
+def test_a_subject_that_fails_is_one_finding() -> None:
+    other = Key("T", "fisher_smooth[trueness, float32, 4096, cpu]")
+    assert len(judge(GOOD, {**dict.fromkeys(GOOD), other: 0.1})) == 1
 
 
 def test_a_small_error_may_grow() -> None:
