@@ -40,7 +40,8 @@ class Outcome:
 def describe(verdict: Verdict) -> str:
     """A failing verdict for people."""
     lines = [f"{verdict.formula} · {verdict.implementation} · {verdict.dtype} · {verdict.check}: {verdict.message}"]
-    lines += [f"  behaves like {bug}: {registry.bugs()[bug].title}" for bug in verdict.bugs]
+    known = registry.bugs()
+    lines += [f"  behaves like {bug} ({known[bug].verdict}): {known[bug].title}" for bug in verdict.bugs]
     if verdict.reproduction:
         lines += ["  to see it again:", *(f"    {line}" for line in verdict.reproduction.splitlines())]
     return "\n".join(lines)

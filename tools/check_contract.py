@@ -186,6 +186,8 @@ def storage(array: Any) -> int:
     """The address where an array's storage begins."""
     if isinstance(array, torch.Tensor):
         return array.untyped_storage().data_ptr()
+    if isinstance(array, np.generic):  # a number: it has no storage to share
+        return id(array)
     while isinstance(array.base, np.ndarray):
         array = array.base
     return int(array.__array_interface__["data"][0])

@@ -28,9 +28,9 @@ def survey(trial: Trial, name: str, measure: Measure) -> Verdict:
     def body(case: Case) -> None:
         nonlocal worst
         reading = measure(case)
+        samples.append((reading.size, reading.T))
         if reading.T > trial.limit:
             raise Failed(case, sentence(trial, case, reading), reading)
-        samples.append((reading.size, reading.T))
         if worst is None or reading.T > worst.T:
             worst = reading
 
@@ -134,9 +134,12 @@ def gradients(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarr
         for i in wanted:
             natives[i].requires_grad_(True)
         outs = trial.accepted(trial.invoke(natives), values)
-        if not all(y.requires_grad for y in outs):
+        live = [k for k, y in enumerate(outs) if y.requires_grad]
+        if not live:
             raise Rejected("returned an output that does not require grad, so it has no gradient.")
-        found = guarded(torch.autograd.grad, outs, [natives[i] for i in wanted], back)
+        # an output that no input reaches (a variance) adds nothing; where it should have, the gradient is wrong
+        chosen, pulled = [outs[k] for k in live], [back[k] for k in live]
+        found = guarded(torch.autograd.grad, chosen, [natives[i] for i in wanted], pulled)
     for i, g in zip(wanted, found, strict=True):
         name = trial.formula.arguments[i].name
         if tuple(g.shape) != np.shape(values[i]):

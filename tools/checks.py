@@ -172,6 +172,9 @@ def search(trial: Trial, body: Callable[[Case], None], layouts: Sequence[str] = 
         for case in trial.stored:
             one(case)
         return count
+    if trial.only is not None:
+        one(trial.only)
+        return count
     settings_for(trial.examples)(given(inputs.cases(trial.formula, layouts))(one))()
     return count
 

@@ -21,7 +21,7 @@ def sample(trial: Trial, verdict: Verdict | None = None, examples: int = 12) -> 
     found = [Case(witness=b.id) for b in trial.bugs if b.witness is not None]
     if verdict is not None and verdict.case:
         found.append(Case.from_json(verdict.case))
-    search(replace(trial, examples=examples), found.append)
+    search(replace(trial, examples=examples, only=None), found.append)
     return found
 
 

@@ -131,10 +131,11 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
     data.update(formula.real() if formula.real is not None else {})
     stored = [Case.from_json(text) for text in job.stored]
     examples = PROFILES[job.profile]
-    trial = Trial(formula, candidate, job.dtype, job.device, known, data, examples, stored, heartbeat)
+    trial = Trial(
+        formula, candidate, job.dtype, job.device, known, data, examples, stored=stored, heartbeat=heartbeat
+    )
     if job.case:
-        trial.stored, trial.data, trial.examples = [Case.from_json(job.case)], {}, 0
-        trial.data = data if trial.stored[0].witness else {}
+        trial.only = Case.from_json(job.case)
     return trial
 
 
@@ -193,7 +194,8 @@ def wanted(job: Job, candidate: Implementation) -> list[str]:
 def one_case(trial: Trial, name: str) -> Verdict:
     """The verdict on the one case that was asked for, without a search."""
     measure = {"value": value_of, "gradient": gradient_of}[name]
-    case = trial.stored[0]
+    case = trial.only
+    assert case is not None
     try:
         reading = measure(trial, case)
     except Rejected as rejection:

@@ -25,7 +25,7 @@ from trueness.tools.checks import CHECKS
 from trueness.tools.nouns import Verdict
 from trueness.tools.plan import Request, groups
 from trueness.tools.report import require_writable, write_report
-from trueness.tools.results import Results, Row, to_json, to_junit
+from trueness.tools.results import Results, Row, now, to_json, to_junit
 from trueness.tools.runner import DTYPES, Job
 
 COLOURS = {"right": "green", "wrong": "bold red", "convention": "yellow", "skipped": "dim"}
@@ -65,7 +65,7 @@ def verify(
     for file in (junit, json_file):
         if file:
             require_writable_file(file)
-    started = time.monotonic()
+    started, date = time.monotonic(), now()
     verdicts = run_with_progress(planned, jobs, timeout)
     names = list(dict.fromkeys(job.formula for group in planned for job in group))
     results = Results(
@@ -74,6 +74,7 @@ def verify(
         bugs=registry.bugs(),
         profile=profile,
         device=device,
+        started=date,
         seconds=time.monotonic() - started,
     )
     kept = [path for v in verdicts if (path := examples.store(v)) is not None]

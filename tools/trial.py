@@ -56,6 +56,8 @@ class Trial:
     examples: int = 40
     stored: Sequence[Case] = ()
     """failing cases of earlier runs, tried first"""
+    only: Case | None = None
+    """the one case to look at again, in place of a search"""
     heartbeat: Callable[[str], None] = lambda note: None
     """told what is about to be called, so that a crash or a hang can be placed"""
     function: Callable[..., Any] | None = None
@@ -159,12 +161,14 @@ class Trial:
         """The lengths of the formula's symbols, read off the arguments."""
         sizes: dict[str, Any] = {}
         for argument, value in zip(self.formula.arguments, values, strict=True):
-            dims, shape = list(getattr(argument, "dims", ())), list(np.shape(value))
+            if not hasattr(argument, "dims"):
+                continue
+            dims, shape = list(argument.dims), list(np.shape(value))
             if "..." in dims:
                 at, rest = dims.index("..."), len(dims) - 1
                 sizes["..."] = tuple(shape[at : len(shape) - (rest - at)])
                 shape[at : len(shape) - (rest - at)] = [0]
-            sizes.update({d: n for d, n in zip(dims, shape, strict=True) if d != "..."} if argument.tensor else {})
+            sizes.update({d: n for d, n in zip(dims, shape, strict=True) if d != "..."})
         return sizes
 
     @staticmethod
