@@ -1,0 +1,83 @@
+"""What every reference owes: one text in four arithmetics. Certificates are in test_conformance.py (“reference”)."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import numpy as np
+import pytest
+
+from trueness.tools import registry
+from trueness.tools.bounds import outputs
+from trueness.tools.checks import search
+from trueness.tools.nouns import Case, Formula
+from trueness.tools.runner import Job, implementation, trial_for
+from trueness.tools.stochastic import Noise, stochastic
+
+FORMULAS = list(registry.formulas().values())
+
+
+def drawn(formula: Formula, examples: int = 5) -> list[list[object]]:
+    """Arguments of a few drawn cases in float64."""
+    job = Job(formula.name, "reference", "float64")
+    trial = trial_for(job, implementation(job))
+    trial.examples = examples
+    found: list[Case] = []
+    search(trial, found.append)
+    return [trial.values(case) for case in found]
+
+
+def moved(arguments: list[object], u: float) -> list[object]:
+    """Floating arguments as stochastic arrays."""
+    noise = Noise(0, 1)
+    return [stochastic(x, u, 0.0, noise) if np.asarray(x).dtype.kind == "f" else x for x in arguments]
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=lambda f: f.name)
+def test_stochastic_arithmetic_without_roundoff_is_float64_bit_for_bit(formula: Formula) -> None:
+    for arguments in drawn(formula):
+        plain = outputs(formula.reference(*arguments))
+        still = outputs(formula.reference(*moved(arguments, 0.0)))
+        for a, b in zip(plain, still, strict=True):
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=lambda f: f.name)
+def test_stochastic_arithmetic_with_roundoff_moves_the_result(formula: Formula) -> None:
+    """Otherwise D would be zero, and the bound would be the last rounding alone."""
+    different = 0
+    for arguments in drawn(formula):
+        with np.errstate(invalid="ignore"):  # a root may leave its domain; that run then does not count
+            plain = outputs(formula.reference(*arguments))
+            shaken = outputs(formula.reference(*moved(arguments, 2.0**-11)))
+        different += any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(plain, shaken, strict=True))
+    assert different
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=lambda f: f.name)
+def test_a_reference_leaves_its_arguments_alone(formula: Formula) -> None:
+    for arguments in drawn(formula, 2):
+        before = [np.array(x).tobytes() for x in arguments]
+        formula.reference(*arguments)
+        assert [np.array(x).tobytes() for x in arguments] == before
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=lambda f: f.name)
+def test_a_reference_gives_its_equation_and_its_symbols(formula: Formula) -> None:
+    text = inspect.getdoc(formula.reference) or ""
+    assert "=" in text or "≈" in text, "no equation"
+    assert "returns" in text
+    for name in inspect.signature(formula.reference).parameters:
+        assert name in text, f"{name} is not explained"
+    tree = ast.parse(inspect.getsource(formula.reference))
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.AugAssign)], "in-place updates break three arithmetics"
+
+
+@pytest.mark.parametrize("formula", FORMULAS, ids=lambda f: f.name)
+def test_an_exception_has_a_reason(formula: Formula) -> None:
+    assert formula.vjp is not None or formula.no_gradient
+    for dtype in {"float64", "float32", "float16", "bfloat16"} - set(formula.dtypes):
+        assert formula.without.get(dtype), f"no reason is given for leaving {dtype} out"
+    assert formula.source and formula.equation and formula.special
+    assert any(i.origin == "ours" for i in formula.implementations)

@@ -1,0 +1,145 @@
+"""The command line as its user meets it: tables, sentences, exit status, files, the pytest plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MINE = '''
+import torch
+
+def absolute(score, alpha):
+    return score.abs() + (1e-4 + 1e-3 * (1 - alpha))
+
+def gain(score, alpha):
+    return 1.02 * (score * score + (1e-4 + 1e-3 * (1 - alpha)))
+
+def right(score, alpha):
+    return score * score + (1e-4 + 1e-3 * (1 - alpha))
+
+def noising(x_0, t, noise, alphas_cumprod):
+    """diffusers as anybody would call it"""
+    from diffusers import DDPMScheduler
+    scheduler = DDPMScheduler(num_train_timesteps=len(alphas_cumprod))
+    scheduler.alphas_cumprod = alphas_cumprod.float()
+    return scheduler.add_noise(x_0, noise, t)
+'''
+
+
+def run(folder: Path, *arguments: str, program: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """``trueness ARGUMENTS`` in ``folder``."""
+    command = [sys.executable, *(program or ("-c", "from trueness.tools.cli import main; main()")), *arguments]
+    environment = os.environ | {"TRUENESS_EXAMPLES": str(folder / "examples"), "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+def test_absolute_score_is_wrong_shrunk_to_one_element_and_named(here: Path) -> None:
+    done = run(here, "verify", "fisher.diagonal", "--impl", "mine:absolute", "--dtype", "float32", "--json", "v.json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "behaves like FSB-01" in done.stdout
+    verdict = next(v for v in json.loads((here / "v.json").read_text())["verdicts"] if not v["passed"])
+    assert verdict["check"] == "value"
+    assert verdict["bugs"] == ["FSB-01"]
+    sizes = json.loads(verdict["case"]).get("sizes", {"...": []})["..."]
+    assert all(n == 1 for n in sizes), f"the case was not shrunk to one element: {sizes}"
+    assert list((here / "examples").glob("fisher.diagonal-*.json")), "the case was not kept"
+    again = run(here, program=("-c", verdict["reproduction"]))
+    assert "behaves like FSB-01" in again.stdout, again.stdout + again.stderr
+
+
+def test_a_gain_of_two_percent_is_wrong_and_no_bug_is_named(here: Path) -> None:
+    done = run(here, "verify", "fisher.diagonal", "--impl", "mine:gain", "--dtype", "float32")
+    assert done.returncode == 1
+    assert "wrong: value" in done.stdout
+    assert "behaves like" not in done.stdout
+
+
+def test_a_right_implementation_is_right_and_files_are_written(here: Path) -> None:
+    files = ("--report", "page", "--json", "v.json", "--junit", "j.xml")
+    done = run(
+        here, "verify", "--impl", "fisher.diagonal=mine:right", "--dtype", "float32", "--profile", "quick", *files
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"mine:right +float32 +\d+ +[\d.]+ of 1\.5 +(\d+)/\1 +right", done.stdout), done.stdout
+    assert (here / "page" / "index.html").stat().st_size > 10_000
+    assert json.loads((here / "v.json").read_text())["passed"] is True
+    assert "<testsuites" in (here / "j.xml").read_text()
+
+
+def test_diffusers_as_a_foreign_implementation_is_right_but_for_its_float32_tables(here: Path) -> None:
+    pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'trueness[peers]'")
+    dtypes = ("--dtype", "float32", "--dtype", "bfloat16")
+    done = run(here, "verify", "diffusion.q_sample", "--impl", "mine:noising", "--limit", "eager", *dtypes)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"mine:noising +float32 .*behaves like DDPM-07", done.stdout), done.stdout
+    assert re.search(r"convention", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        ("verify fisher.diagonal --impl nosuch:fn", "there is no module 'nosuch' here or installed."),
+        ("verify fisher.diagonal --impl mine:nosuch", "module 'mine' has no attribute 'nosuch'."),
+        ("verify fisher.diagonal --impl mine", "it must look like module:callable"),
+        ("verify --impl mine:right", "say which formula: --impl FORMULA=module:callable."),
+        ("verify nosuch", "formula was 'nosuch', which is not declared."),
+        ("verify fisher.diagnal", "Did you mean fisher.diagonal?"),
+        ("verify fisher --report /proc/nowhere", "--report was '/proc/nowhere'"),
+        ("verify fisher --json /proc/nowhere/v.json", "/proc/nowhere"),
+        ("verify fisher --dtype float8", "'float8' is not one of"),
+        ("verify fisher.diagonal --case {", "it must be a JSON object"),
+        ("show nosuch", "formula was 'nosuch'"),
+        ("verify --jobs 0", "0 is not in the range"),
+        ("nosuch", "No such command 'nosuch'"),
+    ],
+)
+def test_a_wrong_request_ends_in_one_sentence_and_status_two(here: Path, request_: str, sentence: str) -> None:
+    done = run(here, *request_.split())
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not done.stdout.strip()
+
+
+def test_the_other_commands_print_what_they_promise(here: Path) -> None:
+    assert "fisher.diagonal" in run(here, "list").stdout
+    ledger = run(here, "bugs").stdout
+    assert "FSB-01 " in ledger and "real bug, right fix" in ledger
+    shown = run(here, "show", "fisher.diagonal").stdout
+    for part in ("F = s² + ε(ᾱ)", "Amari 1998", "score", "T ≤ 1.5", "triton kernel", "FSB-01", "claim:"):
+        assert part in shown, part
+    doctor = run(here, "doctor").stdout
+    assert "torch" in doctor and "generic checks can run here" in doctor
+
+
+def test_pyargs_runs_the_suite_on_an_implementation_of_the_callers(here: Path) -> None:
+    options = ("-q", "-p", "no:cacheprovider", "-k", "mine", "--impl")
+    program = ("-P", "-m", "pytest", "--pyargs", "trueness.properties.test_conformance")
+    wrong = run(here, *options, "fisher.diagonal=mine:gain", program=program)
+    assert wrong.returncode == 1, wrong.stdout + wrong.stderr
+    assert "mine:gain · float32 · value" in wrong.stdout
+    right = run(here, *options, "fisher.diagonal=mine:right", program=program)
+    assert "passed" in right.stdout and "float32" not in right.stdout, right.stdout
+
+
+def test_the_fixture_fails_a_test_with_the_sentence(here: Path) -> None:
+    (here / "test_theirs.py").write_text(
+        "import mine\n\ndef test_right(trueness_check):\n    trueness_check('fisher.diagonal', mine.right, dtype='float32')\n"
+        "\ndef test_wrong(trueness_check):\n    trueness_check('fisher.diagonal', mine.absolute, dtype='float32')\n"
+    )
+    done = run(here, "-q", "-p", "no:cacheprovider", program=("-m", "pytest"))
+    assert "1 failed, 1 passed" in done.stdout, done.stdout
+    assert "behaves like FSB-01" in done.stdout
