@@ -34,7 +34,7 @@ def right(subject: Subject) -> Subject:
     return subject
 
 
-@pytest.mark.parametrize("subject", subjects.subjects(subjects.is_timed), ids=str)
+@pytest.mark.parametrize("subject", list(subjects.subjects(subjects.is_timed)), ids=str)
 def test_speed(right: Subject, benchmark: Any) -> None:
     def call() -> None:
         right.call()
