@@ -78,7 +78,7 @@ def _interpreted() -> bool:
 
 
 def _stored(result: torch.Tensor) -> torch.Tensor:
-    """Where the kernel writes: the interpreter truncates a bfloat16 store, so there it writes float32, cast by torch."""
+    """Where the kernel writes: the interpreter truncates a bfloat16 store, so it writes float32, cast by torch."""
     return torch.empty_like(result, dtype=torch.float32) if _interpreted() and result.element_size() == 2 else result
 
 

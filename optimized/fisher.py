@@ -32,7 +32,7 @@ def floor(alpha: float) -> float:
     """
     if alpha is None:
         raise ValueError(
-            "alpha was None; it must be the schedule's ᾱ in [0, 1] (alpha_from_time(t) approximates it, with a warning)."
+            "alpha was None; it must be the schedule's ᾱ in [0, 1] (alpha_from_time(t) approximates it and warns)."
         )
     if isinstance(alpha, torch.Tensor) and alpha.numel() != 1:
         raise ValueError(f"alpha was a tensor of shape {tuple(alpha.shape)}; it must be one number in [0, 1].")

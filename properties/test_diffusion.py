@@ -299,7 +299,7 @@ def test_a_model_that_knows_the_data_has_no_loss(function: Any, seed: int, beta:
     alpha_bar, t = true.alphas_cumprod(beta), every(beta)
 
     def law(x_0: Any, noise: Any, alpha_bar: Any, p_losses: Any = true.p_losses) -> Any:
-        signal, sigma = (true.per_sample(np.sqrt(c), x_0) for c in (alpha_bar, 1 - alpha_bar))
+        signal, sigma = (true._per_sample(np.sqrt(c), x_0) for c in (alpha_bar, 1 - alpha_bar))
         return p_losses((true.q_sample(x_0, t, noise, alpha_bar) - signal * x_0) / sigma, noise)
 
     assert_is(0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar, reduction=x_0.size)

@@ -136,7 +136,7 @@ def test_expected_square_of_a_bernoulli_score_is_its_information(p: float) -> No
 
 
 def test_mean_over_per_sample_gradients_is_the_empirical_fisher() -> None:
-    """torch.func differentiates log N(x; μ, 1/λ) by (μ, log λ) for every sample; the mean of F − ε estimates diag(λ, ½)."""
+    """torch.func differentiates log N(x; μ, 1/λ) by (μ, log λ) per sample; the mean of F − ε estimates diag(λ, ½)."""
     generator = torch.Generator().manual_seed(0)
     precision_, n = 4.0, 200_000
     x = torch.randn(n, generator=generator, dtype=torch.float64) / math.sqrt(precision_) + 0.3

@@ -1,4 +1,4 @@
-"""The Triton kernels of fisher, compiled ahead of time: no spills, a register budget, memory accessed 16 bytes at a time."""
+"""The Triton kernels of fisher, compiled ahead of time: no spills, few registers, 16 bytes an access."""
 
 from __future__ import annotations
 

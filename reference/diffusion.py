@@ -11,7 +11,7 @@ Tables are float64 whatever the data is: 1 − ᾱ taken after rounding ᾱ to f
 import numpy as np
 
 
-def per_sample(c, x):
+def _per_sample(c, x):
     """c (B,) as (B, 1, …), so that it multiplies x (B, …)"""
     return c.reshape(c.shape + (1,) * (np.ndim(x) - 1))
 
@@ -37,17 +37,17 @@ def cosine_alphas_cumprod(u, s):
     s  s  number  offset that keeps the first β from vanishing, ≥ 0
     returns ᾱ (...)  1 at u = 0, 0 at u = 1
     """
-    return cosine_square(u, s) / cosine_square(0, s)
+    return _cosine_square(u, s) / _cosine_square(0, s)
 
 
-def cosine_square(u, s):
+def _cosine_square(u, s):
     """f(u) = cos²(π/2 · (u + s)/(1 + s))"""
     return np.cos((u + s) / (1 + s) * (np.pi / 2)) ** 2
 
 
 def cosine_alphas_cumprod_vjp(cotangent, u, s):
     """∂/∂u ⟨ḡ, ᾱ⟩ = −ḡ π/(2 (1 + s)) sin(π (u + s)/(1 + s)) / f(0)"""
-    return -cotangent * np.pi / (2 * (1 + s)) * np.sin((u + s) / (1 + s) * np.pi) / cosine_square(0, s)
+    return -cotangent * np.pi / (2 * (1 + s)) * np.sin((u + s) / (1 + s) * np.pi) / _cosine_square(0, s)
 
 
 def cosine_betas(steps, s, beta_max):
@@ -132,13 +132,13 @@ def q_sample(x_0, t, noise, alphas_cumprod):
     returns         x_t  (B, ...)
     """
     signal, sigma = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
-    return per_sample(signal, x_0) * x_0 + per_sample(sigma, x_0) * noise
+    return _per_sample(signal, x_0) * x_0 + _per_sample(sigma, x_0) * noise
 
 
 def q_sample_vjp(cotangent, x_0, t, noise, alphas_cumprod):
     """(√ᾱ_t ḡ, √(1 − ᾱ_t) ḡ)"""
     signal, sigma = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
-    return per_sample(signal, x_0) * cotangent, per_sample(sigma, x_0) * cotangent
+    return _per_sample(signal, x_0) * cotangent, _per_sample(sigma, x_0) * cotangent
 
 
 def p_losses(prediction, noise):
@@ -190,14 +190,14 @@ def predict_x0(x_t, t, eps, alphas_cumprod):
     returns         x̂_0  (B, ...)  the inverse of ``q_sample`` when ε is the true noise
     """
     signal, sigma = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
-    return (x_t - per_sample(sigma, x_t) * eps) / per_sample(signal, x_t)
+    return (x_t - _per_sample(sigma, x_t) * eps) / _per_sample(signal, x_t)
 
 
 def predict_x0_vjp(cotangent, x_t, t, eps, alphas_cumprod):
     """(ḡ/√ᾱ_t, −√(1 − ᾱ_t) ḡ/√ᾱ_t)"""
     signal, sigma = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
-    pulled = cotangent / per_sample(signal, x_t)
-    return pulled, -per_sample(sigma, x_t) * pulled
+    pulled = cotangent / _per_sample(signal, x_t)
+    return pulled, -_per_sample(sigma, x_t) * pulled
 
 
 def posterior_coefficients(t, betas):
@@ -228,13 +228,13 @@ def posterior(x_0, x_t, t, betas):
              β̃    (B, 1, ...)  variance of every sample ("fixed small"), ready to multiply x; 0 at t = 0
     """
     c_0, c_t, variance = posterior_coefficients(t, betas)
-    return per_sample(c_0, x_0) * x_0 + per_sample(c_t, x_t) * x_t, per_sample(variance, x_t)
+    return _per_sample(c_0, x_0) * x_0 + _per_sample(c_t, x_t) * x_t, _per_sample(variance, x_t)
 
 
 def posterior_vjp(mean_cotangent, variance_cotangent, x_0, x_t, t, betas):
     """(c_0 μ̄, c_t μ̄): the variance does not depend on the data"""
     c_0, c_t, _ = posterior_coefficients(t, betas)
-    return per_sample(c_0, x_0) * mean_cotangent, per_sample(c_t, x_t) * mean_cotangent
+    return _per_sample(c_0, x_0) * mean_cotangent, _per_sample(c_t, x_t) * mean_cotangent
 
 
 def p_sample(x_t, t, eps, noise, betas, clip):
@@ -252,10 +252,10 @@ def p_sample(x_t, t, eps, noise, betas, clip):
     """
     alpha_bar = alphas_cumprod(betas)
     _, _, variance = posterior_coefficients(t, betas)
-    spread = np.where(per_sample(t, x_t) > 0, per_sample(np.sqrt(variance), x_t) * noise, 0.0)
+    spread = np.where(_per_sample(t, x_t) > 0, _per_sample(np.sqrt(variance), x_t) * noise, 0.0)
     if clip is False:
         share = betas[t] / np.sqrt(1 - alpha_bar[t])
-        return (x_t - per_sample(share, x_t) * eps) / per_sample(np.sqrt(1 - betas[t]), x_t) + spread
+        return (x_t - _per_sample(share, x_t) * eps) / _per_sample(np.sqrt(1 - betas[t]), x_t) + spread
     c = 1.0 if clip is True else clip
     x_0 = np.minimum(np.maximum(predict_x0(x_t, t, eps, alpha_bar), -c), c)
     mean, _ = posterior(x_0, x_t, t, betas)
@@ -266,14 +266,14 @@ def p_sample_vjp(cotangent, x_t, t, eps, noise, betas, clip):
     """by x_t, ε and z: what the clip holds back passes no gradient"""
     alpha_bar = alphas_cumprod(betas)
     c_0, c_t, variance = posterior_coefficients(t, betas)
-    by_noise = np.where(per_sample(t, x_t) > 0, per_sample(np.sqrt(variance), x_t) * cotangent, 0.0)
+    by_noise = np.where(_per_sample(t, x_t) > 0, _per_sample(np.sqrt(variance), x_t) * cotangent, 0.0)
     if clip is False:
         share = betas[t] / np.sqrt(1 - alpha_bar[t])
-        pulled = cotangent / per_sample(np.sqrt(1 - betas[t]), x_t)
-        return pulled, -per_sample(share, x_t) * pulled, by_noise
+        pulled = cotangent / _per_sample(np.sqrt(1 - betas[t]), x_t)
+        return pulled, -_per_sample(share, x_t) * pulled, by_noise
     c = 1.0 if clip is True else clip
     x_0 = predict_x0(x_t, t, eps, alpha_bar)
     inside = (x_0 >= -c) & (x_0 <= c)
-    by_x0 = np.where(inside, per_sample(c_0, x_t) * cotangent, 0.0)
+    by_x0 = np.where(inside, _per_sample(c_0, x_t) * cotangent, 0.0)
     by_xt, by_eps = predict_x0_vjp(by_x0, x_t, t, eps, alpha_bar)
-    return by_xt + per_sample(c_t, x_t) * cotangent, by_eps, by_noise
+    return by_xt + _per_sample(c_t, x_t) * cotangent, by_eps, by_noise

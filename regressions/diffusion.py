@@ -37,7 +37,7 @@ def snr_sigma(x_0: Any, t: Any, noise: Any, alphas_cumprod: Any) -> Any:
     """√ᾱ x_0 + √((1 − ᾱ)/ᾱ) z: the noise scale of x/√ᾱ on a signal that is scaled by √ᾱ"""
     alpha_bar = alphas_cumprod[t]
     sigma = np.sqrt(np.maximum((1 - alpha_bar) / alpha_bar, 1e-8))
-    return true.per_sample(np.sqrt(alpha_bar), x_0) * x_0 + true.per_sample(sigma, x_0) * noise
+    return true._per_sample(np.sqrt(alpha_bar), x_0) * x_0 + true._per_sample(sigma, x_0) * noise
 
 
 def without_offset(steps: int, s: Any, beta_max: Any) -> Any:
@@ -47,7 +47,7 @@ def without_offset(steps: int, s: Any, beta_max: Any) -> Any:
 
 def not_normalised(u: Any, s: Any) -> Any:
     """ᾱ(u) = f(u), without the division by f(0)"""
-    return true.cosine_square(u, s)
+    return true._cosine_square(u, s)
 
 
 def tutorial_clip(steps: int, s: Any, beta_max: Any) -> Any:
@@ -71,19 +71,19 @@ def down_to_zero(steps: int, end: Any) -> Any:
 def fourth_root(x_0: Any, t: Any, noise: Any, alphas_cumprod: Any) -> Any:
     """√√ᾱ x_0 + √√(1 − ᾱ) z"""
     signal, sigma = np.sqrt(np.sqrt(alphas_cumprod[t])), np.sqrt(np.sqrt(1 - alphas_cumprod[t]))
-    return true.per_sample(signal, x_0) * x_0 + true.per_sample(sigma, x_0) * noise
+    return true._per_sample(signal, x_0) * x_0 + true._per_sample(sigma, x_0) * noise
 
 
 def variance_for_sigma(x_0: Any, t: Any, noise: Any, alphas_cumprod: Any) -> Any:
     """√ᾱ x_0 + (1 − ᾱ) z"""
     signal, variance = np.sqrt(alphas_cumprod[t]), 1 - alphas_cumprod[t]
-    return true.per_sample(signal, x_0) * x_0 + true.per_sample(variance, x_0) * noise
+    return true._per_sample(signal, x_0) * x_0 + true._per_sample(variance, x_0) * noise
 
 
 def noise_at_the_end(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any) -> Any:
     """z is added at t = 0 as well, with variance β_0"""
-    last = true.per_sample(t == 0, x_t)
-    added = np.where(last, true.per_sample(np.sqrt(betas[t]), x_t) * noise, 0.0)
+    last = true._per_sample(t == 0, x_t)
+    added = np.where(last, true._per_sample(np.sqrt(betas[t]), x_t) * noise, 0.0)
     return true.p_sample(x_t, t, eps, noise, betas, clip) + added
 
 
@@ -98,7 +98,7 @@ def signal_of_this_step(x_0: Any, x_t: Any, t: Any, betas: Any) -> Any:
     alpha_bar = true.alphas_cumprod(betas)[t]
     _, c_t, variance = true.posterior_coefficients(t, betas)
     c_0 = np.sqrt(alpha_bar) * betas[t] / (1 - alpha_bar)
-    return true.per_sample(c_0, x_0) * x_0 + true.per_sample(c_t, x_t) * x_t, true.per_sample(variance, x_t)
+    return true._per_sample(c_0, x_0) * x_0 + true._per_sample(c_t, x_t) * x_t, true._per_sample(variance, x_t)
 
 
 def always_clipped(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any) -> Any:
@@ -108,21 +108,21 @@ def always_clipped(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any
 
 def divided_by_variance(x_t: Any, t: Any, eps: Any, alphas_cumprod: Any) -> Any:
     """x̂_0 divided by ᾱ instead of √ᾱ"""
-    signal = true.per_sample(np.sqrt(alphas_cumprod[t]), x_t)
+    signal = true._per_sample(np.sqrt(alphas_cumprod[t]), x_t)
     return true.predict_x0(x_t, t, eps, alphas_cumprod) / signal
 
 
 def fixed_large(x_0: Any, x_t: Any, t: Any, betas: Any) -> Any:
     """the variance β_t instead of β̃_t"""
     mean, _ = true.posterior(x_0, x_t, t, betas)
-    return mean, true.per_sample(betas[t], x_t)
+    return mean, true._per_sample(betas[t], x_t)
 
 
 def second_for_first(x_0: Any, x_t: Any, t: Any, betas: Any) -> Any:
     """the variance of t = 1 at t = 0 too, so that its logarithm exists"""
     mean, _ = true.posterior(x_0, x_t, t, betas)
     _, _, variance = true.posterior_coefficients(np.maximum(t, min(1, len(betas) - 1)), betas)
-    return mean, true.per_sample(variance, x_t)
+    return mean, true._per_sample(variance, x_t)
 
 
 # -- float32 tables ---------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def q_sample_after_cast(dtype: torch.dtype) -> Any:
     def variant(x_0: Any, t: Any, noise: Any, alphas_cumprod: Any) -> Any:
         alpha_bar = cast(cast(alphas_cumprod), dtype)[t]
         signal, sigma = cast(np.sqrt(alpha_bar), dtype), cast(np.sqrt(cast(1 - alpha_bar, dtype)), dtype)
-        return true.per_sample(signal, x_0) * x_0 + true.per_sample(sigma, x_0) * noise
+        return true._per_sample(signal, x_0) * x_0 + true._per_sample(sigma, x_0) * noise
 
     return variant
 
@@ -180,21 +180,21 @@ def float32_predict_x0(x_t: Any, t: Any, eps: Any, alphas_cumprod: Any) -> Any:
     """√ᾱ and √(1 − ᾱ) of ᾱ in float32, in float32"""
     alpha_bar = cast(alphas_cumprod)[t].astype(np.float32)
     signal, sigma = root(alpha_bar).astype(np.float64), root(1 - alpha_bar).astype(np.float64)
-    return (x_t - true.per_sample(sigma, x_t) * eps) / true.per_sample(signal, x_t)
+    return (x_t - true._per_sample(sigma, x_t) * eps) / true._per_sample(signal, x_t)
 
 
 def float32_posterior(x_0: Any, x_t: Any, t: Any, betas: Any) -> Any:
     _, _, c_0, c_t, variance, _ = float32_coefficients(t, betas)
-    return true.per_sample(c_0, x_0) * x_0 + true.per_sample(c_t, x_t) * x_t, true.per_sample(variance, x_t)
+    return true._per_sample(c_0, x_0) * x_0 + true._per_sample(c_t, x_t) * x_t, true._per_sample(variance, x_t)
 
 
 def float32_p_sample(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any) -> Any:
-    signal, sigma, c_0, c_t, _, deviation = (true.per_sample(c, x_t) for c in float32_coefficients(t, betas))
+    signal, sigma, c_0, c_t, _, deviation = (true._per_sample(c, x_t) for c in float32_coefficients(t, betas))
     x_0 = (x_t - sigma * eps) / signal
     if clip is not False:
         c = 1.0 if clip is True else clip
         x_0 = np.minimum(np.maximum(x_0, -c), c)
-    return c_0 * x_0 + c_t * x_t + np.where(true.per_sample(t, x_t) > 0, deviation * noise, 0.0)
+    return c_0 * x_0 + c_t * x_t + np.where(true._per_sample(t, x_t) > 0, deviation * noise, 0.0)
 
 
 # -- discriminating inputs --------------------------------------------------------------------------------------------

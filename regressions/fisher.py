@@ -91,8 +91,8 @@ BUGS = (
         claim="the diagonal used |score|; score² is right",
         verdict="real bug, right fix",
         source=MARTENS,
-        finding="E|s| is not the information: for N(μ, 2²) it is 0.399 where 1/σ² is 0.25. |s| is convex, not 'non-convex' "
-        "as the changelog says; what it lacks is smoothness at 0.",
+        finding="E|s| is not the information: for N(μ, 2²) it is 0.399 where 1/σ² is 0.25. |s| is convex, not "
+        "'non-convex' as the changelog says; what it lacks is smoothness at 0.",
         evidence=command("FSB-01"),
         variant=absolute_score,
         witness=(SCORES, 0.5),
@@ -131,7 +131,7 @@ BUGS = (
         claim="the fallback 1 − t is only correct for linear noise schedules, so it warns once",
         verdict="real bug, wrong fix",
         source="Ho et al. 2020 (2006.11239) §4; Nichol & Dhariwal 2021 (2102.09672) eq. 17",
-        finding="The linear schedule is the worse case: |ᾱ − (1 − t)| reaches 0.4246 there and 0.107 for the cosine one. "
+        finding="The linear schedule is the worse case: |ᾱ − (1 − t)| reaches 0.4246 there and 0.107 for the cosine. "
         "alpha=None is refused here; alpha_from_time(t) keeps the fallback under a name that says so, and warns.",
         evidence=command("FSB-03"),
         variant=time_for_alpha,
@@ -168,7 +168,7 @@ BUGS = (
         claim="the result is now channels_last",
         verdict="claim false",
         source="torch memory-format semantics",
-        finding="It converts the (B·C, 1, H, W) view, for which contiguous already is channels_last, and reshapes back.",
+        finding="It converts the (B·C, 1, H, W) view, for which contiguous already is channels_last.",
         evidence=command("FSB-06"),
     ),
     Bug(
@@ -192,8 +192,8 @@ BUGS = (
         claim="Triton kernel uses score² (correct)",
         verdict="real bug, wrong fix",
         source=MARTENS,
-        finding="At the fix commit the kernel computed |s| + ε: the fix created the inconsistency it claims to remove. The "
-        "wrong variant is FSB-01's, reached by another path.",
+        finding="At the fix commit the kernel computed |s| + ε: the fix created the inconsistency it claims to remove. "
+        "The wrong variant is FSB-01's, reached by another path.",
         evidence=command("FSB-07b"),
     ),
     Bug(

@@ -45,7 +45,7 @@ class Bound:
         return np.where(same, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))
 
     def within(self, largest: float, u: float, saturate: bool) -> Bound:
-        """The same bound in a format whose largest number is ``largest``: beyond it lies ±inf, or the largest number."""
+        """The same bound in a format whose largest number is ``largest``: beyond it lies ±inf, or that number."""
         y = np.clip(self.y, -largest, largest) if saturate else self.y
         y = np.where(np.abs(y) >= largest * (1 + u), np.copysign(np.inf, y), y) if not saturate else y
         with np.errstate(invalid="ignore"):

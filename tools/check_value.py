@@ -189,4 +189,6 @@ def double_backward(
     seeds = [frameworks.native(x, True, trial.dtype, "torch", trial.device) for x in h]
     leaves = [*back, *sources]
     outer = guarded(torch.autograd.grad, inner, leaves, seeds, allow_unused=True)
-    return [np.zeros(tuple(x.shape)) if g is None else frameworks.to_float64(g) for x, g in zip(leaves, outer)]
+    return [
+        np.zeros(tuple(x.shape)) if g is None else frameworks.to_float64(g) for x, g in zip(leaves, outer, strict=True)
+    ]

@@ -91,7 +91,7 @@ class Formula:
     name        family.function
     reference   the plain NumPy function
     vjp         its vector-Jacobian product ``vjp(cotangents..., *arguments)``, or None with ``no_gradient`` saying why
-    second      the vjp of the vjp, ``second(h..., cotangents..., *arguments)``: gradients for cotangents, then arguments
+    second      the vjp of the vjp, ``second(h..., cotangents..., *arguments)``: for cotangents, then arguments
     equation    one line, as the paper writes it
     source      paper and equation number
     arguments   what the function takes, in order (tools/inputs.py)

@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def trueness_check() -> Callable[..., Any]:
-    """``trueness_check("fisher.diagonal", my_function)`` fails the test with the sentence that ``trueness.check`` gives."""
+    """``trueness_check("fisher.diagonal", my_function)`` fails the test with the sentence of ``trueness.check``."""
     __tracebackhide__ = True
 
     def checked(formula: str, implementation: Any, **options: Any) -> Any:

@@ -131,9 +131,7 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
     data.update(formula.real() if formula.real is not None else {})
     stored = [Case.from_json(text) for text in job.stored]
     examples = PROFILES[job.profile]
-    trial = Trial(
-        formula, candidate, job.dtype, job.device, known, data, examples, stored=stored, heartbeat=heartbeat
-    )
+    trial = Trial(formula, candidate, job.dtype, job.device, known, data, examples, stored=stored, heartbeat=heartbeat)
     if job.case:
         trial.only = Case.from_json(job.case)
     return trial
@@ -218,7 +216,7 @@ def gradient_of(trial: Trial, case: Case) -> Any:
 
 
 def by_convention(trial: Trial, verdicts: list[Verdict]) -> list[Verdict]:
-    """A peer that is known to differ by a convention passes if, and only if, it differs in just that way or not at all."""
+    """A peer that is known to differ by a convention passes only if it differs in just that way, or not at all."""
     name = trial.implementation.convention
     if not name:
         return verdicts

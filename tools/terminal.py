@@ -137,7 +137,9 @@ def verdict_table(rows: Sequence[Row]) -> Table:
     table.add_column("verdict", overflow="fold")
     before = ""
     for row in rows:
-        of = f"{row.T:.{'2f' if row.T < 1000 else '1e'}} of {row.limit:g}" if row.T is not None and row.limit is not None else "–"
+        of = "–"
+        if row.T is not None and row.limit is not None:
+            of = f"{row.T:.{'2f' if row.T < 1000 else '1e'}} of {row.limit:g}"
         killed = f"{row.killed}/{row.known - row.invisible}" if row.known else "–"
         killed += f" ({row.invisible} invisible)" if row.invisible else ""
         colour = COLOURS[row.status]

@@ -137,8 +137,9 @@ def test_pyargs_runs_the_suite_on_an_implementation_of_the_callers(here: Path) -
 
 def test_the_fixture_fails_a_test_with_the_sentence(here: Path) -> None:
     (here / "test_theirs.py").write_text(
-        "import mine\n\ndef test_right(trueness_check):\n    trueness_check('fisher.diagonal', mine.right, dtype='float32')\n"
-        "\ndef test_wrong(trueness_check):\n    trueness_check('fisher.diagonal', mine.absolute, dtype='float32')\n"
+        "import mine\n\n"
+        "def test_right(trueness_check):\n    trueness_check('fisher.diagonal', mine.right, dtype='float32')\n\n"
+        "def test_wrong(trueness_check):\n    trueness_check('fisher.diagonal', mine.absolute, dtype='float32')\n"
     )
     done = run(here, "-q", "-p", "no:cacheprovider", program=("-m", "pytest"))
     assert "1 failed, 1 passed" in done.stdout, done.stdout
