@@ -60,10 +60,10 @@ def replaced(module: ModuleType, **values: Any) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def pooling(always: bool) -> Any:
+def pooling(always: bool, runs: int) -> Any:
     original = instrument.spread
-    reduction = 2 if always else 1
-    return replaced(instrument, spread=lambda f, a, units, eta, n: original(f, a, units, eta, reduction))
+    reduction = 2 if always else 1  # spread pools a reduction, and doubles the runs of what it does not pool
+    return replaced(instrument, RUNS=runs, spread=lambda f, a, units, eta, n: original(f, a, units, eta, reduction))
 
 
 def exact_scalars() -> Any:
@@ -77,8 +77,9 @@ def exact_scalars() -> Any:
 
 
 CHOICES: dict[str, Callable[[], Any]] = {
-    "pooled always": lambda: pooling(True),
-    "pooled never": lambda: pooling(False),
+    "pooled always": lambda: pooling(True, instrument.RUNS),
+    "pooled never, twice the runs": lambda: pooling(False, instrument.RUNS),
+    "pooled never, the same runs": lambda: pooling(False, instrument.RUNS // 2),
     "scalars exact": exact_scalars,
     "grain 1 alone": lambda: replaced(instrument, GRAINS=(1,)),
     "grain all alone": lambda: replaced(instrument, GRAINS=(None,)),

@@ -87,8 +87,8 @@ CHOICES = """\
 The first {cases} cases of each dtype, forward and backward, judged again with one choice changed, at the shipped
 limits. A false reject is a correct run beyond its limit, a false accept a mutant run within {limit:g}. Pooling replaces
 D along the last axis by its root mean square; as shipped, outputs of a reduction are pooled and others are not, so
-*never* differs for attention and random features (which then get {more} runs for {runs}), *always* for Fisher (and
-random features of d = 1). *Scalars exact*: scales, norms and ε are not perturbed.
+*never* differs for attention and random features, *always* for Fisher (and random features of d = 1). The bound gives
+what is not pooled twice the runs ({more} for {runs}). *Scalars exact*: scales, norms and ε are not perturbed.
 """
 
 POOLED = """\
