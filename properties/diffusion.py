@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
@@ -13,6 +12,7 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
+from trueness.properties import _digits
 from trueness.reference import diffusion as true
 from trueness.tools.inputs import Index, Real, Scalar, Table
 from trueness.tools.nouns import Formula, Implementation
@@ -63,10 +63,8 @@ def elements(sizes: Mapping[str, Any]) -> int:
 @cache
 def digits(schedule: str) -> dict[str, Any]:
     """Eight handwritten digits in [−1, 1] on their way through 100 steps, and a prediction that is 10 % off."""
-    from sklearn.datasets import load_digits
-
     generator = np.random.default_rng(0)
-    x_0 = load_digits().images[:8] / 8 - 1
+    x_0 = _digits.digits()[:8].reshape(8, 8, 8)
     noise, z, error = (generator.standard_normal(x_0.shape) for _ in range(3))
     beta = betas(100, schedule)
     alpha_bar = true.alphas_cumprod(beta)
@@ -78,7 +76,7 @@ def digits(schedule: str) -> dict[str, Any]:
 
 def real(*names: str) -> Callable[[], Mapping[str, Sequence[Any]]]:
     def load() -> Mapping[str, Sequence[Any]]:
-        if find_spec("sklearn") is None:
+        if not _digits.available():
             return {}
         return {f"digits, {kind} schedule": [digits(kind)[n] for n in names] for kind in SCHEDULES}
 
