@@ -99,6 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     if len(order) == 1:
         print("One commit alone: there is nothing to be slower than.")
 
+    sys.stdout.reconfigure(line_buffering=True)  # in order with what asv writes
     size = "full" if chosen.full else "quick"
     asv("machine", "--yes")
     measured = []
