@@ -187,7 +187,7 @@ def _apply(score: torch.Tensor, alpha: float, step: bool, out: torch.Tensor | No
         return _operator(score, eps, step)  # type: ignore[no-any-return]
     if plain_and_large(score):
         return _cpu(score, eps, step)
-    return _Fisher.apply(score, eps, step)  # type: ignore[no-any-return]
+    return _Fisher.apply(score, eps, step)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def diagonal(score: torch.Tensor, alpha: float, *, out: torch.Tensor | None = None) -> torch.Tensor:

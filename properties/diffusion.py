@@ -141,7 +141,7 @@ def scheduler(betas: Any = None, alphas_cumprod: Any = None, **options: Any) -> 
 
     if betas is not None:
         return DDPMScheduler(num_train_timesteps=len(betas), trained_betas=betas.tolist(), **options)
-    made = DDPMScheduler(num_train_timesteps=len(alphas_cumprod), **options)
+    made: Any = DDPMScheduler(num_train_timesteps=len(alphas_cumprod), **options)
     made.alphas_cumprod = alphas_cumprod
     return made
 
@@ -163,7 +163,7 @@ def step(made: Any, output: Any, t: Any, x_t: Any, noise: Any) -> tuple[Any, Any
 def diffusers_linear_betas(steps: int, beta_1: float, beta_T: float, *, dtype: Any, device: Any) -> Any:
     from diffusers import DDPMScheduler
 
-    made = DDPMScheduler(num_train_timesteps=steps, beta_start=beta_1, beta_end=beta_T, beta_schedule="linear")
+    made: Any = DDPMScheduler(num_train_timesteps=steps, beta_start=beta_1, beta_end=beta_T, beta_schedule="linear")
     return made.betas.to(device=device, dtype=dtype, copy=True)
 
 

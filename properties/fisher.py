@@ -63,7 +63,8 @@ def kernel(step: bool) -> Any:
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:  # type: ignore[override]
-            return _fisher_triton.backward(grad, *ctx.saved_tensors, ctx.eps, step), None
+            (score,) = ctx.saved_tensors
+            return _fisher_triton.backward(grad, score, ctx.eps, step), None
 
     return lambda score, alpha: Launch.apply(score, fast.floor(alpha))
 

@@ -239,7 +239,7 @@ def test_golden_values_of_the_linear_schedule_and_its_posterior(fused: bool) -> 
         else:
             found = law(LINEAR)
         for row, out, b in zip(GOLDEN_LINEAR.values(), found, B, strict=True):
-            assert_prints(row[column], out, b), name
+            assert_prints(row[column], out, b)
 
 
 @both("karras_sigmas")

@@ -231,13 +231,13 @@ def test_the_approximation_by_time_warns_and_alpha_none_is_refused() -> None:
     [
         (lambda: fast.diagonal(torch.ones(3), 1.5), r"alpha was 1.5; it must lie in \[0, 1\]"),
         (lambda: fast.diagonal(torch.ones(3), math.nan), r"alpha was nan; it must lie in \[0, 1\]"),
-        (lambda: fast.diagonal(torch.ones(3), torch.ones(2)), r"alpha was a tensor of shape \(2,\)"),
-        (lambda: fast.diagonal(torch.ones(3), "half"), "alpha was str; it must be one number"),
+        (lambda: fast.diagonal(torch.ones(3), torch.ones(2)), r"alpha was a tensor of shape \(2,\)"),  # type: ignore[arg-type]
+        (lambda: fast.diagonal(torch.ones(3), "half"), "alpha was str; it must be one number"),  # type: ignore[arg-type]
         (
             lambda: fast.diagonal(torch.ones(3, dtype=torch.int64), 0.5),
             "score had dtype torch.int64; it must be float64",
         ),
-        (lambda: fast.diagonal(np.ones(3), 0.5), "score was ndarray; it must be a torch.Tensor"),
+        (lambda: fast.diagonal(np.ones(3), 0.5), "score was ndarray; it must be a torch.Tensor"),  # type: ignore[arg-type]
         (lambda: fast.diagonal(torch.ones(3), 0.5, out=torch.ones(4)), r"out was \(4,\).*it must be \(3,\)"),
         (lambda: fast.smooth(torch.ones(3), "zeros"), r"fisher had shape \(3,\); it must have at least the axes"),
         (lambda: fast.smooth(torch.ones(3, 3), "same"), "padding was 'same'; allowed are zeros, reflect"),

@@ -17,7 +17,7 @@ from trueness.tools.nouns import Case, Verdict
 from trueness.tools.precision import precision, round_to
 from trueness.tools.trial import Trial
 
-PLAIN = {"scale": 0.0, "spread": 1.0}
+PLAIN: dict[str, Any] = {"scale": 0.0, "spread": 1.0}
 GUARD = 64  # elements before and after every allocation
 MUTABLE = ("torch", "numpy")
 
@@ -232,7 +232,8 @@ class Guarded:
         self.blocks: list[tuple[Any, int]] = []
 
     def poisoned(self, make: Any, *args: Any, **kwargs: Any) -> Any:
-        plain = make(*args, **kwargs)
+        plain: Any = make(*args, **kwargs)
+        block: Any
         if isinstance(plain, np.ndarray):
             block = np.full(plain.size + 2 * GUARD, 7, plain.dtype)
             inner: Any = np.lib.stride_tricks.as_strided(block[GUARD:], plain.shape, plain.strides)

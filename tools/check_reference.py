@@ -54,6 +54,8 @@ def ball_certificate(trial: Trial) -> Verdict:
         found = outputs(trial.formula.reference(*values))
         loose = enclose(trial.formula.reference, values, bits=53, widen=2.0**-53)
         exact = enclose(trial.formula.reference, values, bits=256)
+        outer: Any
+        truth: Any
         for y, outer, truth in zip(found, loose, exact, strict=True):
             for at in np.ndindex(y.shape):
                 error = float(abs(truth[at] - y[at]).upper())

@@ -39,11 +39,11 @@ class ComplexStep(np.ndarray):
         complex_valued = np.asarray(result).dtype.kind == "c"
         return np.asarray(result).view(ComplexStep) if complex_valued else result
 
-    @property
+    @property  # type: ignore[misc]
     def real(self) -> Any:
         raise TypeError("complex step: .real is not analytic; a reference may not look at it.")
 
-    @property
+    @property  # type: ignore[misc]
     def imag(self) -> Any:
         raise TypeError("complex step: .imag is not analytic; a reference may not look at it.")
 

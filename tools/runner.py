@@ -48,7 +48,8 @@ class Job:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Job:
-        return Job(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return Job(**fields)
 
 
 # -- implementations ------------------------------------------------------------------------------------------------
@@ -88,14 +89,15 @@ def load_spec(spec: str) -> Callable[..., Any]:
 
 def foreign(name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused") -> Implementation:
     """A user's callable as an implementation: gradient is tried where its framework has one."""
-    chosen = framework or guess(function)
+    chosen: Any = framework or guess(function)
+    held: Any = limit
     claims = frozenset({"gradient"}) if chosen != "numpy" else frozenset[str]()
     waived = {"gradient": "NumPy callables have no gradient"} if chosen == "numpy" else {}
     return Implementation(
         name,
         lambda: function,
         chosen,
-        limit,
+        held,
         claims,
         waived=waived,
         origin="foreign",  # type: ignore[arg-type]
@@ -163,6 +165,7 @@ def run_job(
             verdict = replace(verdict, bugs=tuple(behaves_like(trial, verdict)))
             if candidate.convention in verdict.bugs:  # the other checks ask whether it keeps to its convention
                 variant = registry.bugs()[candidate.convention].variant
+                assert variant is not None
                 trial = replace(trial, formula=replace(trial.formula, reference=variant))
         verdicts.append(verdict)
         emit("verdict", verdict.to_dict())
