@@ -286,20 +286,17 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
     A worker that ends before it has answered at all has no verdicts to show, unless it is fresh.
     """
     done: list[Verdict] = []
-    current, case, answered = "", "", fresh
-    until = time.monotonic() + (START_LIMIT + PATIENCE * limit if job.foreign else float("inf"))
+    current, case, answered, until = "", "", fresh, float("inf")
     try:
         if fresh:
             current = "starting"
             worker.receive(START_LIMIT)
-            current = ""
         worker.send(job.to_dict())
-        while True:
-            event, content = worker.receive(limit)
-            answered = True
-            if time.monotonic() > until:
-                worker.end(0)
-                raise TimedOut(f"timed out: not done after {PATIENCE * limit:.3g} s")
+        event, content = worker.receive(START_LIMIT)  # what the worker prepares is not the implementation's time
+        current, answered = "", True
+        if job.foreign:
+            until = time.monotonic() + PATIENCE * limit
+        while event != "done":
             if event == "check":
                 current, case = content, ""
             elif event == "case":
@@ -308,8 +305,11 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
                 done.append(Verdict.from_dict(content))
             elif event == "refused":
                 raise ValueError(content)
-            elif event == "done":
-                return [Verdict.from_dict(v) for v in content], None
+            if time.monotonic() > until:
+                worker.end(0)
+                raise TimedOut(f"timed out: not done after {PATIENCE * limit:.3g} s")
+            event, content = worker.receive(limit)
+        return [Verdict.from_dict(v) for v in content], None
     except Gone as end:
         if not answered:
             return [], end

@@ -23,6 +23,7 @@ def main(jobs_fd: int, events_fd: int, memory: int, path: list[str]) -> None:
     import numpy as np
     import torch
 
+    from trueness.tools import registry
     from trueness.tools.frameworks import Rejected
     from trueness.tools.nouns import Verdict
     from trueness.tools.runner import Job, implementation, run_job, wanted
@@ -55,6 +56,10 @@ def main(jobs_fd: int, events_fd: int, memory: int, path: list[str]) -> None:
         job = Job.from_dict(json.loads(line))
         found: list[dict[str, Any]]
         try:
+            formula = registry.formula(job.formula)
+            if formula.real is not None:
+                formula.real()  # kept by who makes it, so that no implementation's time is spent on it
+            emit("prepared", None)
             candidate = implementation(job)
             wanted(job, candidate)
         except ValueError as error:
