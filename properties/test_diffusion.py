@@ -226,7 +226,7 @@ def test_golden_values_of_the_cosine_schedule(function: Any) -> None:
 def test_golden_values_of_the_linear_schedule_and_its_posterior(fused: bool) -> None:
     t = np.array(list(GOLDEN_LINEAR))
     one = np.ones((len(t), 1))
-    for column, name in enumerate(("alpha_bar", "c_0", "c_t", "variance")):
+    for column in range(4):  # ᾱ, c_0, c_t, β̃
 
         def law(beta: Any, column: int = column) -> Any:
             return (true.alphas_cumprod(beta)[t], *true.posterior_coefficients(t, beta))[column]
