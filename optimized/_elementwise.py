@@ -29,13 +29,12 @@ def require_out(out: torch.Tensor, like: torch.Tensor) -> None:
         raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or leave out= away.")
 
 
-def plain_and_large(tensor: torch.Tensor) -> bool:
-    """Whether tiles pay and are allowed: more than one, no gradient wanted, no transform or trace watching."""
+def nobody_watches(tensor: torch.Tensor) -> bool:
+    """Whether values may be read and written in place: on the CPU, no gradient wanted, no transform or trace."""
     return (
         not torch.compiler.is_compiling()
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"
-        and tensor.numel() > TILE
         and not (torch.is_grad_enabled() and tensor.requires_grad)
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0

@@ -10,12 +10,13 @@ Sources: Amari 1998; Martens 2020 §11. The score in x is the parameter's score 
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import torch
 
-from trueness.optimized._elementwise import plain_and_large, require_floating, require_out, tiled
+from trueness.optimized._elementwise import TILE, nobody_watches, require_floating, require_out, tiled
 
 __all__ = ["alpha_from_time", "binomial", "diagonal", "floor", "preconditioned_step", "smooth"]
 
@@ -67,9 +68,10 @@ def _fill_diagonal(s: torch.Tensor, o: torch.Tensor, eps: float) -> None:
 
 def _fill_step(s: torch.Tensor, o: torch.Tensor, eps: float) -> None:
     torch.mul(s, s, out=o).add_(eps)
-    torch.div(s, o, out=o)
-    if s.numel() and s.abs().max() > ROOT:  # s² may have overflowed, where s/F is 1/s
-        o.copy_(torch.where((s.abs() > ROOT) & s.isfinite(), 1 / s, o))
+    if o.amax() < math.inf:
+        torch.div(s, o, out=o)
+    else:
+        o.copy_(_divided(s, o))
 
 
 def _cpu(score: torch.Tensor, eps: float, step: bool, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -77,13 +79,18 @@ def _cpu(score: torch.Tensor, eps: float, step: bool, out: torch.Tensor | None =
     return tiled(lambda s, o: fill(s, o, eps), score, out)
 
 
-def _plain(score: torch.Tensor, eps: float, step: bool) -> torch.Tensor:
-    """The value in plain torch operations, for tracing and small tensors."""
+def _divided(s: torch.Tensor, fisher: torch.Tensor) -> torch.Tensor:
+    """s/F, which is 1/s where s² has left the format; ±inf goes through the equation."""
+    return torch.where((s.abs() > ROOT) & s.isfinite(), 1 / s, s / fisher)
+
+
+def _plain(score: torch.Tensor, eps: float, step: bool, readable: bool = False) -> torch.Tensor:
+    """The value in plain torch operations; ``readable`` says that values may be looked at, which saves operations."""
     half = score.dtype in (torch.float16, torch.bfloat16)
     s = score.float() if half else score
     value = s * s + eps
     if step:
-        value = torch.where((s.abs() > ROOT) & s.isfinite(), 1 / s, s / value)
+        value = s / value if readable and value.numel() and value.amax() < math.inf else _divided(s, value)
     if not half:
         return value
     largest = torch.finfo(score.dtype).max
@@ -185,8 +192,8 @@ def _apply(score: torch.Tensor, alpha: float, step: bool, out: torch.Tensor | No
         return _cpu(score, eps, step, out)
     if score.is_cuda and not torch.compiler.is_compiling():
         return _operator(score, eps, step)  # type: ignore[no-any-return]
-    if plain_and_large(score):
-        return _cpu(score, eps, step)
+    if nobody_watches(score):
+        return _cpu(score, eps, step) if score.numel() > TILE else _plain(score, eps, step, readable=True)
     return _Fisher.apply(score, eps, step)  # type: ignore[no-any-return, no-untyped-call]
 
 
