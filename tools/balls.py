@@ -18,30 +18,33 @@ from typing import Any
 import numpy as np
 from flint import arb, ctx
 
+from trueness.tools.arithmetic import Arithmetic
+
 ROUNDING = frozenset("add subtract multiply divide sqrt square reciprocal matmul".split())
 EXACT = frozenset("negative positive maximum minimum".split())
 COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal".split())
 
 
-class Ball(np.ndarray):
+class Ball(Arithmetic):
     """An object array of arb; ``widen`` is the relative error added after each rounded operation."""
 
+    called = "ball arithmetic"
     widen: float = 0.0
 
     def __array_finalize__(self, parent: Any) -> None:
         self.widen = getattr(parent, "widen", 0.0)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        self.refuse_writing(ufunc, method, kwargs)
         name = ufunc.__name__
         if name == "clip":
-            value, low, high = inputs
-            return np.minimum(np.maximum(value, low), high)
+            return np.minimum(np.maximum(inputs[0], inputs[1]), inputs[2])
         plain = [balls(x) for x in inputs]
         if name in COMPARISONS:
             return np.frompyfunc(_decided(ufunc), 2, 1)(*plain).astype(bool)
         if name in ("maximum", "minimum"):
             chosen = np.frompyfunc(arb.max if name == "maximum" else arb.min, 2, 1)
-            result = getattr(chosen, method)(*plain, **kwargs)
+            result = one_axis_at_a_time(chosen, plain[0], **kwargs) if method == "reduce" else chosen(*plain)
         else:
             result = getattr(ufunc, method)(*plain, **kwargs)
         steps = {"reduce": plain[0].size, "accumulate": plain[0].size}.get(method, 1)
@@ -52,6 +55,18 @@ class Ball(np.ndarray):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         result = super().__array_function__(func, types, args, kwargs)
         return wrap(result, self.widen, 0.0, ()) if np.asarray(result).dtype == object else result
+
+
+def one_axis_at_a_time(
+    chosen: Any, result: Any, axis: Any = 0, dtype: Any = None, keepdims: bool = False, where: Any = True
+) -> Any:
+    """A reduction that NumPy does not know to be reorderable."""
+    if where is not True:
+        raise TypeError("ball arithmetic: a reference may not use where= in a maximum or minimum.")
+    axes = range(result.ndim) if axis is None else np.atleast_1d(axis) % result.ndim
+    for k in sorted(axes, reverse=True):
+        result = chosen.reduce(result, axis=k, keepdims=keepdims)
+    return result
 
 
 def _decided(ufunc: np.ufunc) -> Callable[[Any, Any], bool]:
@@ -97,10 +112,9 @@ def working_precision(bits: int) -> Iterator[None]:
         ctx.prec = before
 
 
-def enclose(function: Callable[..., Any], arguments: Sequence[Any], *, bits: int, widen: float = 0.0) -> list[Ball]:
-    """Enclosures of the outputs of ``function`` at ``arguments``; integers and strings are passed as they are."""
+def enclose(function: Callable[..., Any], arguments: Sequence[Any], *, bits: int, widen: float = 0.0) -> list[Any]:
+    """Every output of ``function`` as an array of arb; integers and strings are passed as they are."""
     with working_precision(bits):
         moved = [wrap(balls(x), widen, 0.0, ()) if np.asarray(x).dtype.kind == "f" else x for x in arguments]
         outputs = function(*moved)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return [wrap(balls(y), widen, 0.0, ()) for y in outputs]
+        return [balls(y) for y in (outputs if isinstance(outputs, tuple) else (outputs,))]

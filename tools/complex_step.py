@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from trueness.tools.arithmetic import Arithmetic
+
 STEP = 1e-30
 ANALYTIC = frozenset(
     "add subtract multiply divide negative positive power square reciprocal exp exp2 expm1 log log2 log10 log1p "
@@ -22,8 +24,10 @@ ANALYTIC = frozenset(
 )
 
 
-class ComplexStep(np.ndarray):
+class ComplexStep(Arithmetic):
     """A complex array that refuses operations under which the complex step would be silently wrong."""
+
+    called = "complex step"
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if ufunc.__name__ not in ANALYTIC:
@@ -31,6 +35,7 @@ class ComplexStep(np.ndarray):
                 f"complex step: np.{ufunc.__name__} is not analytic, so its complex step would be silently wrong; "
                 "write the reference with analytic operations, or name another oracle for its derivative."
             )
+        self.refuse_writing(ufunc, method, kwargs)
         if ufunc.__name__ == "clip":  # has no complex loop
             value, low, high = inputs
             return np.minimum(np.maximum(value, low), high)
@@ -38,6 +43,11 @@ class ComplexStep(np.ndarray):
         result = getattr(ufunc, method)(*plain, **kwargs)
         complex_valued = np.asarray(result).dtype.kind == "c"
         return np.asarray(result).view(ComplexStep) if complex_valued else result
+
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+        if np.dtype(dtype).kind != "c":
+            raise TypeError(f"complex step: a cast to {np.dtype(dtype)} would lose the derivative.")
+        return super().astype(dtype, *args, **kwargs)
 
     @property  # type: ignore[misc]
     def real(self) -> Any:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from trueness.tools.arithmetic import Arithmetic
+
 GRAINS: tuple[int | None, ...] = (1, 8, 64, None)  # None: one sign for the whole operand
 _SIGNS = np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
 COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal isnan isinf isfinite signbit".split())
@@ -38,9 +40,10 @@ class Noise:
         return fields[0].reshape(shape), fields[1].reshape(shape)
 
 
-class Stochastic(np.ndarray):
+class Stochastic(Arithmetic):
     """An array that perturbs itself whenever it is used; ``array.view(Stochastic)`` at u = 0 is plain float64."""
 
+    called = "stochastic arithmetic"
     u: float = 0.0
     eta: float = 0.0
     noise: Noise | None = None
@@ -50,14 +53,13 @@ class Stochastic(np.ndarray):
             self.u, self.eta, self.noise = parent.u, parent.eta, parent.noise
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if method == "at" or kwargs.get("out") is not None:
-            raise TypeError(f"stochastic arithmetic: a reference may not use {ufunc.__name__}.{method} in place.")
+        self.refuse_writing(ufunc, method, kwargs)
         like = coarsest(inputs)
         plain = [np.asarray(x) if ufunc.__name__ in COMPARISONS else perturbed(x, like) for x in inputs]
         return wrap(getattr(ufunc, method)(*plain, **kwargs), like)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return wrap(super().__array_function__(func, types, args, kwargs), coarsest(args))
+        return wrap(super().__array_function__(func, types, args, kwargs), coarsest([*args, *kwargs.values()]))
 
 
 def stochastic(values: Any, u: float, eta: float, noise: Noise) -> Stochastic:

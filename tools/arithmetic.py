@@ -1,0 +1,49 @@
+"""What the stochastic, complex-step and ball arrays share: nothing gets past the arithmetic unseen.
+
+A single element stays an array of its kind (NumPy would hand out a bare number, exact from there on), a mean is a sum
+and a division, and what NumPy computes in place or inside of a library routine is refused with a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+INSIDE = frozenset("dot inner outer vdot einsum tensordot kron convolve correlate interp linspace logspace".split())
+LIBRARIES = ("numpy.linalg", "numpy.fft")
+
+
+class Arithmetic(np.ndarray):
+    """An array whose every operation goes through ``__array_ufunc__``."""
+
+    called = "this arithmetic"
+
+    def __getitem__(self, key: Any) -> Any:
+        key = key if isinstance(key, tuple) else (key,)
+        return super().__getitem__(key if any(k is Ellipsis for k in key) else (*key, ...))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __float__(self) -> float:
+        raise TypeError(f"{self.called}: a reference may not turn an argument into a Python float.")
+
+    def mean(self, axis: Any = None, dtype: Any = None, out: Any = None, *, keepdims: bool = False) -> Any:  # type: ignore[override]
+        """Σ x / n, as NumPy computes it, but not in place."""
+        total = self.sum(axis=axis, keepdims=keepdims)
+        return total / (self.size / total.size if total.size else np.nan)
+
+    def dot(self, *_: Any) -> Any:  # type: ignore[override]
+        raise TypeError(f"{self.called}: dot is computed inside of NumPy; write it with @.")
+
+    def refuse_writing(self, ufunc: np.ufunc, method: str, kwargs: Any) -> None:
+        if method == "at" or kwargs.get("out") is not None:
+            raise TypeError(f"{self.called}: a reference may not use np.{ufunc.__name__} in place.")
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func.__name__ in INSIDE or func.__module__.startswith(LIBRARIES):
+            name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
+            raise TypeError(f"{self.called}: {name} is computed inside of NumPy; write it with ufuncs, @ and sums.")
+        return super().__array_function__(func, types, args, kwargs)
