@@ -314,7 +314,7 @@ FORMULAS = (
             ours("q_sample", *FULL),
             peer("torch eager", eager_q_sample),
             peer("numpy", eager_q_sample, "numpy"),
-            diffusers(diffusers_q_sample(torch.float32), convention="DDPM-07d", dtypes=WIDE, only="see below for half"),
+            diffusers(diffusers_q_sample(torch.float32), convention="DDPM-07d", dtypes=WIDE, only="half formats have rows of their own: diffusers float16, diffusers bfloat16"),
             diffusers(
                 diffusers_q_sample(torch.float32),
                 "diffusers float16",

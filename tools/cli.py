@@ -11,7 +11,8 @@ from typing import Any
 try:
     import click
 except ModuleNotFoundError:  # pip install trueness brings torch and NumPy alone
-    sys.exit("trueness: the command line needs the verify extra: pip install 'trueness[verify]'")
+    print("trueness: the command line needs the verify extra: pip install 'trueness[verify]'", file=sys.stderr)
+    sys.exit(2)
 
 NAMES = ("float32", "float16", "bfloat16", "float64")
 

@@ -139,3 +139,28 @@ def test_the_pytest_plugin_costs_less_than_50_ms(tmp_path: Path) -> None:
         assert "trueness.tools.pytest_plugin" in {name for _, _, name in rows}
         assert roots(rows).isdisjoint({"torch", "numpy"})
     assert min(cost(rows, "trueness") for rows in runs) < 50_000
+
+
+def test_without_the_verify_extra_one_sentence_says_what_to_install(tmp_path: Path) -> None:
+    """A process in which click and hypothesis cannot be found stands for a machine that has torch and NumPy alone."""
+    hide = (
+        "import sys\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('click', 'hypothesis', 'rich', 'flint'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+    )
+    line = [sys.executable, "-P", "-c", hide + "from trueness.tools.cli import main; main()", "list"]
+    command = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+    assert command.returncode == 2
+    assert command.stderr == "trueness: the command line needs the verify extra: pip install 'trueness[verify]'\n"
+    call = subprocess.run(
+        [sys.executable, "-P", "-c", hide + "import trueness; trueness.check"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert "trueness.check needs hypothesis: pip install 'trueness[verify]'" in call.stderr
+    fast = hide + "import torch; from trueness.optimized import diffusion, fisher; fisher.diagonal(torch.ones(2), 0.5)"
+    assert subprocess.run([sys.executable, "-P", "-c", fast], cwd=tmp_path).returncode == 0

@@ -34,7 +34,13 @@ if not TYPE_CHECKING:  # a type checker that saw this function would accept any 
         elif name in _HOME:
             from importlib import import_module
 
-            value = getattr(import_module(_HOME[name]), name)
+            try:
+                value = getattr(import_module(_HOME[name]), name)
+            except ModuleNotFoundError as missing:
+                if (missing.name or "").startswith("trueness"):
+                    raise
+                needs = f"trueness.{name} needs {missing.name}: pip install 'trueness[verify]'"
+                raise ModuleNotFoundError(needs, name=missing.name) from None
         else:
             raise AttributeError(f"module 'trueness' has no attribute {name!r}")
         globals()[name] = value
