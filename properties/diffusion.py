@@ -54,7 +54,7 @@ SHARE = {"steps": DRAWS["steps"]}
 
 
 def elements(sizes: Mapping[str, Any]) -> int:
-    return int(np.prod(sizes["..."], dtype=np.int64)) * int(sizes.get("B", 1))
+    return int(np.prod(sizes["..."], dtype=np.int64)) * int(sizes.get("B", 1)) * int(sizes.get("N", 1))
 
 
 # -- measured data ----------------------------------------------------------------------------------------------------
@@ -254,6 +254,12 @@ def schedule(name: str, equation: str, source: str, *arguments: Any, peers: Any 
     )
 
 
+# of one element alone ε_θ may come so near to z that zeros pass for the loss; of four it does not
+LOSS = (
+    Real("prediction", dims=("...", "N"), decades=(-4.0, 1.0), shortest=4),
+    Real("noise", dims=("...", "N"), unit_scale=True, shortest=4),
+)
+
 FORMULAS = (
     schedule(
         "linear_betas",
@@ -346,7 +352,7 @@ FORMULAS = (
         vjp=true.p_losses_vjp,
         equation="L = mean (ε_θ − z)²",
         source=f"{HO} eq. 14",
-        arguments=(Real("prediction", decades=(-4.0, 1.0)), Real("noise", unit_scale=True)),
+        arguments=LOSS,
         implementations=(
             ours("p_losses", *FULL),
             peer("torch eager", torch.nn.functional.mse_loss),
@@ -364,7 +370,7 @@ FORMULAS = (
         vjp=true.p_losses_l1_vjp,
         equation="L = mean |ε_θ − z|",
         source="least absolute deviations: the minimiser is the conditional median",
-        arguments=(Real("prediction", decades=(-4.0, 1.0)), Real("noise", unit_scale=True)),
+        arguments=LOSS,
         implementations=(
             ours("p_losses_l1", *FULL),
             peer("torch eager", torch.nn.functional.l1_loss),

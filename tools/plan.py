@@ -58,7 +58,7 @@ def groups(request: Request) -> list[list[Job]]:
         importable(spec)
     chosen = registry.select(list(request.formulas)) if request.formulas or not foreign else []
     chosen = list({f.name: f for f in [*chosen, *(f for f, _ in foreign)]}.values())
-    others = request.peers if request.peers is not None else not foreign
+    others = bool(request.peers) or not foreign  # with --impl alone, the caller's is what counts
 
     def job(formula: Formula, name: str, dtype: str, **fields: object) -> Job:
         stored = () if request.case else examples.load(formula.name)
@@ -71,7 +71,7 @@ def groups(request: Request) -> list[list[Job]]:
         plain.append([job(formula, spec, d, **options) for d in dtypes])
     for formula in chosen:
         for d in [*dtypes, *(["float64"] if "float64" not in dtypes else [])]:
-            ours = [i for i in formula.implementations if (i.origin == "ours" or request.peers is not False) and others]
+            ours = [i for i in formula.implementations if others and (i.origin == "ours" or request.peers is not False)]
             same = [i for i in ours if not i.env]
             together = [job(formula, i.name, d) for i in same if d in dtypes]
             if not request.case:
