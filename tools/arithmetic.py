@@ -6,7 +6,6 @@ and a division, and what NumPy computes in place or inside of a library routine 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,6 @@ class Arithmetic(np.ndarray):
     def __getitem__(self, key: Any) -> Any:
         key = key if isinstance(key, tuple) else (key,)
         return super().__getitem__(key if any(k is Ellipsis for k in key) else (*key, ...))
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))
 
     def __float__(self) -> float:
         raise TypeError(f"{self.called}: a reference may not turn an argument into a Python float.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import mpmath
@@ -151,6 +152,7 @@ def test_an_underflow_reaches_zero() -> None:
 def test_integers_and_comparisons_are_left_alone() -> None:
     x = noisy(A, U)
     assert np.array_equal(np.asarray(x > 0), A > 0)
+    assert np.asarray(x == A).all() and not np.asarray(x > A).any()
     assert np.array_equal(np.asarray(np.isfinite(x)), np.isfinite(A))
     assert type(x > 0) is np.ndarray
     assert np.array_equal(np.asarray(np.argsort(x, axis=0)), np.argsort(A, axis=0))
@@ -312,6 +314,19 @@ def test_a_wide_ball_holds_the_sums_and_products_of_every_order(values: list[flo
     for order in (np.array(values), backwards):
         plain = np.asarray(function(order))
         assert all(ball[at].contains(arb(float(plain[at]))) for at in np.ndindex(plain.shape))
+
+
+@pytest.mark.parametrize(
+    "function", [np.sum, lambda x: x[None] @ np.ones((3, 1)), lambda x: np.ones((1, 3)) @ x[:, None]]
+)
+@pytest.mark.parametrize("scale", [1e16, 3e15])
+def test_a_ball_grows_with_the_terms_and_not_with_what_is_left_of_them(scale: float, function: Any) -> None:
+    """s − s + 1 is exact in this order; in another one the 1 is lost."""
+    (ball,) = enclose(function, [np.array([scale, -scale, 1.0])], bits=53, widen=2.0**-53)
+    for order in permutations([scale, -scale, 1.0]):
+        assert np.ravel(ball)[0].contains(arb((order[0] + order[1]) + order[2]))
+    (sure,) = enclose(function, [np.array([1.0, 2.0, 4.0])], bits=53, widen=2.0**-53)
+    assert 0 < float(np.ravel(sure)[0].rad()) < 1000 * 2.0**-53
 
 
 @given(st.floats(-10, 10), st.floats(-10, 10), st.floats(0, 1), st.floats(0, 1))

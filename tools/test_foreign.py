@@ -389,8 +389,8 @@ def test_jobs_of_one_implementation_share_a_process_and_of_two_do_not(here: Path
     )
     run_groups([[job(f"who:{n}", d, "determinism") for n in "fg" for d in ("float32", "float64")]], 1)
     pids = {tuple(line.split()) for line in (here / "pids").read_text().splitlines()}
-    assert len(pids) == 2
     assert {name for name, _ in pids} == {"f", "g"}
+    assert len(pids) == len({pid for _, pid in pids}) == 2
 
 
 def test_an_error_of_the_caller_ends_the_run(here: Path) -> None:
@@ -403,31 +403,35 @@ def test_an_error_of_the_caller_ends_the_run(here: Path) -> None:
 
 
 PROGRAM = """
-import os, signal, threading
-from trueness.tools.pool import run_groups, Progress
+import signal
+from trueness.tools.pool import run_groups
 from trueness.tools.runner import Job
 signal.signal(signal.SIGINT, signal.default_int_handler)
-jobs = [[Job("fisher.diagonal", "hostile:sleeps", "float32", foreign=True)]] * 2
-print(os.getpid(), flush=True)
-run_groups(jobs, 2, 1000.0, Progress(started=lambda job: print("started", flush=True)))
+jobs = [[Job("fisher.diagonal", "naps:f", "float32", foreign=True)]] * 2
+run_groups(jobs, 2, 1000.0)
 """
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_who_asked(here: Path, sent: signal.Signals) -> None:
+    (here / "naps.py").write_text(
+        "import os, time\ndef f(s, a):\n    open(f'nap{os.getpid()}', 'w').close()\n    time.sleep(1000)\n"
+    )
+    for old in here.glob("nap[0-9]*"):
+        old.unlink()
     asked = subprocess.Popen(
         [sys.executable, "-P", "-c", PROGRAM],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert asked.stdout is not None
-    for _ in range(3):
-        asked.stdout.readline()
-    assert wait_for(lambda: len(ours()) >= 3)
+    assert wait_for(lambda: len(list(here.glob("nap[0-9]*"))) == 2)
+    assert len(ours()) == 3
+    start = time.monotonic()
     os.kill(asked.pid, sent)
     _, said = asked.communicate(timeout=20)
+    assert time.monotonic() - start < 2 * pool.GRACE
     assert ("KeyboardInterrupt" in said) == (sent == signal.SIGINT), said
     assert wait_for(lambda: ours() == [])
 
@@ -444,6 +448,24 @@ def test_a_time_out_says_how_long(here: Path) -> None:
     with pytest.raises(TimedOut, match=r"^timed out: no answer within 0\.25 s$"):
         worker.receive(0.25)
     worker.close()
+
+
+# -- on the command line ----------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_gives_each_its_row_and_ends_with_one(here: Path) -> None:
+    names = ("spins", "segfaults", "ends", "right")
+    chosen = [word for name in names for word in ("--impl", f"hostile:{name}")]
+    (here / "resource.py").unlink(missing_ok=True)
+    command = [sys.executable, "-P", "-c", "from trueness.tools.cli import main; main()", "verify", "fisher.diagonal"]
+    options = ["--dtype", "float32", "--profile", "quick", "--timeout", "5", "--json", "verdicts.json"]
+    done = subprocess.run([*command, *chosen, *options], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = json.loads((here / "verdicts.json").read_text())["verdicts"]
+    wrong = {v["implementation"]: v["message"] for v in found if not v["passed"]}
+    assert set(wrong) == {f"hostile:{name}" for name in names[:-1]}
+    assert {v["implementation"] for v in found} >= {f"hostile:{name}" for name in names}
+    assert all(name in done.stdout for name in names)
 
 
 # -- seen again -------------------------------------------------------------------------------------------------------
