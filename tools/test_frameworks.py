@@ -142,8 +142,9 @@ def callables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleTy
     return module(FOREIGN, "strangers")
 
 
-@pytest.mark.parametrize("name", ["accurate", "jitted"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("accurate", "float32"), ("accurate", "float16"), ("jitted", "bfloat16"), ("jitted", "float32")]
+)
 def test_a_jax_callable_passes_with_its_gradient(callables: types.ModuleType, name: str, dtype: str) -> None:
     outcome = check("fisher.diagonal", getattr(callables, name), dtype=dtype, profile="quick", checks=VALUES)
     assert outcome, outcome
