@@ -254,6 +254,7 @@ def schedule(name: str, equation: str, source: str, *arguments: Any, peers: Any 
     )
 
 
+HALF_ROWS = "half formats have rows of their own: diffusers float16, diffusers bfloat16"
 # of one element alone ε_θ may come so near to z that zeros pass for the loss; of four it does not
 LOSS = (
     Real("prediction", dims=("...", "N"), decades=(-4.0, 1.0), shortest=4),
@@ -320,7 +321,7 @@ FORMULAS = (
             ours("q_sample", *FULL),
             peer("torch eager", eager_q_sample),
             peer("numpy", eager_q_sample, "numpy"),
-            diffusers(diffusers_q_sample(torch.float32), convention="DDPM-07d", dtypes=WIDE, only="half formats have rows of their own: diffusers float16, diffusers bfloat16"),
+            diffusers(diffusers_q_sample(torch.float32), convention="DDPM-07d", dtypes=WIDE, only=HALF_ROWS),
             diffusers(
                 diffusers_q_sample(torch.float32),
                 "diffusers float16",

@@ -15,7 +15,13 @@ from trueness.reference import fisher as true
 from trueness.regressions.fisher import BUGS
 from trueness.tools.api import check
 
+U = 2.0**-53
 WITH_VARIANT = [b for b in BUGS if b.variant is not None]
+
+
+def within(found, wanted, roundings):
+    """Whether float64 gives ``wanted`` but for so many roundings."""
+    return abs(found - wanted) <= roundings * U * abs(wanted)
 
 
 def as_torch(variant):
@@ -67,7 +73,7 @@ def test_one_minus_t_is_worse_for_the_linear_schedule_than_for_the_cosine_one_FS
     assert 0.10 < worst_cosine < 0.11
     # β_i = 1/(T − i + 1) is the schedule for which 1 − t is exact
     exact = np.cumprod(1 - 1 / np.arange(steps, 0, -1))
-    assert np.abs(exact - (1 - u)).max() < 1e-14
+    assert np.abs(exact - (1 - u)).max() <= 2 * steps * U  # one rounding for every factor and its 1 − β
 
 
 def test_a_log_line_is_not_a_warning_FSB_03():
@@ -84,7 +90,7 @@ def test_a_log_line_is_not_a_warning_FSB_03():
 
 def test_the_cosine_signal_share_without_normalisation_does_not_start_at_one_FSB_04():
     f0 = math.cos(0.008 / 1.008 * math.pi / 2) ** 2
-    assert abs(f0 - 0.9998446) < 5e-8
+    assert round(f0, 7) == 0.9998446
     assert f0 != 1.0
 
 
@@ -98,11 +104,14 @@ def test_the_clamp_on_the_transfer_function_changes_no_bin_at_sigma_one_FSB_05()
     gains = transfer(64, 1.0)
     assert gains.size == 2112
     assert (gains < 1e-6).sum() == 0
-    assert gains.min() == pytest.approx(math.exp(-(math.pi**2)), rel=1e-14, abs=0.0)
+    assert within(
+        gains.min(), math.exp(-(math.pi**2)), roundings=8 * math.pi**2
+    )  # of the exponent, which exp multiplies
     assert gains.min() > 1e-10, "the changelog's own test expects less"
     assert (transfer(64, 2.0) < 1e-6).sum() == 965
     spectrum = ndimage.fourier_gaussian(np.ones((64, 33)), 1.0, n=64)
-    assert np.abs(spectrum - gains).max() < 1e-13
+    exponent = 2 * math.pi**2 * 0.5  # at the corner, |f|² = ½
+    assert np.abs(spectrum - gains).max() <= 8 * exponent * U
 
 
 def test_converting_a_single_channel_view_to_channels_last_moves_nothing_FSB_06():
@@ -158,11 +167,11 @@ def test_the_recommended_test_passes_with_the_bug_FSB_10():
     """At |s| = 1 the headline test accepts |s| as well; the threshold ratio of a million is right."""
     absolute = next(b.variant for b in BUGS if b.id == "FSB-01")
     assert np.array_equal(absolute(np.ones(4), 0.5), true.diagonal(np.ones(4), 0.5))
-    assert 1e-6 / 1e-12 == pytest.approx(1_000_000, rel=1e-15, abs=0.0)
+    assert within(1e-6 / 1e-12, 1_000_000, roundings=3)
 
 
 def test_the_step_with_absolute_score_is_hardly_more_than_a_sign_FSB_01b():
     s = np.geomspace(1e-3, 1e3, 50)
     wrong = next(b.variant for b in BUGS if b.id == "FSB-01b")
     assert (wrong(s, 1.0) < 1).all()
-    assert true.preconditioned_step(np.array([0.01]), 1.0)[0] == pytest.approx(50, rel=1e-14, abs=0.0)
+    assert within(true.preconditioned_step(np.array([0.01]), 1.0)[0], 50, roundings=6)

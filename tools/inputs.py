@@ -6,6 +6,7 @@ failing case shrinks in a handful of steps, is one line of JSON, and is the same
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,7 +22,7 @@ Sizes = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Argument:
+class Argument(ABC):
     """Common to all: a name, and strategies for whatever scalars it needs in the case."""
 
     name: str
@@ -36,8 +37,9 @@ class Argument:
     def symbols(self) -> Mapping[str, tuple[int, int]]:
         return {}
 
+    @abstractmethod
     def build(self, case: Case, generator: np.random.Generator) -> Any:
-        raise NotImplementedError
+        """The value for ``case``, its elements drawn from ``generator``."""
 
     def unit(self, dtype: str) -> float:
         """The roundoff that stochastic arithmetic carries for this argument."""
