@@ -220,7 +220,6 @@ def diffusers(call: Any, name: str = "diffusers", **fields: Any) -> Implementati
 
 RIGHT_TABLE = "diffusers, float64 table"
 TAKES_BACK = "β taken back from ᾱ has lost digits that float64 shows"
-THROUGH_X0 = "x_t = ±∞ gives NaN at t = 0, where x̂_0 is multiplied by 1 and x_t by 0"
 ALL_CLIPPED = "in float32 and float64 its tables show as well: see diffusers"
 HALVES = ("float16", "bfloat16")
 WIDE = ("float32", "float64")

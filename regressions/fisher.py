@@ -10,7 +10,6 @@ from trueness.tools.nouns import Bug
 DOCUMENT = "FastSB-OT kernels.py changelog, 2025-11-28"
 MARTENS = "Amari 1998; Martens 2020 (1412.1193) §11"
 SCORES = np.array([0.1, 10.0, -3.0, 0.0, 2.0, -0.003])
-FLOOR_LOST = {"bfloat16": "ε is below the resolution of the format beside a score of ordinary size"}
 
 
 def absolute_score(score, alpha):

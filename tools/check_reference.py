@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from trueness.tools import complex_step, inputs
+from trueness.tools import complex_step
 from trueness.tools.balls import enclose
 from trueness.tools.bounds import LIMITS, bounds, outputs
-from trueness.tools.check_contract import simplest
 from trueness.tools.check_value import differentiable
-from trueness.tools.checks import Failed, check, failed, search
+from trueness.tools.checks import Failed, check, search
 from trueness.tools.diagnosis import kills
 from trueness.tools.nouns import Case, Verdict
 from trueness.tools.precision import precision
-from trueness.tools.trial import Reading, Trial
+from trueness.tools.trial import Trial
 
 REFERENCE = {"frameworks": ("numpy",), "claim": "reference"}
 FEW = 8  # balls are slow: cases per certificate
@@ -86,12 +85,12 @@ def complex_step_certificate(trial: Trial) -> Verdict:
         generator = np.random.default_rng([case.seed, 3000])
         wanted = differentiable(trial)
         g = [generator.standard_normal(y.shape) for y in outputs(formula.reference(*values))]
-        T = transposition(formula.reference, formula.vjp, values, g, wanted, [], generator)  # type: ignore[arg-type]
+        T = transposition(formula.reference, formula.vjp, values, g, wanted, generator)  # type: ignore[arg-type]
         if formula.second is not None:
             h = [generator.standard_normal(np.shape(values[i])) for i in wanted]
             n = len(g)
             both = [*range(n), *[n + i for i in wanted]]
-            T = max(T, transposition(formula.vjp, formula.second, [*g, *values], h, both, [], generator))  # type: ignore[arg-type]
+            T = max(T, transposition(formula.vjp, formula.second, [*g, *values], h, both, generator))  # type: ignore[arg-type]
         worst.append(T)
         if T > LIMITS["eager"]:
             raise Failed(case, f"⟨g, J v⟩ and ⟨vjp(g), v⟩ differ by T = {T:.3g}: the vjp is not the derivative.")
@@ -106,7 +105,6 @@ def transposition(
     arguments: Sequence[Any],
     g: Sequence[np.ndarray],
     wanted: Sequence[int],
-    _: Sequence[Any],
     generator: np.random.Generator,
 ) -> float:
     """T of ⟨g, J v⟩ − ⟨vjp(g), v⟩ in float64, both sides with their own bound."""
@@ -199,6 +197,3 @@ def known_bugs(trial: Trial) -> Verdict:
         return trial.verdict("known bugs", False, message=f"{', '.join(missed)} would pass in {trial.dtype}.", **fields)
     message = "; ".join(f"{b.id}: {b.invisible[trial.dtype]}" for b in alive)
     return trial.verdict("known bugs", True, message=message, **fields)
-
-
-__all__ = ["Reading", "ball_certificate", "complex_step_certificate", "failed", "inputs", "power", "simplest"]

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools import complex_step, frameworks, inputs
+from trueness.tools import complex_step, frameworks
 from trueness.tools.bounds import Bound
 from trueness.tools.check_contract import still_agree, typical
 from trueness.tools.checks import Failed, check
-from trueness.tools.nouns import Case, Verdict
+from trueness.tools.nouns import Verdict
 from trueness.tools.precision import round_to
 from trueness.tools.trial import Trial, guarded
 
@@ -134,6 +134,3 @@ def jacobian_bound(trial: Trial, values: list[Any], directions: list[Any], wante
             B[at] = sum(float((b.B * np.abs(directions[i])).sum()) for i, b in zip(wanted, rows, strict=True))
         found.append(B)
     return found
-
-
-__all__ = ["Case", "inputs", "opcheck"]

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, Phase, find, given, settings
-from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
+from hypothesis import HealthCheck, Phase, given, settings
 
 from trueness.tools import inputs
 from trueness.tools.frameworks import Rejected, guess, unsupported
@@ -139,14 +137,14 @@ def reproduction(trial: Trial, case: str, name: str) -> str:
     return "\n".join(lines)
 
 
-def settings_for(examples: int, phases: Sequence[Phase] = (Phase.generate, Phase.shrink)) -> settings:
+def settings_for(examples: int) -> settings:
     """Hypothesis as the project uses it: derandomized, without a database, without a clock."""
     return settings(
         max_examples=examples,
         derandomize=True,
         database=None,
         deadline=None,
-        phases=list(phases),
+        phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
     )
@@ -177,11 +175,3 @@ def search(trial: Trial, body: Callable[[Case], None], layouts: Sequence[str] = 
         return count
     settings_for(trial.examples)(given(inputs.cases(trial.formula, layouts))(one))()
     return count
-
-
-def smallest(strategy: st.SearchStrategy[Case], condition: Callable[[Case], bool], examples: int) -> Case | None:
-    """The simplest case on which ``condition`` holds, or None."""
-    try:
-        return find(strategy, condition, settings=settings_for(examples))
-    except NoSuchExample:
-        return None

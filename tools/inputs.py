@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -184,6 +184,3 @@ def rounded(argument: Argument, value: Any, case: Case, dtype: str) -> Any:
 def units(formula: Formula, dtype: str) -> list[float]:
     """The roundoff of every argument: the dtype's for tensors under test, float64's for tables and scalars."""
     return [2.0**-53 if formula.working == "float64" else a.unit(dtype) for a in formula.arguments]
-
-
-Layout = Literal["contiguous", "transposed", "sliced", "expanded", "offset", "channels_last"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -44,9 +44,6 @@ class Case:
             return Case(**data)
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise ValueError(f"case was {text!r}; it must be a JSON object with the fields of Case: {error}.") from None
-
-    def with_layout(self, layout: str) -> Case:
-        return replace(self, layout=layout)
 
 
 @dataclass(frozen=True)
