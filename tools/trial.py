@@ -62,6 +62,8 @@ class Trial:
     """told what is about to be called, so that a crash or a hang can be placed"""
     function: Callable[..., Any] | None = None
     """loaded on first use"""
+    scalars: Mapping[str, Any] | None = None
+    """the fixed draw of typical cases, made on first use"""
 
     # -- what goes in ---------------------------------------------------------------------------------------------
 
