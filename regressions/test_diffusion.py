@@ -13,37 +13,13 @@ import torch
 from trueness.optimized import diffusion as fast
 from trueness.reference import diffusion as true
 from trueness.regressions import diffusion as wrong
-from trueness.regressions.diffusion import BUGS, LINEAR
-from trueness.tools.api import check
+from trueness.regressions.diffusion import LINEAR
 from trueness.tools.bounds import LIMITS, bounds
 from trueness.tools.precision import precision
 
 COSINE = true.cosine_betas(1000, 0.008, 0.999)
 F64 = precision("float64")
 FLOAT32 = torch.cumprod(1 - torch.from_numpy(COSINE).float(), 0)
-
-
-def as_torch(bug: Any) -> Any:
-    """A wrong NumPy variant as a torch implementation that rounds once."""
-
-    def implementation(*arguments: Any, dtype: Any = None, device: Any = None) -> Any:
-        values = [a.double().numpy() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
-        values = [a.numpy() if isinstance(a, torch.Tensor) else a for a in values]
-        result = bug.variant(*values)
-        real = [a.dtype for a in arguments if isinstance(a, torch.Tensor) and a.is_floating_point()]
-        target = dtype or real[0]
-        made = [torch.from_numpy(np.array(y)).to(target) for y in (result if isinstance(result, tuple) else (result,))]
-        return tuple(made) if isinstance(result, tuple) else made[0]
-
-    return implementation
-
-
-@pytest.mark.parametrize("bug", [b for b in BUGS if b.variant], ids=lambda b: b.id.replace("-", "_"))
-def test_the_wrong_variant_is_rejected_and_named(bug: Any) -> None:
-    dtype = next(d for d in ("float32", "float64") if d not in bug.invisible)
-    outcome = check(bug.formula, as_torch(bug), dtype=dtype, profile="quick", checks=["value"])
-    assert not outcome
-    assert bug.id in outcome.verdicts[0].bugs
 
 
 # -- ATLAS ------------------------------------------------------------------------------------------------------------

@@ -13,37 +13,13 @@ from scipy import ndimage
 from trueness.optimized import fisher as fast
 from trueness.reference import fisher as true
 from trueness.regressions.fisher import BUGS
-from trueness.tools.api import check
 
 U = 2.0**-53
-WITH_VARIANT = [b for b in BUGS if b.variant is not None]
 
 
 def within(found, wanted, roundings):
     """Whether float64 gives ``wanted`` but for so many roundings."""
     return abs(found - wanted) <= roundings * U * abs(wanted)
-
-
-def as_torch(variant):
-    """A wrong NumPy variant as a torch implementation that rounds once."""
-
-    def implementation(x, argument):
-        return torch.from_numpy(np.asarray(variant(x.double().numpy(), argument))).to(x.dtype)
-
-    return implementation
-
-
-@pytest.mark.parametrize("bug", WITH_VARIANT, ids=lambda b: b.id.replace("-", "_"))
-def test_the_wrong_variant_is_rejected_and_named(bug):
-    outcome = check(bug.formula, as_torch(bug.variant), dtype="float32", profile="quick", checks=["value"])
-    assert not outcome
-    assert bug.id in outcome.verdicts[0].bugs
-
-
-@pytest.mark.parametrize("formula", ["fisher.diagonal", "fisher.preconditioned_step", "fisher.smooth"])
-def test_the_truth_is_accepted(formula):
-    reference = getattr(true, formula.split(".")[1])
-    assert check(formula, as_torch(reference), dtype="float32", profile="quick", checks=["value"])
 
 
 def test_absolute_score_and_square_agree_only_where_the_score_is_one_FSB_01():

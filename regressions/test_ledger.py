@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pathlib
 import re
+from typing import Any
 
 import pytest
 
 from trueness.tools import registry
+from trueness.tools.api import Outcome, check
 from trueness.tools.nouns import VERDICTS, Bug
 from trueness.tools.runner import Job, run_job
+from trueness.tools.variants import as_torch
 
 BUGS = list(registry.bugs().values())
+WITH_VARIANT = [b for b in BUGS if b.variant is not None]
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -34,7 +38,26 @@ def test_the_evidence_command_selects_a_test_that_exists(bug: Bug) -> None:
     assert any(selector[1] in name for name in [*named, *ids])
 
 
-@pytest.mark.parametrize("formula", sorted({b.formula for b in BUGS if b.variant is not None}))
+def judged(bug: Bug, function: Any) -> Outcome:
+    """``function`` in torch's clothes, where our own implementation stands, in a dtype that can tell."""
+    formula = registry.formula(bug.formula)
+    dtype = next(d for d in DTYPES if d in formula.dtypes and d not in bug.invisible)
+    return check(bug.formula, as_torch(function, formula), dtype=dtype, profile="quick", checks=["value"])
+
+
+@pytest.mark.parametrize("bug", WITH_VARIANT, ids=lambda b: b.id.replace("-", "_"))
+def test_the_wrong_variant_is_rejected_and_named(bug: Bug) -> None:
+    outcome = judged(bug, bug.variant)
+    assert not outcome
+    assert bug.id in outcome.verdicts[0].bugs
+
+
+@pytest.mark.parametrize("bug", {b.formula: b for b in WITH_VARIANT}.values(), ids=lambda b: b.formula)
+def test_the_truth_in_the_same_clothes_is_accepted(bug: Bug) -> None:
+    assert judged(bug, registry.formula(bug.formula).reference)
+
+
+@pytest.mark.parametrize("formula", sorted({b.formula for b in WITH_VARIANT}))
 def test_every_wrong_variant_is_rejected_in_some_dtype(formula: str) -> None:
     alive = {b.id for b in registry.bugs_of(formula)}
     for dtype in DTYPES:

@@ -43,3 +43,8 @@ class Arithmetic(np.ndarray):
             name = f"{func.__module__}.{func.__name__}".replace("numpy", "np", 1)
             raise TypeError(f"{self.called}: {name} is computed inside of NumPy; write it with ufuncs, @ and sums.")
         return super().__array_function__(func, types, args, kwargs)
+
+
+def is_inexact(x: Any) -> bool:
+    """Whether an argument can carry a rounding: a float, or an array of them."""
+    return isinstance(x, float) or (isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f")

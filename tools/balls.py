@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from flint import arb, ctx
 
-from trueness.tools.arithmetic import Arithmetic
+from trueness.tools.arithmetic import Arithmetic, is_inexact
 
 ROUNDING = frozenset("add subtract multiply divide sqrt square reciprocal matmul".split())
 EXACT = frozenset("negative positive maximum minimum".split())
@@ -115,6 +115,6 @@ def working_precision(bits: int) -> Iterator[None]:
 def enclose(function: Callable[..., Any], arguments: Sequence[Any], *, bits: int, widen: float = 0.0) -> list[Any]:
     """Every output of ``function`` as an array of arb; integers and strings are passed as they are."""
     with working_precision(bits):
-        moved = [wrap(balls(x), widen, 0.0, ()) if np.asarray(x).dtype.kind == "f" else x for x in arguments]
+        moved = [wrap(balls(x), widen, 0.0, ()) if is_inexact(x) else x for x in arguments]
         outputs = function(*moved)
         return [balls(y) for y in (outputs if isinstance(outputs, tuple) else (outputs,))]

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from trueness.tools.arithmetic import is_inexact
 from trueness.tools.precision import Precision
 from trueness.tools.stochastic import GRAINS, Noise, stochastic
 
@@ -61,7 +62,8 @@ class Bound:
 
 def outputs(result: Any) -> tuple[np.ndarray, ...]:
     """One array or a tuple of them, as a tuple of float64 arrays."""
-    return tuple(np.asarray(y) for y in (result if isinstance(result, tuple) else (result,)))
+    arrays = [np.asarray(y) for y in (result if isinstance(result, tuple) else (result,))]
+    return tuple(a.astype(np.float64) if a.dtype.kind in "biu" else a for a in arrays)
 
 
 def spread(
@@ -82,7 +84,7 @@ def spread(
             deviations = []
             for _ in range(runs):
                 moved = [
-                    stochastic(x, u, eta if u > 2.0**-53 else 0.0, noise) if np.asarray(x).dtype.kind == "f" else x
+                    stochastic(x, u, eta if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
                     for x, u in zip(arguments, units, strict=True)
                 ]
                 deviations.append([f - y for f, y in zip(outputs(function(*moved)), truth, strict=True)])

@@ -34,7 +34,12 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 def native(value: Any, real: bool, dtype: str, framework: str, device: str = "cpu", layout: str = "contiguous") -> Any:
-    """``value`` as an array of ``framework``; ``real`` tensors in ``dtype``, tables in float64, indices in int64."""
+    """``value`` as an array of ``framework``; ``real`` tensors in ``dtype``, tables in float64, indices in int64.
+
+    A list or a tuple is taken item by item.
+    """
+    if isinstance(value, (list, tuple)):
+        return type(value)(native(v, real, dtype, framework, device, layout) for v in value)
     if not isinstance(value, np.ndarray):
         return value
     tensor = torch.from_numpy(np.array(value, order="C"))

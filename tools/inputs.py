@@ -19,6 +19,7 @@ from trueness.tools.precision import precision, round_to
 
 LAYOUTS = ("contiguous", "transposed", "sliced", "expanded", "offset", "channels_last")
 Sizes = Mapping[str, Any]
+Dim = str | Callable[[Sizes], int]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Argument(ABC):
     tensor = False
     real = False
     differentiable = False
+    """``tensor``: an array; ``real``: in the dtype under test; ``differentiable``: the vjp returns its gradient"""
 
     def scalars(self) -> dict[str, st.SearchStrategy[Any]]:
         return {}
@@ -50,7 +52,8 @@ class Argument(ABC):
 class Real(Argument):
     """A tensor in the dtype under test.
 
-    dims        its axes; "..." is any number of them
+    dims        its axes: symbols; "..." is any number of axes; a function of the case's sizes and scalars is a length
+    spans       symbol → (least, largest) length, also of symbols that only those functions mention
     decades     decimal exponents between which magnitudes are drawn
     gradient    whether the vjp returns a gradient for it
     unit_scale  standard normal whatever the case's scale (noise)
@@ -58,12 +61,13 @@ class Real(Argument):
     shortest    least length of its named axes
     """
 
-    dims: tuple[str, ...] = ("...",)
+    dims: tuple[Dim, ...] = ("...",)
     decades: tuple[float, float] = (-4.0, 2.0)
     gradient: bool = True
     unit_scale: bool = False
     positive: bool = False
     shortest: int = 1
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     tensor = True
     real = True
@@ -73,10 +77,10 @@ class Real(Argument):
         return self.gradient
 
     def symbols(self) -> Mapping[str, tuple[int, int]]:
-        return {d: (self.shortest, 8) for d in self.dims}
+        return {**{d: (self.shortest, 8) for d in self.dims if isinstance(d, str)}, **self.spans}
 
     def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
-        shape = shape_of(self.dims, case.sizes)
+        shape = shape_of(self.dims, case)
         values = generator.standard_normal(shape)
         if not self.unit_scale:
             exponent = case.scale + case.spread * (generator.random(shape) - 0.5)
@@ -91,17 +95,35 @@ class Real(Argument):
 class Index(Argument):
     """A tensor of integers in [0, below); ``below`` is a number or the name of a scalar of the case."""
 
-    dims: tuple[str, ...] = ()
+    dims: tuple[Dim, ...] = ()
     below: int | str = 1
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     tensor = True
 
     def symbols(self) -> Mapping[str, tuple[int, int]]:
-        return {d: (1, 8) for d in self.dims}
+        return {**{d: (1, 8) for d in self.dims if isinstance(d, str)}, **self.spans}
 
     def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
         high = case.scalars[self.below] if isinstance(self.below, str) else self.below
-        return generator.integers(0, high, shape_of(self.dims, case.sizes))
+        return generator.integers(0, high, shape_of(self.dims, case))
+
+
+@dataclass(frozen=True)
+class Mask(Argument):
+    """A tensor of truth values, each true with probability ``density``."""
+
+    dims: tuple[Dim, ...] = ()
+    density: float = 0.7
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    tensor = True
+
+    def symbols(self) -> Mapping[str, tuple[int, int]]:
+        return {**{d: (1, 8) for d in self.dims if isinstance(d, str)}, **self.spans}
+
+    def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
+        return generator.random(shape_of(self.dims, case)) < self.density
 
 
 @dataclass(frozen=True)
@@ -136,9 +158,44 @@ class Table(Argument):
         return self.make(**{name: case.scalars[name] for name in self.draws})
 
 
-def shape_of(dims: Sequence[str], sizes: Sizes) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class Made(Argument):
+    """Whatever ``make(known, generator)`` returns: a list of arrays, a tuple of strings. Not differentiable.
+
+    make    takes the case's sizes and scalars in one mapping, and a generator
+    draws   name → strategy of the scalars it needs
+    array   True for one NumPy array in its own dtype, which implementations receive as their tensor
+    """
+
+    make: Callable[[Mapping[str, Any], np.random.Generator], Any] = lambda known, generator: None
+    draws: Mapping[str, st.SearchStrategy[Any]] = field(default_factory=dict)
+    array: bool = False
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def tensor(self) -> bool:  # type: ignore[override]
+        return self.array
+
+    def symbols(self) -> Mapping[str, tuple[int, int]]:
+        return self.spans
+
+    def scalars(self) -> dict[str, st.SearchStrategy[Any]]:
+        return dict(self.draws)
+
+    def build(self, case: Case, generator: np.random.Generator) -> Any:
+        return self.make({**case.sizes, **case.scalars}, generator)
+
+
+def shape_of(dims: Sequence[Dim], case: Case) -> tuple[int, ...]:
     """The lengths of ``dims``; the symbol "..." stands for a tuple of them."""
-    return tuple(n for d in dims for n in (sizes[d] if d == "..." else (sizes[d],)))
+    known = {**case.sizes, **case.scalars}
+    lengths = [d(known) if callable(d) else known[d] for d in dims]
+    return tuple(n for length in lengths for n in (length if isinstance(length, tuple) else (length,)))
+
+
+def dims_text(argument: Argument) -> str:
+    """The axes of an argument as a reader sees them; a computed length is a dot."""
+    return ", ".join("·" if callable(d) else d for d in getattr(argument, "dims", ()))
 
 
 def symbols(formula: Formula) -> dict[str, tuple[int, int]]:

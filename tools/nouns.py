@@ -95,6 +95,7 @@ class Formula:
     reduction   n of the bound, from the sizes of a case
     gradient_reduction  n of the bound of the vjp; the same as ``reduction`` unless given
     working     "dtype", or "float64" where the value is computed in float64 and rounded once (tables)
+    outputs     the dtype of every output, "dtype" for the one under test; empty where all are: ("int64", "bool")
     creates     the callable takes ``dtype=`` and ``device=`` because no tensor argument says them
     overflow    "inf": a value beyond the format becomes infinite; "saturate": half formats stop at their largest number
     special     the stated policy for NaN, ±inf and subnormal input, one sentence
@@ -114,6 +115,7 @@ class Formula:
     reduction: Callable[[Mapping[str, Any]], int] = lambda sizes: 1
     gradient_reduction: Callable[[Mapping[str, Any]], int] | None = None
     working: Literal["dtype", "float64"] = "dtype"
+    outputs: tuple[str, ...] = ()
     creates: bool = False
     overflow: Literal["inf", "saturate"] = "inf"
     special: str = "NaN and ±inf go through the equation; subnormal input counts as what it is"

@@ -21,7 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from trueness.tools.bounds import LIMITS
-from trueness.tools.inputs import Index, Real, Scalar, Table
+from trueness.tools.inputs import Index, Real, Scalar, Table, dims_text
 from trueness.tools.nouns import DTYPES, Bug, Formula, Verdict
 from trueness.tools.results import (
     MEASURED,
@@ -288,7 +288,7 @@ def certificates(reference: Sequence[Verdict]) -> list[tuple[str, str]]:
 
 def meaning(argument: Any) -> str:
     """What an argument is, in words."""
-    axes = f"({', '.join(argument.dims)}) " if getattr(argument, "dims", ()) else ""
+    axes = f"({dims_text(argument)}) " if getattr(argument, "dims", ()) else ""
     match argument:
         case Real():
             low, high = (f"{float(f'{10.0**e:.1g}'):g}" for e in argument.decades)

@@ -22,6 +22,7 @@ from trueness.tools import examples, pool, registry
 from trueness.tools.api import describe
 from trueness.tools.bounds import LIMITS
 from trueness.tools.checks import CHECKS
+from trueness.tools.inputs import dims_text
 from trueness.tools.nouns import Verdict
 from trueness.tools.plan import Request, groups
 from trueness.tools.report import require_writable, write_report
@@ -219,7 +220,7 @@ def show(name: str) -> None:
     out.print(Panel(escape(document), title=f"{formula.name}", subtitle=escape(formula.source), title_align="left"))
     kind: Callable[[Any], str] = lambda a: type(a).__name__.lower()  # noqa: E731
     for a in formula.arguments:
-        dims = f" ({', '.join(getattr(a, 'dims', ()))})" if getattr(a, "dims", ()) else ""
+        dims = f" ({dims_text(a)})" if getattr(a, "dims", ()) else ""
         out.print(f"  {a.name}: {kind(a)}{dims}{', differentiable' if a.differentiable else ''}", highlight=False)
     out.print("\nB = u |y| + (1 + √n · u_acc/u) · D + η,  T = max |out − y| / B;", highlight=False)
     limits = ", ".join(f"{k} T ≤ {v:g}" for k, v in LIMITS.items() if v)

@@ -108,11 +108,14 @@ class Trial:
         """The arrays of ``result``; Rejected when one has the wrong type, shape, dtype or device."""
         truth = self.truth(values)
         arrays = frameworks.returned(result, self.framework, len(truth))
-        for array, bound in zip(arrays, truth, strict=True):
+        kinds = self.formula.outputs or ("dtype",) * len(truth)
+        for array, bound, kind in zip(arrays, truth, kinds, strict=True):
+            dtype = self.dtype if kind == "dtype" else kind
             if tuple(array.shape) != bound.y.shape:
                 raise Rejected(f"returned shape {tuple(array.shape)}, expected {bound.y.shape}.")
-            if frameworks.dtype_name(array) != self.dtype:
-                raise Rejected(f"returned dtype {frameworks.dtype_name(array)} for {self.dtype} input.")
+            if frameworks.dtype_name(array) != dtype:
+                wanted = f"for {self.dtype} input" if kind == "dtype" else f"where {dtype} belongs"
+                raise Rejected(f"returned dtype {frameworks.dtype_name(array)} {wanted}.")
             if self.framework == "torch" and array.device.type != self.device:
                 raise Rejected(f"returned a tensor on {array.device.type} for input on {self.device}.")
         return arrays
@@ -160,9 +163,11 @@ class Trial:
         return _BOUNDS.get_or(key, compute)  # type: ignore[no-any-return]
 
     def sizes(self, values: Sequence[Any]) -> dict[str, Any]:
-        """The lengths of the formula's symbols, read off the arguments."""
+        """The lengths of the formula's symbols, read off the arguments, and the integers among these."""
         sizes: dict[str, Any] = {}
         for argument, value in zip(self.formula.arguments, values, strict=True):
+            if isinstance(value, int):
+                sizes[argument.name] = value
             if not hasattr(argument, "dims"):
                 continue
             dims, shape = list(argument.dims), list(np.shape(value))
@@ -170,7 +175,7 @@ class Trial:
                 at, rest = dims.index("..."), len(dims) - 1
                 sizes["..."] = tuple(shape[at : len(shape) - (rest - at)])
                 shape[at : len(shape) - (rest - at)] = [0]
-            sizes.update({d: n for d, n in zip(dims, shape, strict=True) if d != "..."})
+            sizes.update({d: n for d, n in zip(dims, shape, strict=True) if isinstance(d, str) and d != "..."})
         return sizes
 
     @staticmethod
@@ -219,6 +224,9 @@ def fingerprint(values: Sequence[Any]) -> str:
     """A digest of the values, shapes and scalars of a list of arguments."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
+        if isinstance(value, (list, tuple)):
+            digest.update(fingerprint(value).encode())
+            continue
         array = np.asarray(value)
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(np.ascontiguousarray(array).tobytes() if array.dtype != object else repr(value).encode())

@@ -189,6 +189,11 @@ def sizes_of(formula: Formula) -> tuple[int, ...]:
     return SIZES if inputs.symbols(formula) else (0,)
 
 
+def timed_formulas() -> list[Formula]:
+    """Those that say what a call costs, and those that take no tensors to be sized."""
+    return [f for f in registry.formulas().values() if f.bytes is not None or not any(a.real for a in f.arguments)]
+
+
 def is_ours(implementation: Implementation) -> bool:
     return implementation.origin == "ours"
 
@@ -199,7 +204,7 @@ def is_timed(implementation: Implementation) -> bool:
 
 def subjects(wanted: Callable[[Implementation], bool] = is_ours) -> Iterator[Subject]:
     """Everything that could be timed, in the order of the declarations; one at a time, since each holds its tensors."""
-    for formula in registry.formulas().values():
+    for formula in timed_formulas():
         for elements, dtype, device in product(sizes_of(formula), DTYPES, DEVICES):
             for implementation in filter(wanted, formula.implementations):
                 yield Subject(formula, implementation, dtype, elements, device)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Measured, require_as_judged
-from benchmarks.subjects import PARAM_NAMES, Refused, Subject, class_name, is_timed, params
-from trueness.tools import registry
+from benchmarks.subjects import PARAM_NAMES, Refused, Subject, class_name, is_timed, params, timed_formulas
 
 
 class _Timed(Measured):
@@ -38,7 +37,7 @@ class _Timed(Measured):
         self.call()
 
 
-for _formula in registry.formulas().values():
+for _formula in timed_formulas():
     globals()[class_name(_formula)] = type(
         class_name(_formula), (_Timed,), {"formula": _formula, "params": params(_formula, is_timed)}
     )

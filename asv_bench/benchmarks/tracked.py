@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.measure import Finding, Measured
-from benchmarks.subjects import PARAM_NAMES, Refused, class_name, is_ours, params
-from trueness.tools import registry
+from benchmarks.subjects import PARAM_NAMES, Refused, class_name, is_ours, params, timed_formulas
 
 
 class _Tracked(Measured):
@@ -46,7 +45,7 @@ class _Tracked(Measured):
     track_copy_fraction.unit = "of copy"  # type: ignore[attr-defined]
 
 
-for _formula in registry.formulas().values():
+for _formula in timed_formulas():
     globals()[class_name(_formula)] = type(
         class_name(_formula), (_Tracked,), {"formula": _formula, "params": params(_formula, is_ours)}
     )
