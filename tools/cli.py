@@ -65,10 +65,13 @@ def list_() -> None:
 
 @cli.command()
 @click.option("--write", metavar="FILE", help="Write the whole ledger as Markdown (docs/ledger.md is made this way).")
-def bugs(write: str | None) -> None:
+@click.option("--check", is_flag=True, help="Re-run the evidence of every entry and count what is shown, by verdict.")
+def bugs(write: str | None, check: bool) -> None:
     """Print the ledger of documented bugs and claims."""
     from trueness.tools import terminal
 
+    if check:
+        sys.exit(terminal.check_bugs())
     terminal.list_bugs(write)
 
 

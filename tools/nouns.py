@@ -170,6 +170,11 @@ class Bug:
         if self.verdict not in VERDICTS:
             raise ValueError(f"{self.id}: verdict was {self.verdict!r}; allowed are {', '.join(VERDICTS)}.")
 
+    @property
+    def item(self) -> str:
+        """The documented item it belongs to: FSB-07 for FSB-07a."""
+        return self.id.rstrip("abcdefghijklmnopqrstuvwxyz")
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -23,7 +23,7 @@ from trueness.tools.api import describe
 from trueness.tools.bounds import LIMITS
 from trueness.tools.checks import CHECKS
 from trueness.tools.inputs import dims_text
-from trueness.tools.nouns import Verdict
+from trueness.tools.nouns import VERDICTS, Bug, Verdict
 from trueness.tools.plan import Request, groups
 from trueness.tools.report import require_writable, write_report
 from trueness.tools.results import Results, Row, now, to_json, to_junit
@@ -206,11 +206,50 @@ def list_bugs(write: str | None = None) -> None:
         table.add_column(name, overflow="fold", no_wrap=name in ("id", "verdict"))
     for bug in sorted(registry.bugs().values(), key=lambda b: b.id):
         table.add_row(bug.id, bug.formula or "–", bug.verdict, escape(bug.title))
+    bugs = list(registry.bugs().values())
     out = console()
     out.print(table)
     out.print(
-        f"{len(registry.bugs())} entries; `trueness show FORMULA` gives claim, finding and evidence.", highlight=False
+        f"{len(firsts(bugs))} items, {len(bugs)} entries; `trueness show FORMULA` gives claim, finding and evidence.",
+        highlight=False,
     )
+
+
+def firsts(bugs: Sequence[Bug]) -> list[Bug]:
+    """One entry per documented item, the first, which carries the item's verdict."""
+    return list({b.item: b for b in sorted(bugs, key=lambda b: b.id, reverse=True)}.values())[::-1]
+
+
+def check_bugs() -> int:
+    """Re-run all evidence; a table of the verdicts, and every entry that is not shown; 1 when there is one."""
+    from trueness.tools import evidence  # junitparser
+
+    bugs = sorted(registry.bugs().values(), key=lambda b: b.id)
+    started = time.monotonic()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("evidence", total=None)
+        found = evidence.rerun(bugs, lambda done, total: bar.update(task, completed=done, total=total))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("verdict", "items", "entries", "shown", "tests"):
+        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+    for verdict in VERDICTS:
+        mine = [s for s in found if s.bug.verdict == verdict]
+        tests = {name for s in mine for name in s.passed}
+        items = [b for b in firsts(bugs) if b.verdict == verdict]
+        table.add_row(verdict, str(len(items)), str(len(mine)), str(sum(map(bool, mine))), str(len(tests)))
+    out = console()
+    out.print(table)
+    for s in found:
+        if not s:
+            out.print(f"{s.bug.id}: {escape(s.sentence)}", style="red", highlight=False, soft_wrap=True)
+    seconds = time.monotonic() - started
+    out.print(
+        f"{len(firsts(bugs))} items, {len(bugs)} entries: {sum(map(bool, found))} shown, "
+        f"{sum(not s for s in found)} not; {sum(b.variant is not None for b in bugs)} wrong variants; {seconds:.0f} s.",
+        highlight=False,
+    )
+    return 0 if all(found) else 1
 
 
 def show(name: str) -> None:
