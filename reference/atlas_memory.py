@@ -1,0 +1,455 @@
+"""Atlas memory: polynomial features, the Omega rule, Newton–Schulz, and the attention made of them.
+
+    S_t = θ_t S_{t−1} + ∇L_t(M̂),    M_t = α_t M_{t−1} − η_t NS(S_t),    o_t = φ(q_t)ᵀ M_t
+    L_t(M) = Σ_{j<c} γ_{t,j} ℓ(M; φ(k_{t−j}), v_{t−j})
+
+Behrouz et al. 2025, ATLAS: Learning to Optimally Memorize the Context at Test Time (2505.23735), eq. 9, 15-16, 32-33.
+M̂ is the memory at the start of the chunk of C tokens that t lies in: all gradients of a chunk are taken there, those of
+older tokens in the window too. C changes the values: it belongs to the model, and C = 1 is eq. 15, token by token.
+Memories are (P, V): the prediction of a token is the row φᵀM, the transpose of the paper's. ℓ = ½|φᵀM − v|²: the
+paper's |·|² is twice it, and the 2 goes into η. Its eq. 11, 28 and 30 have the wrong sign before the value.
+Batch entries and heads never mix.
+"""
+
+import math
+
+import numpy as np
+
+JORDAN = ((3.4445, -4.7750, 2.0315),) * 5
+CLASSICAL = ((15 / 8, -5 / 4, 3 / 8),) * 12
+EPS = 1e-8
+DECAY = 0.9
+
+
+def _head(gate):
+    """gate (B, H) as (B, H, 1, 1), so that it multiplies a memory"""
+    return gate[..., None, None]
+
+
+def _sum(a, b):
+    """⟨a, b⟩ over the two axes of a memory"""
+    return np.sum(a * b, axis=(-2, -1))
+
+
+def _row(x, m):
+    """xᵀM (..., V) of x (..., P) and M (..., P, V)"""
+    return (x[..., None, :] @ m)[..., 0, :]
+
+
+def _column(m, x):
+    """M x (..., P) of M (..., P, V) and x (..., V)"""
+    return (m @ x[..., :, None])[..., 0]
+
+
+def _outer(x, e):
+    """x eᵀ (..., P, V)"""
+    return x[..., :, None] * e[..., None, :]
+
+
+# -- features ---------------------------------------------------------------------------------------------------------
+
+
+def taylor_coefficients(degree):
+    """a_i = 1/i!        (Behrouz et al. 2025 eq. 5)
+
+    degree   p  int     highest power, at least 0
+    returns  a  (p+1,)  Taylor's of exp
+    """
+    return np.array([1 / math.factorial(i) for i in range(degree + 1)])
+
+
+def window_weights(window, decay):
+    """γ_j = exp(−λ j) / Σ_i exp(−λ i)
+
+    window   c  int     tokens in the window, at least 1
+    decay    λ  number  per token of age, ≥ 0
+    returns  γ  (c,)    weight by age, the youngest first; their sum is 1
+    """
+    weights = np.exp(-decay * np.arange(window))
+    return weights / np.sum(weights)
+
+
+def elementwise_features(x, coefficients, clamp):
+    """φ(x) = [a_0 1; a_1 x̂; a_2 x̂²; …; a_p x̂^p],  x̂ = min(max(x, −κ), κ), powers element by element
+
+    With a_i = 1/i! its kernel is φ(x)ᵀφ(y) = Σ_d Σ_i (x̂_d ŷ_d)^i/(i!)², which tends to Σ_d ₀F₁(; 1; x̂_d ŷ_d) and not to
+    exp(xᵀy); with a_i = 1/√i! it is Σ_d exp(x̂_d ŷ_d).
+
+    x             x  (..., D)       keys or queries
+    coefficients  a  (p+1,)         of the powers 0 … p
+    clamp         κ  number         bound on |x_d|, > 0
+    returns       φ  (..., (p+1)D)  power by power; the first D are a_0
+    """
+    powers = _powers(x, coefficients, clamp)
+    return np.concatenate([a * x_i for a, x_i in zip(coefficients, powers, strict=True)], axis=-1)
+
+
+def _powers(x, coefficients, clamp):
+    """[1, x̂, x̂², …], as many as there are coefficients"""
+    bounded = np.minimum(np.maximum(x, -clamp), clamp)
+    powers = [np.ones(x.shape), bounded]
+    for _ in range(len(coefficients) - 2):
+        powers = [*powers, powers[-1] * bounded]
+    return powers[: len(coefficients)]
+
+
+def elementwise_features_vjp(cotangent, x, coefficients, clamp):
+    """x̄_d = Σ_i i a_i x̂_d^{i−1} φ̄_{i,d} where |x_d| ≤ κ, else 0;  ā_i = Σ_d x̂_d^i φ̄_{i,d}, over all vectors"""
+    powers = _powers(x, coefficients, clamp)
+    width = x.shape[-1]
+    blocks = [cotangent[..., i * width : (i + 1) * width] for i in range(len(powers))]
+    pulled = np.zeros(x.shape)
+    for i in range(1, len(powers)):
+        pulled = pulled + i * coefficients[i] * powers[i - 1] * blocks[i]
+    inside = (x >= -clamp) & (x <= clamp)
+    by_coefficients = np.stack([np.sum(b * x_i) for b, x_i in zip(blocks, powers, strict=True)])
+    return np.where(inside, pulled, 0.0), by_coefficients
+
+
+def tensor_features(x, degree):
+    """φ*(x) = [1; x; x⊗x/√2!; …; x^{⊗p}/√p!],  φ*(x)ᵀφ*(y) = Σ_{i≤p} (xᵀy)^i/i! → exp(xᵀy)        (eq. 22-23)
+
+    x        x   (..., D)        keys or queries
+    degree   p   int             highest power, at least 0
+    returns  φ*  (..., Σ_i D^i)  power by power, row-major
+    """
+    return np.concatenate([x_i / math.sqrt(math.factorial(i)) for i, x_i in enumerate(_tensors(x, degree))], axis=-1)
+
+
+def _tensors(x, degree):
+    """[1, x, x⊗x, …], each with its axes made one"""
+    found = [np.ones((*x.shape[:-1], 1))]
+    for _ in range(degree):
+        product = _outer(found[-1], x)
+        found = [*found, product.reshape(*product.shape[:-2], -1)]
+    return found
+
+
+def tensor_features_vjp(cotangent, x, degree):
+    """x̄ = Σ_i (x^{⊗i})-bar pulled through x^{⊗i} = x^{⊗(i−1)} ⊗ x, from the highest power down"""
+    tensors = _tensors(x, degree)
+    ends = [0, *np.cumsum([t.shape[-1] for t in tensors]).tolist()]
+    pulled, higher = np.zeros(x.shape), np.zeros(tensors[-1].shape)
+    for i in range(degree, 0, -1):
+        total = higher + cotangent[..., ends[i] : ends[i + 1]] / math.sqrt(math.factorial(i))
+        square = total.reshape(*tensors[i - 1].shape, x.shape[-1])
+        pulled = pulled + _row(tensors[i - 1], square)
+        higher = _column(square, x)
+    return pulled
+
+
+# -- Newton–Schulz ----------------------------------------------------------------------------------------------------
+
+
+def newton_schulz(g, coefficients, eps):
+    """NS(G): X = G/(‖G‖_F + ε),  then X ← a X + (b A + c A²) X with A = X Xᵀ for every (a, b, c)
+
+    Every singular value goes through the polynomials p(s) = a s + b s³ + c s⁵, the singular vectors stay. JORDAN (Jordan
+    et al. 2024, Muon) lands in [0.68, 1.14] and converges nowhere; CLASSICAL goes to the polar factor, slowly for
+    small singular values. A matrix with more rows than columns is transposed before and after.
+
+    g             G      (..., R, C)  a matrix or several
+    coefficients  a,b,c  (k, 3)       one row for every step
+    eps           ε      number       ≥ 0; NS(0) = 0 if it is > 0
+    returns       NS     (..., R, C)  with a number times G the same but for ε
+    """
+    if g.shape[-2] > g.shape[-1]:
+        return np.swapaxes(newton_schulz(np.swapaxes(g, -1, -2), coefficients, eps), -1, -2)
+    return _iterates(g, coefficients, eps)[-1]
+
+
+def _norm(g):
+    """‖G‖_F (..., 1, 1)"""
+    return np.sqrt(np.sum(g * g, axis=(-2, -1), keepdims=True))
+
+
+def _iterates(g, coefficients, eps):
+    """X before the first step and after every step, of a matrix with no more rows than columns"""
+    found = [g / (_norm(g) + eps)]
+    for a, b, c in coefficients:
+        x = found[-1]
+        gram = x @ np.swapaxes(x, -1, -2)
+        found = [*found, a * x + (b * gram + c * (gram @ gram)) @ x]
+    return found
+
+
+def newton_schulz_vjp(cotangent, g, coefficients, eps):
+    """X̄ = a Ȳ + B Ȳ + (Ā + Āᵀ) X step by step back, B = b A + c A², Ā = b Ȳ Xᵀ + c (A Ȳ Xᵀ + Ȳ Xᵀ A)
+
+    and Ḡ = X̄/(n + ε) − G ⟨X̄, G⟩/(n (n + ε)²), n = ‖G‖_F; the last term is 0 for G = 0
+    """
+    if g.shape[-2] > g.shape[-1]:
+        turned = newton_schulz_vjp(np.swapaxes(cotangent, -1, -2), np.swapaxes(g, -1, -2), coefficients, eps)
+        return np.swapaxes(turned, -1, -2)
+    iterates = _iterates(g, coefficients, eps)
+    pulled = cotangent
+    for i in range(len(coefficients) - 1, -1, -1):
+        (a, b, c), x = coefficients[i], iterates[i]
+        gram = x @ np.swapaxes(x, -1, -2)
+        by_b = pulled @ np.swapaxes(x, -1, -2)
+        by_gram = b * by_b + c * (gram @ by_b + by_b @ gram)
+        pulled = a * pulled + (b * gram + c * (gram @ gram)) @ pulled + (by_gram + np.swapaxes(by_gram, -1, -2)) @ x
+    n = _norm(g)
+    inner = np.sum(pulled * g, axis=(-2, -1), keepdims=True)
+    return pulled / (n + eps) - g * np.where(n > 0, inner / (np.where(n > 0, n, 1.0) * (n + eps) * (n + eps)), 0.0)
+
+
+# -- the Omega rule ---------------------------------------------------------------------------------------------------
+
+
+def omega(
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    memory,
+    momentum,
+    k_window,
+    v_window,
+    chunk_size,
+    objective,
+    optimizer,
+    placement,
+    read,
+    clip,
+):
+    """S_t = θ_t S_{t−1} + i_t g_t,  M_t = α_t M_{t−1} − w_t U_t,  o_t = q_tᵀ M_t        (eq. 9, 15-16, 32-33)
+
+    g_t = Σ_{j<c} γ_{t,j} k_{t−j} (k_{t−j}ᵀ M̂ − v_{t−j})ᵀ, every element held in [−clip, clip] if there is a clip;
+    for the objective "dot", −k vᵀ in place of k (kᵀM̂ − v)ᵀ. M̂ is the memory before the first token of the chunk.
+
+    q           q   (B, T, H, P)    features of the queries
+    k           k   (B, T, H, P)    features of the keys
+    v           v   (B, T, H, V)    values
+    alpha       α   (B, T, H)       share of the memory that stays, in [0, 1]
+    eta         η   (B, T, H)       step size, ≥ 0
+    theta       θ   (B, T, H)       share of the momentum that stays, in [0, 1]
+    gamma       γ   (B, T, H, c)    weight of token t − j at time t; not renormalised where the window is not full
+    memory      M_0 (B, H, P, V)    memory before the first token
+    momentum    S_0 (B, H, P, V)    momentum before the first token
+    k_window        (B, c−1, H, P)  features of the last c − 1 tokens before the first, zeros where there are none
+    v_window        (B, c−1, H, V)  their values
+    chunk_size  C   int             tokens whose gradients are taken at one memory, at least 1
+    objective                       "l2": ½|kᵀM − v|², or "dot": −⟨kᵀM, v⟩
+    optimizer                       "gd": U_t = S_t; "muon": U_t = NS(S_t); "muon_chunk": U_t = NS(S at the end of t's
+                                    chunk), and every token of the chunk reads M̂; "norm_ema": U_t = i_t g_t/(m_t + ε),
+                                    m_t = 0.9 m_{t−1} + 0.1 ‖g_t‖_F from m_0 = 0 in every call. ε = 10⁻⁸, NS by JORDAN
+    placement                       "outer": i_t = 1, w_t = η_t (eq. 32); "inner": i_t = η_t, w_t = 1 (eq. 12-13)
+    read                            "post": o_t = q_tᵀ M_t (eq. 29); "pre": o_t = q_tᵀ M_{t−1}; not looked at for
+                                    "muon_chunk"
+    clip                            None, or a positive number
+    returns     o   (B, T, H, V)
+                M_T (B, H, P, V)
+                S_T (B, H, P, V)
+    """
+    arguments = (k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window)
+    tokens = _tokens(*arguments, chunk_size, objective, optimizer, placement, clip)
+    reads = [_row(q[:, t], _is_read(token, optimizer, read)) for t, token in enumerate(tokens)]
+    return np.stack(reads, axis=1), tokens[-1]["M"], tokens[-1]["S"]
+
+
+def _is_read(token, optimizer, read):
+    """The memory that a token reads."""
+    if optimizer == "muon_chunk":
+        return token["M̂"]
+    return token["M"] if read == "post" else token["M before"]
+
+
+def _tokens(
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    memory,
+    momentum,
+    k_window,
+    v_window,
+    chunk_size,
+    objective,
+    optimizer,
+    placement,
+    clip,
+):
+    """The recurrence token by token: all that happens at each of them, by name."""
+    length, window = gamma.shape[1], gamma.shape[-1]
+    keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
+    one = np.ones(eta.shape)
+    into, out = (one, eta) if placement == "outer" else (eta, one)
+    M, S, m = memory, momentum, np.zeros(one[:, 0].shape)
+    found = []
+    for t in range(length):
+        if t % chunk_size == 0:
+            M_hat, kept, moved = M, one[:, t], np.zeros(one[:, t].shape)
+        raw = np.zeros(M.shape)
+        for j in range(window):
+            phi, value = keys[:, window - 1 + t - j], values[:, window - 1 + t - j]
+            error = _row(phi, M_hat) - value if objective == "l2" else -value
+            raw = raw + _head(gamma[:, t, :, j]) * _outer(phi, error)
+        g = raw if clip is None else np.minimum(np.maximum(raw, -clip), clip)
+        token = {"M̂": M_hat, "M before": M, "S before": S, "m before": m, "raw": raw, "g": g}
+        token = {**token, "kept before": kept, "moved before": moved, "into": into[:, t], "out": out[:, t]}
+        S = _head(theta[:, t]) * S + _head(into[:, t]) * g
+        if optimizer == "muon_chunk":
+            kept, moved = alpha[:, t] * kept, alpha[:, t] * moved + out[:, t]
+            last = t % chunk_size == chunk_size - 1 or t == length - 1
+            U = newton_schulz(S, JORDAN, EPS) if last else np.zeros(S.shape)
+            M = _head(kept) * M_hat - _head(moved) * U if last else M_hat
+        else:
+            m = DECAY * m + (1 - DECAY) * _norm(g)[..., 0, 0] if optimizer == "norm_ema" else m
+            U = _update(S, g, into[:, t], m, optimizer)
+            M = _head(alpha[:, t]) * M - _head(out[:, t]) * U
+        found = [*found, {**token, "M": M, "S": S, "m": m, "U": U, "kept": kept, "moved": moved}]
+    return found
+
+
+def _update(S, g, into, m, optimizer):
+    """U_t"""
+    if optimizer == "gd":
+        return S
+    if optimizer == "muon":
+        return newton_schulz(S, JORDAN, EPS)
+    return _head(into / (m + EPS)) * g
+
+
+# -- a memory of two layers -------------------------------------------------------------------------------------------
+
+
+def omega_mlp(
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    w1,
+    w2,
+    s1,
+    s2,
+    k_window,
+    v_window,
+    chunk_size,
+    placement,
+    read,
+):
+    """S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t S_t,  o_t = f(q_t; W_t)        (eq. 42)
+
+    The memory is f(x) = x + W1 σ(W2 x), σ(z) = z/(1 + e^{−z}).
+
+    g_t = Σ_{j<c} γ_{t,j} ∇½|f(k_{t−j}) − v_{t−j}|² of both matrices at the weights before the first token of the chunk:
+    with z = Ŵ2 k, e = f(k) − v and d = (Ŵ1ᵀe) σ'(z) it is e σ(z)ᵀ for W1 and d kᵀ for W2.
+
+    q           q   (B, T, H, V)    queries
+    k           k   (B, T, H, V)    keys
+    v           v   (B, T, H, V)    values
+    alpha       α   (B, T, H)       share of the weights that stays, in [0, 1]
+    eta         η   (B, T, H)       step size, ≥ 0
+    theta       θ   (B, T, H)       share of the momentum that stays, in [0, 1]
+    gamma       γ   (B, T, H, c)    weight of token t − j at time t
+    w1          W1  (B, H, V, N)    outer weights before the first token
+    w2          W2  (B, H, N, V)    inner weights
+    s1          S1  (B, H, V, N)    momentum of W1
+    s2          S2  (B, H, N, V)    momentum of W2
+    k_window        (B, c−1, H, V)  the last c − 1 keys before the first token, zeros where there are none
+    v_window        (B, c−1, H, V)  their values
+    chunk_size  C   int             tokens whose gradients are taken at one set of weights, at least 1
+    placement                       "outer": i_t = 1, w_t = η_t; "inner": i_t = η_t, w_t = 1
+    read                            "post": o_t = f(q_t; W_t); "pre": o_t = f(q_t; W_{t−1})
+    returns     o   (B, T, H, V)
+                W1, W2, S1, S2 after the last token
+    """
+    length, window = gamma.shape[1], gamma.shape[-1]
+    keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
+    one = np.ones(eta.shape)
+    into, out = (one, eta) if placement == "outer" else (eta, one)
+    reads = []
+    for t in range(length):
+        if t % chunk_size == 0:
+            w1_hat, w2_hat = w1, w2
+        g1, g2 = np.zeros(w1.shape), np.zeros(w2.shape)
+        for j in range(window):
+            x, value = keys[:, window - 1 + t - j], values[:, window - 1 + t - j]
+            z = _column(w2_hat, x)
+            e = x + _column(w1_hat, _silu(z)) - value
+            d = _row(e, w1_hat) * _silu_slope(z)
+            weight = _head(gamma[:, t, :, j])
+            g1, g2 = g1 + weight * _outer(e, _silu(z)), g2 + weight * _outer(d, x)
+        s1 = _head(theta[:, t]) * s1 + _head(into[:, t]) * g1
+        s2 = _head(theta[:, t]) * s2 + _head(into[:, t]) * g2
+        before = w1, w2
+        w1 = _head(alpha[:, t]) * w1 - _head(out[:, t]) * s1
+        w2 = _head(alpha[:, t]) * w2 - _head(out[:, t]) * s2
+        a, b = (w1, w2) if read == "post" else before
+        reads = [*reads, q[:, t] + _column(a, _silu(_column(b, q[:, t])))]
+    return np.stack(reads, axis=1), w1, w2, s1, s2
+
+
+def _silu(z):
+    """σ(z) = z/(1 + e^{−z})"""
+    return z / (1 + np.exp(-z))
+
+
+def _silu_slope(z):
+    """σ'(z) = s (1 + z (1 − s)), s = 1/(1 + e^{−z})"""
+    s = 1 / (1 + np.exp(-z))
+    return s * (1 + z * (1 - s))
+
+
+# -- attention --------------------------------------------------------------------------------------------------------
+
+
+def atlas_attention(
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    coefficients,
+    clamp,
+    chunk_size,
+    objective,
+    optimizer,
+    placement,
+    read,
+    clip,
+):
+    """o = omega(φ(q), φ(k), v, …) from an empty memory,  φ(x) = elementwise_features(x)/√P        (eq. 9, 29, 32-33)
+
+    Divided by √P the features have a length of about one, whatever D and p are; without it the constant block alone
+    makes |φ|² ≥ D, and steps that suit unit vectors diverge.
+
+    q             q  (B, T, H, D)  queries
+    k             k  (B, T, H, D)  keys
+    v             v  (B, T, H, V)  values
+    alpha         α  (B, T, H)     share of the memory that stays, in [0, 1]
+    eta           η  (B, T, H)     step size, ≥ 0
+    theta         θ  (B, T, H)     share of the momentum that stays, in [0, 1]
+    gamma         γ  (B, T, H, c)  weight of token t − j at time t
+    coefficients  a  (p+1,)        of the powers 0 … p
+    clamp         κ  number        bound on the elements of q and k, > 0
+    chunk_size    C  int           as in ``omega``, and so are
+    objective, optimizer, placement, read, clip
+    returns       o  (B, T, H, V)
+    """
+    phi_q, phi_k, memory, k_window, v_window = _empty(q, k, v, gamma, coefficients, clamp)
+    state = memory, memory, k_window, v_window
+    modes = chunk_size, objective, optimizer, placement, read, clip
+    return omega(phi_q, phi_k, v, alpha, eta, theta, gamma, *state, *modes)[0]
+
+
+def _empty(q, k, v, gamma, coefficients, clamp):
+    """φ(q), φ(k) and the state before any token: memory, window of keys, window of values"""
+    scale = math.sqrt(len(coefficients) * q.shape[-1])
+    phi_q = elementwise_features(q, coefficients, clamp) / scale
+    phi_k = elementwise_features(k, coefficients, clamp) / scale
+    batch, _, heads, width = phi_k.shape
+    memory = np.zeros((batch, heads, width, v.shape[-1]))
+    before = batch, gamma.shape[-1] - 1, heads
+    return phi_q, phi_k, memory, np.zeros((*before, width)), np.zeros((*before, v.shape[-1]))
