@@ -55,9 +55,19 @@ def test_passing_failing_skipped_and_missing_evidence_are_told_apart(
     assert told[-1] == (3, 3)
 
 
-def test_a_package_that_is_not_there_is_an_error_and_not_a_verdict() -> None:
-    with pytest.raises(RuntimeError, match="could not be run"):
-        rerun([replace(ENTRY, evidence="pytest --pyargs nowhere_at_all -k FSB_01")])
+def test_what_is_not_there_or_cannot_be_imported_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "broken_here"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "test_broken.py").write_text("import nowhere_at_all\n\ndef test_it_FSB_01(): pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for package_name in ("nowhere_at_all", "broken_here"):
+        try:
+            (shown,) = rerun([replace(ENTRY, evidence=f"pytest --pyargs {package_name} -k FSB_01")])
+        except RuntimeError as error:
+            assert "could not be run" in str(error)
+        else:
+            assert not shown
 
 
 @pytest.mark.parametrize("evidence", ["pytest", "look at it", "pytest --pyargs trueness.regressions"])
