@@ -3,7 +3,11 @@
 Each mutation replaces one line of optimized/ in a copy of the tree; there the family's conformance tests and laws, a
 part of ``make test``, must fail. A mutation that survives is a hole in the checks: exit status 1.
 
+With ``--ledger`` every wrong variant of the ledger takes the place of our own function in turn, and the value check of
+``make test`` must reject it.
+
     python -m trueness.tools.mutate [--only N …]
+    python -m trueness.tools.mutate --ledger [ID …]
 """
 
 from __future__ import annotations
@@ -13,9 +17,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from trueness.tools import registry
+from trueness.tools.nouns import Bug
+from trueness.tools.runner import DTYPES, Job, run_job
+from trueness.tools.variants import as_torch
 
 ROOMS = ("reference", "optimized", "properties", "regressions", "tools")
 
@@ -126,8 +136,53 @@ def survives(mutation: Mutation, root: Path) -> tuple[bool, str]:
         return done.returncode != 1, verdict
 
 
+def pasted(bug: Bug, dtypes: Sequence[str] = DTYPES) -> str:
+    """The format in which the value check rejects ``bug`` where our own function stood; empty when none does.
+
+    ValueError when the formula has no implementation of ours whose function could be replaced.
+    """
+    formula = registry.formula(bug.formula)
+    assert bug.variant is not None
+    for ours in (i for i in formula.implementations if i.origin == "ours" and not i.env):
+        function = ours.load()
+        module, name = sys.modules[function.__module__], function.__name__
+        if getattr(module, name, None) is not function:
+            raise ValueError(f"{ours.name} of {formula.name} is not {name} of its module {module.__name__}.")
+        setattr(module, name, as_torch(bug.variant, formula))
+        try:
+            if ours.load() is function:
+                raise ValueError(f"{ours.name} of {formula.name} is bound before it is loaded; load it by its module.")
+            for dtype in dtypes:
+                if dtype in formula.dtypes and dtype not in bug.invisible:
+                    job = Job(formula.name, ours.name, dtype, profile="quick", checks=("value",))
+                    if not all(run_job(job)):
+                        return dtype
+        finally:
+            setattr(module, name, function)
+        return ""
+    raise ValueError(f"{formula.name} has no implementation of ours.")
+
+
+def ledger(ids: Sequence[str]) -> int:
+    """Every wrong variant in the place of our function, one line each; 1 when one passes."""
+    bugs = [b for b in registry.bugs().values() if b.variant is not None and (not ids or b.id in ids)]
+    unknown = sorted(set(ids) - {b.id for b in bugs})
+    if unknown:
+        raise ValueError(f"id was {unknown[0]!r}; that is no entry with a wrong variant, `trueness bugs` prints all.")
+    alive = 0
+    for bug in sorted(bugs, key=lambda b: b.id):
+        dtype = pasted(bug)
+        alive += not dtype
+        where = f"in {dtype}" if dtype else "PASSES"
+        print(f"{'caught  ' if dtype else 'SURVIVED'} {bug.id:<12} {bug.formula} {where}: {bug.title}", flush=True)
+    print(f"{len(bugs) - alive} of {len(bugs)} wrong variants caught: {100 * (1 - alive / max(len(bugs), 1)):.0f} %.")
+    return 1 if alive else 0
+
+
 def main(arguments: list[str]) -> int:
     """Try the mutations, two at a time, and print one line each; 1 when one survives."""
+    if arguments[:1] == ["--ledger"]:
+        return ledger(arguments[1:])
     root = Path(__file__).resolve().parent.parent
     if not (root / "src" / "trueness").is_dir():
         print("trueness.tools.mutate needs a checkout: it changes a copy of its files.", file=sys.stderr)
