@@ -11,16 +11,38 @@ The paper counts t = 1 … T; here t = 0 … T − 1, and ᾱ_{−1} = 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 
+from trueness.optimized._diffusion_common import (
+    clip_bound,
+    in_place,
+    per_sample,
+    plus,
+    require_alike,
+    require_count,
+    require_number,
+    require_offset,
+    require_previous,
+    require_share,
+    require_steps,
+    require_table,
+    weight,
+    weighted_sum,
+)
+from trueness.optimized._diffusion_sampling import Model, Progress, device_of, normal, spaced, start, steps_of, walk
 from trueness.optimized._elementwise import require_floating
 
 __all__ = [
+    "GaussianDiffusion",
     "alphas_cumprod",
     "cosine_alphas_cumprod",
     "cosine_betas",
+    "ddim_coefficients",
+    "ddim_step",
     "karras_sigmas",
     "linear_betas",
     "p_losses",
@@ -34,106 +56,7 @@ __all__ = [
     "timesteps",
 ]
 
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 Device = torch.device | str | None
-
-
-# -- what is refused --------------------------------------------------------------------------------------------------
-
-
-def _require_count(steps: int, least: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
-        raise ValueError(f"steps was {steps!r}; it must be an integer of at least {least}.")
-
-
-def _require_number(value: float, name: str, allowed: str, low: float, high: float) -> None:
-    """Refuse what is not a number in (low, high); ``allowed`` says it in words."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
-        raise ValueError(f"{name} was {value!r}; it must be {allowed}.")
-
-
-def _require_offset(s: float) -> None:
-    if isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 <= s < math.inf:
-        raise ValueError(f"s was {s!r}; it must be a finite number of at least 0.")
-
-
-def _require_table(table: torch.Tensor, name: str) -> None:
-    if not isinstance(table, torch.Tensor):
-        raise ValueError(f"{name} was {type(table).__name__}; it must be a torch.Tensor of shape (T,) in float64.")
-    if table.dtype != torch.float64:
-        raise ValueError(f"{name} had dtype {table.dtype}; it must be float64, because 1 − ᾱ is lost in a shorter one.")
-    if table.ndim != 1 or table.shape[0] < 1:
-        raise ValueError(f"{name} had shape {tuple(table.shape)}; it must have shape (T,) with T of at least 1.")
-
-
-def _require_alike(x: torch.Tensor, name: str, other: torch.Tensor, other_name: str) -> None:
-    require_floating(other, other_name)
-    if other.shape != x.shape or other.dtype != x.dtype or other.device != x.device:
-        raise ValueError(
-            f"{other_name} was {tuple(other.shape)} {other.dtype} on {other.device}; "
-            f"it must be like {name}, {tuple(x.shape)} {x.dtype} on {x.device}."
-        )
-
-
-def _require_steps(t: torch.Tensor, x: torch.Tensor, name: str, table: torch.Tensor, table_name: str) -> None:
-    """t (B,) of integers in [0, T). The range is read on the CPU only, where it costs no wait for the device."""
-    if not isinstance(t, torch.Tensor):
-        raise ValueError(f"t was {type(t).__name__}; it must be a torch.Tensor of integers, one per sample.")
-    if t.dtype not in INTEGERS:
-        raise ValueError(f"t had dtype {t.dtype}; it must be an integer type.")
-    if x.ndim < 1 or t.ndim != 1 or t.shape[0] != x.shape[0]:
-        raise ValueError(
-            f"t had shape {tuple(t.shape)}; it must be ({x.shape[0] if x.ndim else 'B'},), "
-            f"the first axis of {name} {tuple(x.shape)}."
-        )
-    if t.device != x.device or table.device != x.device:
-        raise ValueError(
-            f"t was on {t.device} and {table_name} on {table.device}; both must be on {x.device}, where {name} is."
-        )
-    if torch.compiler.is_compiling() or t.is_cuda or not t.shape[0]:
-        return
-    try:
-        low, high = int(t.min()), int(t.max())
-    except RuntimeError:  # under a transformation that knows no values: nothing to read
-        return
-    if low < 0 or high >= table.shape[0]:
-        raise ValueError(
-            f"t was between {low} and {high}; it must lie in [0, {table.shape[0]}), the length of {table_name}."
-        )
-
-
-def _bound(clip: bool | float) -> float | None:
-    """None for no clipping, or the number at which x̂_0 is held."""
-    if isinstance(clip, bool):
-        return 1.0 if clip else None
-    _require_number(clip, "clip", "False, True or a positive number", 0.0, math.inf)
-    return clip
-
-
-# -- weighted sums ----------------------------------------------------------------------------------------------------
-
-
-def _in_place() -> bool:
-    """Whether a sum may grow in place: not while tracing, nor under vmap, where a later term may have more axes."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
-
-
-def _weight(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """c (B,) float64 as (B, 1, …) in the type that x is summed in."""
-    working = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return c.to(working).reshape(c.shape + (1,) * (x.ndim - 1))
-
-
-def _plus(total: torch.Tensor, c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """total + c x, in place where that is allowed; ``total`` is ours."""
-    if _in_place():
-        return total.addcmul_(x, _weight(c, x))
-    return torch.addcmul(total, x, _weight(c, x))
-
-
-def _sum(a: torch.Tensor, x: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """a x + b y, one weight per sample, in the working type."""
-    return _plus(x * _weight(a, x), b, y)
 
 
 # -- schedules --------------------------------------------------------------------------------------------------------
@@ -150,9 +73,9 @@ def linear_betas(
     returns β    (T,)     β_1 alone for T = 1
     raises  ValueError    if steps < 1 or a β lies outside (0, 1)
     """
-    _require_count(steps, 1)
-    _require_number(beta_1, "beta_1", "a number in (0, 1)", 0, 1)
-    _require_number(beta_T, "beta_T", "a number in (0, 1)", 0, 1)
+    require_count(steps, 1)
+    require_number(beta_1, "beta_1", "a number in (0, 1)", 0, 1)
+    require_number(beta_T, "beta_T", "a number in (0, 1)", 0, 1)
     share = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
     return (beta_1 + (beta_T - beta_1) * share).to(device=device, dtype=dtype)
 
@@ -168,7 +91,7 @@ def cosine_alphas_cumprod(
     raises  ValueError if u is not floating or s < 0
     """
     require_floating(u, "u")
-    _require_offset(s)
+    require_offset(s)
     alpha_bar: torch.Tensor = _cosine_square(u.double(), s) / _cosine_square(0.0, s)
     return alpha_bar.to(device=device, dtype=dtype)
 
@@ -190,8 +113,8 @@ def cosine_betas(
     returns   β      (T,)    in (0, β_max]; no lower clip
     raises    ValueError     if steps < 1, s < 0 or beta_max lies outside (0, 1)
     """
-    _require_count(steps, 1)
-    _require_number(beta_max, "beta_max", "a number in (0, 1)", 0, 1)
+    require_count(steps, 1)
+    require_number(beta_max, "beta_max", "a number in (0, 1)", 0, 1)
     alpha_bar = cosine_alphas_cumprod(torch.arange(steps + 1, dtype=torch.float64) / steps, s)
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max).to(device=device, dtype=dtype)
 
@@ -216,7 +139,7 @@ def karras_sigmas(
     """
     require_floating(t, "t")
     for value, name in ((sigma_min, "sigma_min"), (sigma_max, "sigma_max"), (rho, "rho")):
-        _require_number(value, name, "a positive number", 0, math.inf)
+        require_number(value, name, "a positive number", 0, math.inf)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     sigma: torch.Tensor = (high + t.double() * (low - high)) ** rho
     return sigma.to(device=device, dtype=dtype)
@@ -230,8 +153,8 @@ def timesteps(steps: int, end: float, *, dtype: torch.dtype = torch.float64, dev
     returns  t  (N,)    strictly decreasing in float64
     raises   ValueError if steps < 2 or end lies outside (0, 1)
     """
-    _require_count(steps, 2)
-    _require_number(end, "end", "a number in (0, 1): at t = 0 there is no noise and no score", 0, 1)
+    require_count(steps, 2)
+    require_number(end, "end", "a number in (0, 1): at t = 0 there is no noise and no score", 0, 1)
     return (1 + (end - 1) * (torch.arange(steps, dtype=torch.float64) / (steps - 1))).to(device=device, dtype=dtype)
 
 
@@ -242,7 +165,7 @@ def alphas_cumprod(betas: torch.Tensor, *, dtype: torch.dtype = torch.float64, d
     returns  ᾱ  (T,)  share of signal variance left, decreasing; leave it in float64 for ``q_sample`` and ``predict_x0``
     raises   ValueError if betas is not a float64 tensor of one axis
     """
-    _require_table(betas, "betas")
+    require_table(betas, "betas")
     return torch.cumprod(1 - betas, 0).to(device=device, dtype=dtype)
 
 
@@ -253,7 +176,7 @@ def sigmas(alphas_cumprod: torch.Tensor, *, dtype: torch.dtype = torch.float64, 
     returns         σ  (T,)
     raises          ValueError if alphas_cumprod is not a float64 tensor of one axis
     """
-    _require_table(alphas_cumprod, "alphas_cumprod")
+    require_table(alphas_cumprod, "alphas_cumprod")
     return (1 - alphas_cumprod).sqrt().to(device=device, dtype=dtype)
 
 
@@ -271,11 +194,11 @@ def q_sample(x_0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor, alphas_cum
     raises          ValueError if x_0 is not floating, noise is not like it, ᾱ is not float64, or t is out of range
     """
     require_floating(x_0, "x_0")
-    _require_alike(x_0, "x_0", noise, "noise")
-    _require_table(alphas_cumprod, "alphas_cumprod")
-    _require_steps(t, x_0, "x_0", alphas_cumprod, "alphas_cumprod")
+    require_alike(x_0, "x_0", noise, "noise")
+    require_table(alphas_cumprod, "alphas_cumprod")
+    require_steps(t, x_0, "x_0", alphas_cumprod, "alphas_cumprod")
     alpha_bar = alphas_cumprod[t.long()]
-    return _sum(alpha_bar.sqrt(), x_0, (1 - alpha_bar).sqrt(), noise).to(x_0.dtype)
+    return weighted_sum(alpha_bar.sqrt(), x_0, (1 - alpha_bar).sqrt(), noise).to(x_0.dtype)
 
 
 def p_losses(prediction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -304,7 +227,7 @@ def p_losses_l1(prediction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 def _difference(prediction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """ε_θ − z in the working type."""
     require_floating(prediction, "prediction")
-    _require_alike(prediction, "prediction", noise, "noise")
+    require_alike(prediction, "prediction", noise, "noise")
     working = torch.float64 if prediction.dtype == torch.float64 else torch.float32
     return prediction.to(working) - noise
 
@@ -323,15 +246,15 @@ def predict_x0(x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, alphas_cum
     raises          ValueError if x_t is not floating, eps is not like it, ᾱ is not float64, or t is out of range
     """
     require_floating(x_t, "x_t")
-    _require_alike(x_t, "x_t", eps, "eps")
-    _require_table(alphas_cumprod, "alphas_cumprod")
-    _require_steps(t, x_t, "x_t", alphas_cumprod, "alphas_cumprod")
+    require_alike(x_t, "x_t", eps, "eps")
+    require_table(alphas_cumprod, "alphas_cumprod")
+    require_steps(t, x_t, "x_t", alphas_cumprod, "alphas_cumprod")
     return _estimate(x_t, eps, alphas_cumprod[t.long()]).to(x_t.dtype)
 
 
 def _estimate(x_t: torch.Tensor, eps: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
     """x̂_0 in the working type."""
-    return _sum(alpha_bar.rsqrt(), x_t, -((1 - alpha_bar) / alpha_bar).sqrt(), eps)
+    return weighted_sum(alpha_bar.rsqrt(), x_t, -((1 - alpha_bar) / alpha_bar).sqrt(), eps)
 
 
 def posterior_coefficients(t: torch.Tensor, betas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -342,8 +265,8 @@ def posterior_coefficients(t: torch.Tensor, betas: torch.Tensor) -> tuple[torch.
     returns  c_0, c_t, β̃  (B,) each, float64; 1, 0, 0 at t = 0, where ᾱ_{−1} = 1
     raises   ValueError if betas is not float64 or t is not integer or out of range
     """
-    _require_table(betas, "betas")
-    _require_steps(t, t, "t", betas, "betas")
+    require_table(betas, "betas")
+    require_steps(t, t, "t", betas, "betas")
     return _coefficients(t.long(), betas, torch.cumprod(1 - betas, 0))
 
 
@@ -369,11 +292,11 @@ def posterior(
     raises   ValueError if x_0 is not floating, x_t is not like it, betas is not float64, or t is out of range
     """
     require_floating(x_0, "x_0")
-    _require_alike(x_0, "x_0", x_t, "x_t")
-    _require_table(betas, "betas")
-    _require_steps(t, x_0, "x_0", betas, "betas")
+    require_alike(x_0, "x_0", x_t, "x_t")
+    require_table(betas, "betas")
+    require_steps(t, x_0, "x_0", betas, "betas")
     c_0, c_t, variance = _coefficients(t.long(), betas, torch.cumprod(1 - betas, 0))
-    mean = _sum(c_0, x_0, c_t, x_t).to(x_0.dtype)
+    mean = weighted_sum(c_0, x_0, c_t, x_t).to(x_0.dtype)
     return mean, variance.reshape(variance.shape + (1,) * (x_0.ndim - 1)).to(x_0.dtype)
 
 
@@ -395,19 +318,214 @@ def p_sample(
              or clip is neither a bool nor positive
     """
     require_floating(x_t, "x_t")
-    _require_alike(x_t, "x_t", eps, "eps")
-    _require_alike(x_t, "x_t", noise, "noise")
-    _require_table(betas, "betas")
-    _require_steps(t, x_t, "x_t", betas, "betas")
-    c, t = _bound(clip), t.long()
+    require_alike(x_t, "x_t", eps, "eps")
+    require_alike(x_t, "x_t", noise, "noise")
+    require_table(betas, "betas")
+    require_steps(t, x_t, "x_t", betas, "betas")
+    c, t = clip_bound(clip), t.long()
     alpha_bar = torch.cumprod(1 - betas, 0)
     c_0, c_t, variance = _coefficients(t, betas, alpha_bar)
     if c is None:
         inverse, share = (1 - betas[t]).rsqrt(), betas[t] / (1 - alpha_bar[t]).sqrt()
-        mean = _sum(inverse, x_t, -inverse * share, eps)
+        mean = weighted_sum(inverse, x_t, -inverse * share, eps)
     else:
         x_0 = _estimate(x_t, eps, alpha_bar[t])
-        x_0 = x_0.clamp_(-c, c) if _in_place() else x_0.clamp(-c, c)
-        mean = _plus(x_0 * _weight(c_0, x_0), c_t, x_t)
+        x_0 = x_0.clamp_(-c, c) if in_place() else x_0.clamp(-c, c)
+        mean = plus(x_0 * weight(c_0, x_0), c_t, x_t)
     last = (t == 0).reshape(t.shape + (1,) * (x_t.ndim - 1))
-    return _plus(mean, variance.sqrt(), noise.masked_fill(last, 0)).to(x_t.dtype)
+    return plus(mean, variance.sqrt(), noise.masked_fill(last, 0)).to(x_t.dtype)
+
+
+def ddim_coefficients(
+    t: torch.Tensor, t_prev: torch.Tensor, alphas_cumprod: torch.Tensor, eta: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """a = √ᾱ_p,  b = √(1 − ᾱ_p − σ²),  σ = η √((1 − ᾱ_p)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_p)        (Song et al. 2021 eq. 12, 16)
+
+    t               t  (B,)    step of every sample, 0 … T − 1
+    t_prev          p  (B,)    the step to go to, −1 … t − 1; −1 is the data, ᾱ_{−1} = 1
+    alphas_cumprod  ᾱ  (T,)    float64
+    eta             η  number  0 (deterministic) to 1 (the variance β̃ of DDPM, if p = t − 1)
+    returns  a, b, σ   (B,)    each, float64; 1, 0, 0 at p = −1
+    raises   ValueError        if ᾱ is not float64, t or t_prev is not integer or out of range, or η lies outside [0, 1]
+    """
+    require_table(alphas_cumprod, "alphas_cumprod")
+    require_steps(t, t, "t", alphas_cumprod, "alphas_cumprod")
+    require_previous(t_prev, t)
+    require_share(eta, "eta")
+    return _ddim(t.long(), t_prev.long(), alphas_cumprod, eta)
+
+
+def _ddim(
+    t: torch.Tensor, t_prev: torch.Tensor, alphas_cumprod: torch.Tensor, eta: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The difference 1 − ᾱ_p − σ² as a product of what is not negative: no root of a negative rounding error."""
+    now = alphas_cumprod[t]
+    before = torch.where(t_prev < 0, 1.0, alphas_cumprod[t_prev.clamp(min=0)])
+    noisy = 1 - before
+    kept = (1 - eta) * (1 + eta) * (1 - now) + eta * eta * now * noisy / before
+    return (
+        before.sqrt(),
+        (noisy * kept / (1 - now)).sqrt(),
+        eta * (noisy / (1 - now) * (1 - now / before)).sqrt(),
+    )
+
+
+def ddim_step(
+    x_t: torch.Tensor,
+    t: torch.Tensor,
+    t_prev: torch.Tensor,
+    eps: torch.Tensor,
+    noise: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+    eta: float,
+    clip: bool | float,
+    recompute_eps: bool,
+) -> torch.Tensor:
+    """x_p = √ᾱ_p x̂_0 + √(1 − ᾱ_p − σ²) ε + σ z        (Song et al. 2021 eq. 12; σ as in ``ddim_coefficients``)
+
+    With ``clip`` the estimate x̂_0 is first held in [−c, c]. What it then implies about the noise is
+    ε' = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t); ``recompute_eps`` says whether ε' takes the place of ε.
+
+    x_t             x_t  (B, ...)  noisy data; any floating dtype, strides and device
+    t               t    (B,)      step of every sample, 0 … T − 1
+    t_prev          p    (B,)      the step to go to, −1 … t − 1; −1 is the data
+    eps             ε    (B, ...)  predicted noise, like x_t
+    noise           z    (B, ...)  standard normal, like x_t; not looked at where σ = 0
+    alphas_cumprod  ᾱ    (T,)      float64
+    eta             η    number    0 (deterministic) to 1
+    clip            c              False: as printed; True: c = 1; or the number c
+    recompute_eps        bool      True: x̂_0, ε' and x_t agree (guided-diffusion); False: the model's ε is kept
+    returns         x_p  (B, ...)  dtype of x_t
+    raises          ValueError if x_t is not floating, eps or noise is not like it, ᾱ is not float64, t or t_prev is out
+                    of range, η lies outside [0, 1], or clip is neither a bool nor positive
+    """
+    require_floating(x_t, "x_t")
+    require_alike(x_t, "x_t", eps, "eps")
+    require_alike(x_t, "x_t", noise, "noise")
+    require_table(alphas_cumprod, "alphas_cumprod")
+    require_steps(t, x_t, "x_t", alphas_cumprod, "alphas_cumprod")
+    require_previous(t_prev, t)
+    require_share(eta, "eta")
+    c, t = clip_bound(clip), t.long()
+    alpha_bar = alphas_cumprod[t]
+    a, b, sigma = _ddim(t, t_prev.long(), alphas_cumprod, eta)
+    x_0 = _estimate(x_t, eps, alpha_bar)
+    if c is not None:
+        x_0 = x_0.clamp_(-c, c) if in_place() else x_0.clamp(-c, c)
+    if c is not None and recompute_eps:
+        b = b / (1 - alpha_bar).sqrt()
+        mean = plus(x_0 * weight(a - b * alpha_bar.sqrt(), x_0), b, x_t)
+    else:
+        mean = plus(x_0 * weight(a, x_0), b, eps)
+    return plus(mean, sigma, noise.masked_fill(per_sample(sigma == 0, x_t), 0)).to(x_t.dtype)
+
+
+# -- training and sampling --------------------------------------------------------------------------------------------
+
+
+class GaussianDiffusion:
+    """A noise schedule with what a training loop and a sampler take from it.
+
+        diffusion = GaussianDiffusion(cosine_betas(1000, 0.008, 0.999))
+        x_t, t, noise = diffusion.training_pair(x_0, generator)
+        loss = p_losses(model(x_t, t), noise)
+        x = diffusion.ddpm(model, (16, 1, 8, 8), clip=True, generator=generator)
+
+    A model is any callable ``model(x_t, t) → ε``, t (B,) in int64. A torch.nn.Module is put into eval mode while it
+    samples and afterwards every part of it is as it was, also when sampling fails. Random numbers are drawn where the
+    generator lives and then moved, so that a CPU generator gives the same numbers on every device.
+    """
+
+    def __init__(self, betas: torch.Tensor) -> None:
+        """betas (T,) in float64; ValueError otherwise."""
+        require_table(betas, "betas")
+        self.betas = betas
+        self.alphas_cumprod = alphas_cumprod(betas)
+
+    @property
+    def steps(self) -> int:
+        return int(self.betas.shape[0])
+
+    def to(self, device: Device) -> GaussianDiffusion:
+        """The same schedule with its tables on ``device``."""
+        return GaussianDiffusion(self.betas.to(device))
+
+    def training_pair(
+        self, x_0: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(x_t, t, noise) of Ho et al. 2020 Alg. 1: t uniform in 0 … T − 1, one per sample; x_t by ``q_sample``.
+
+        x_0  (B, ...)  clean data, floating, on any device; ValueError otherwise
+        """
+        require_floating(x_0, "x_0")
+        if x_0.ndim < 1:
+            raise ValueError("x_0 had shape (); it must have a first axis of samples, (B, ...).")
+        home = x_0.device if generator is None else generator.device
+        t = torch.randint(self.steps, x_0.shape[:1], generator=generator, device=home).to(x_0.device)
+        noise = normal(x_0.shape, x_0.dtype, x_0.device, generator)
+        return q_sample(x_0, t, noise, self.alphas_cumprod.to(x_0.device)), t, noise
+
+    def ddpm(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        *,
+        clip: bool | float,
+        x_T: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: Device = None,
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
+        """x_0 of Ho et al. 2020 Alg. 2: every step from T − 1 down to 0, the last one without noise.
+
+        model      ε_θ(x_t, t)
+        shape      (B, ...) of the samples
+        clip       of ``p_sample``: True for data in [−1, 1]
+        x_T        the noise to start from; drawn unless it is given
+        generator  of all random numbers; torch's own unless it is given
+        device     where to sample; where the model's parameters are unless it is given
+        progress   called as progress(done, total) after every step
+        """
+
+        def step(x: torch.Tensor, eps: torch.Tensor, t: int, t_prev: int) -> torch.Tensor:
+            noise = normal(x.shape, x.dtype, x.device, generator) if t else torch.zeros_like(x)
+            return p_sample(x, steps_of(x, t), eps, noise, betas, clip)
+
+        where = device_of(model, device)
+        betas = self.betas.to(where)
+        pairs = [(t, t - 1) for t in range(self.steps - 1, -1, -1)]
+        x = start(shape, x_T, dtype, where, generator)
+        return walk(model, x, pairs, step, progress)
+
+    def ddim(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        *,
+        steps: int,
+        eta: float,
+        clip: bool | float,
+        recompute_eps: bool,
+        x_T: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: Device = None,
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
+        """x_0 of Song et al. 2021 eq. 12 over ``steps`` of the T times, evenly spaced from T − 1 to 0, then to x_0.
+
+        steps  1 … T; eta, clip and recompute_eps as in ``ddim_step``; the rest as in ``ddpm``
+        """
+
+        def step(x: torch.Tensor, eps: torch.Tensor, t: int, t_prev: int) -> torch.Tensor:
+            noise = normal(x.shape, x.dtype, x.device, generator) if eta and t_prev >= 0 else torch.zeros_like(x)
+            now, before = steps_of(x, t), steps_of(x, t_prev)
+            return ddim_step(x, now, before, eps, noise, table, eta, clip, recompute_eps)
+
+        require_share(eta, "eta")
+        where = device_of(model, device)
+        table = self.alphas_cumprod.to(where)
+        times = [*spaced(self.steps, steps), -1]
+        x = start(shape, x_T, dtype, where, generator)
+        return walk(model, x, list(pairwise(times)), step, progress)

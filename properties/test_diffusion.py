@@ -15,6 +15,7 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
+from trueness.optimized._diffusion_common import INTEGERS
 from trueness.properties import diffusion as declared
 from trueness.reference import diffusion as true
 from trueness.tools.bounds import LIMITS, Bound, bounds
@@ -519,6 +520,6 @@ def test_bad_input_is_refused_in_one_sentence(sentence: str) -> None:
     assert message.startswith(sentence) and message.endswith(".") and "must" in message and "\n" not in message
 
 
-@pytest.mark.parametrize("integer", fast.INTEGERS, ids=str)
+@pytest.mark.parametrize("integer", INTEGERS, ids=str)
 def test_steps_may_have_any_integer_type(integer: torch.dtype) -> None:
     assert torch.equal(fast.q_sample(X, STEPS.to(integer), X + 1, TABLE), fast.q_sample(X, STEPS, X + 1, TABLE))

@@ -4,7 +4,9 @@
     q(x_{t−1} | x_t, x_0) = N(μ̃_t, β̃_t I)                                        (eq. 6-7)
 
 Ho et al. 2020, Denoising Diffusion Probabilistic Models (2006.11239); Nichol & Dhariwal 2021 (2102.09672) for the
-cosine schedule; Karras et al. 2022 (2206.00364) for σ(t). Ho et al. count t = 1 … T; here t = 0 … T − 1, ᾱ_{−1} = 1.
+cosine schedule; Karras et al. 2022 (2206.00364) for σ(t); Song, Meng & Ermon 2021 (2010.02502) for DDIM; Song et al.
+2021 (2011.13456) for the SDE; Ho & Salimans 2022 (2207.12598) for guidance. Ho et al. count t = 1 … T; here
+t = 0 … T − 1, and ᾱ_{−1} = 1.
 Tables are float64 whatever the data is: 1 − ᾱ taken after rounding ᾱ to float32 keeps 3 digits at t = 0.
 """
 
@@ -277,3 +279,82 @@ def p_sample_vjp(cotangent, x_t, t, eps, noise, betas, clip):
     by_x0 = np.where(inside, _per_sample(c_0, x_t) * cotangent, 0.0)
     by_xt, by_eps = predict_x0_vjp(by_x0, x_t, t, eps, alpha_bar)
     return by_xt + _per_sample(c_t, x_t) * cotangent, by_eps, by_noise
+
+
+def ddim_coefficients(t, t_prev, alphas_cumprod, eta):
+    """a = √ᾱ_p,  b = √(1 − ᾱ_p − σ²),  σ = η √((1 − ᾱ_p)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_p)        (Song et al. 2021 eq. 12, 16)
+
+    The difference under the second root is written as a product of what is not negative,
+    (1 − ᾱ_p − σ²) (1 − ᾱ_t) = (1 − ᾱ_p) ((1 − η²)(1 − ᾱ_t) + η² ᾱ_t (1 − ᾱ_p)/ᾱ_p): as printed its digits are lost, and
+    for small ᾱ_t its sign.
+
+    t               t  (B,)    step of every sample, 0 … T − 1
+    t_prev          p  (B,)    the step to go to, −1 … t − 1; −1 is the data, ᾱ_{−1} = 1
+    alphas_cumprod  ᾱ  (T,)    float64
+    eta             η  number  0 (deterministic) to 1 (the variance β̃ of DDPM, if p = t − 1)
+    returns  a, b, σ   (B,)    each; 1, 0, 0 at p = −1
+    """
+    clean, now = t_prev < 0, alphas_cumprod[t]
+    before = np.where(clean, 1.0, alphas_cumprod[np.maximum(t_prev, 0)])
+    noisy = np.where(clean, 0.0, 1 - before)
+    kept = (1 - eta) * (1 + eta) * (1 - now) + eta * eta * now * noisy / before
+    return (
+        np.sqrt(before),
+        np.sqrt(noisy * kept / (1 - now)),
+        eta * np.sqrt(noisy / (1 - now) * (1 - now / before)),
+    )
+
+
+def ddim_step(x_t, t, t_prev, eps, noise, alphas_cumprod, eta, clip, recompute_eps):
+    """x_p = √ᾱ_p x̂_0 + √(1 − ᾱ_p − σ²) ε + σ z        (Song et al. 2021 eq. 12; σ as in ``ddim_coefficients``)
+
+    With ``clip`` the estimate x̂_0 is first held in [−c, c]. What it then implies about the noise is
+    ε' = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t); ``recompute_eps`` says whether ε' takes the place of ε.
+
+    x_t             x_t  (B, ...)  noisy data
+    t               t    (B,)      step of every sample, 0 … T − 1
+    t_prev          p    (B,)      the step to go to, −1 … t − 1; −1 is the data
+    eps             ε    (B, ...)  predicted noise
+    noise           z    (B, ...)  standard normal; not looked at where σ = 0
+    alphas_cumprod  ᾱ    (T,)      float64
+    eta             η    number    0 (deterministic) to 1
+    clip            c              False: as printed; True: c = 1; or the number c
+    recompute_eps        bool      True: x̂_0, ε' and x_t agree (guided-diffusion); False: the model's ε is kept
+    returns         x_p  (B, ...)
+    """
+    a, b, sigma = (_per_sample(c, x_t) for c in ddim_coefficients(t, t_prev, alphas_cumprod, eta))
+    x_0, direction = predict_x0(x_t, t, eps, alphas_cumprod), eps
+    if clip is not False:
+        c = 1.0 if clip is True else clip
+        x_0 = np.minimum(np.maximum(x_0, -c), c)
+        if recompute_eps:
+            direction = _implied_eps(x_t, t, x_0, alphas_cumprod)
+    return a * x_0 + b * direction + np.where(sigma > 0, sigma * noise, 0.0)
+
+
+def _implied_eps(x_t, t, x_0, alphas_cumprod):
+    """ε = (x_t − √ᾱ_t x_0)/√(1 − ᾱ_t)"""
+    signal, sigma = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
+    return (x_t - _per_sample(signal, x_t) * x_0) / _per_sample(sigma, x_t)
+
+
+def ddim_step_vjp(cotangent, x_t, t, t_prev, eps, noise, alphas_cumprod, eta, clip, recompute_eps):
+    """by x_t, ε and z: what the clip holds back passes no gradient"""
+    a, b, sigma = (_per_sample(c, x_t) for c in ddim_coefficients(t, t_prev, alphas_cumprod, eta))
+    by_x0, by_direction = a * cotangent, b * cotangent
+    by_noise = np.where(sigma > 0, sigma * cotangent, 0.0)
+    if clip is False:
+        by_xt, by_eps = predict_x0_vjp(by_x0, x_t, t, eps, alphas_cumprod)
+        return by_xt, by_eps + by_direction, by_noise
+    c = 1.0 if clip is True else clip
+    x_0 = predict_x0(x_t, t, eps, alphas_cumprod)
+    inside = (x_0 >= -c) & (x_0 <= c)
+    if not recompute_eps:
+        by_xt, by_eps = predict_x0_vjp(np.where(inside, by_x0, 0.0), x_t, t, eps, alphas_cumprod)
+        return by_xt, by_eps + by_direction, by_noise
+    signal, spread = np.sqrt(alphas_cumprod[t]), np.sqrt(1 - alphas_cumprod[t])
+    implied = by_direction / _per_sample(spread, x_t)
+    by_xt, by_eps = predict_x0_vjp(
+        np.where(inside, by_x0 - _per_sample(signal, x_t) * implied, 0.0), x_t, t, eps, alphas_cumprod
+    )
+    return by_xt + implied, by_eps, by_noise
