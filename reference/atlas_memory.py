@@ -144,7 +144,7 @@ def tensor_features_vjp(cotangent, x, degree):
 def newton_schulz(g, coefficients, eps):
     """NS(G): X = G/(‖G‖_F + ε),  then X ← a X + (b A + c A²) X with A = X Xᵀ for every (a, b, c)
 
-    Every singular value goes through the polynomials p(s) = a s + b s³ + c s⁵, the singular vectors stay. JORDAN (Jordan
+    Every singular value goes through the polynomials p(s) = a s + b s³ + c s⁵; singular vectors stay. JORDAN (Jordan
     et al. 2024, Muon) lands in [0.68, 1.14] and converges nowhere; CLASSICAL goes to the polar factor, slowly for
     small singular values. A matrix with more rows than columns is transposed before and after.
 

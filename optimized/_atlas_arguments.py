@@ -1,0 +1,83 @@
+"""What the functions of atlas_memory refuse, each with one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from trueness.optimized._elementwise import require_floating
+
+CHOICES = {
+    "objective": ("l2", "dot"),
+    "optimizer": ("gd", "muon", "muon_chunk", "norm_ema"),
+    "placement": ("outer", "inner"),
+    "read": ("post", "pre"),
+}
+
+
+def require_choice(value: object, name: str) -> None:
+    if value not in CHOICES[name]:
+        raise ValueError(f"{name} was {value!r}; allowed are {', '.join(map(repr, CHOICES[name]))}.")
+
+
+def require_count(value: object, name: str, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} was {value!r}; it must be an integer of at least {least}.")
+
+
+def require_positive(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{name} was {value!r}; it must be a positive number.")
+
+
+def require_not_negative(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} was {value!r}; it must be a finite number of at least 0.")
+
+
+def require_coefficients(coefficients: object, x: torch.Tensor) -> None:
+    """a (p+1,) like x"""
+    if not isinstance(coefficients, torch.Tensor):
+        raise ValueError(f"coefficients was {type(coefficients).__name__}; it must be a torch.Tensor of shape (p+1,).")
+    if coefficients.ndim != 1 or not coefficients.shape[0]:
+        raise ValueError(f"coefficients had shape {tuple(coefficients.shape)}; it must be (p+1,), p at least 0.")
+    if not coefficients.is_floating_point() or coefficients.device != x.device:
+        raise ValueError(
+            f"coefficients was {coefficients.dtype} on {coefficients.device}; it must be floating, on {x.device}."
+        )
+
+
+def require_steps(coefficients: object) -> None:
+    """Rows (a, b, c)"""
+    if not isinstance(coefficients, Sequence) or any(
+        not isinstance(row, Sequence) or len(row) != 3 for row in coefficients
+    ):
+        raise ValueError(f"coefficients was {coefficients!r}; it must be a sequence of rows (a, b, c).")
+
+
+def require_shapes(tensors: Mapping[str, tuple[torch.Tensor, str]], first: str) -> dict[str, int]:
+    """The lengths of the axes' symbols; every tensor must agree with those before it, and be like the first.
+
+    tensors  name → (tensor, its axes: one word each, "c-1" is one less than "c")
+    """
+    known: dict[str, int] = {}
+    like = tensors[first][0]
+    for name, (x, axes) in tensors.items():
+        require_floating(x, name)
+        symbols = axes.split()
+        wanted = [known.get(s, known["c"] - 1 if s == "c-1" else None) for s in symbols]
+        fits = x.ndim == len(symbols) and all(w in (None, n) for w, n in zip(wanted, x.shape, strict=True))
+        if not fits:
+            shown = ", ".join(s if w is None else f"{s} = {w}" for s, w in zip(symbols, wanted, strict=True))
+            raise ValueError(f"{name} had shape {tuple(x.shape)}; it must be ({shown}).")
+        if x.dtype != like.dtype or x.device != like.device:
+            raise ValueError(
+                f"{name} was {x.dtype} on {x.device}; it must be like {first}, {like.dtype} on {like.device}."
+            )
+        known.update(zip(symbols, x.shape, strict=True))
+    for symbol, least in (("T", 1), ("c", 1)):
+        if known.get(symbol, least) < least:
+            raise ValueError(f"{first} and gamma gave {symbol} = {known[symbol]}; it must be at least {least}.")
+    return known

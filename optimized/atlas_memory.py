@@ -1,0 +1,558 @@
+"""Atlas memory, fast: polynomial features, the Omega rule in chunks, Newton–Schulz, and the attention made of them.
+
+    S_t = θ_t S_{t−1} + ∇L_t(M̂),    M_t = α_t M_{t−1} − η_t NS(S_t),    o_t = φ(q_t)ᵀ M_t
+    L_t(M) = Σ_{j<c} γ_{t,j} ℓ(M; φ(k_{t−j}), v_{t−j})
+
+Behrouz et al. 2025, ATLAS: Learning to Optimally Memorize the Context at Test Time (2505.23735), eq. 9, 15-16, 32-33.
+M̂ is the memory at the start of a chunk of C tokens; C belongs to the model, and C = 1 is the rule of every token. With
+gradient descent a chunk is a handful of matrix products, the other optimisers write out one gradient a token.
+float16 and bfloat16 are computed in float32 and rounded once. Differentiable by autograd; CPU and CUDA; any strides.
+``AtlasAttention`` is the layer of a network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from trueness.optimized import _atlas_arguments as _require
+from trueness.optimized import _atlas_chunks as _chunks
+from trueness.optimized._elementwise import require_floating
+
+__all__ = [
+    "CLASSICAL",
+    "EPS",
+    "JORDAN",
+    "AtlasAttention",
+    "AtlasState",
+    "atlas_attention",
+    "elementwise_features",
+    "newton_schulz",
+    "omega",
+    "omega_mlp",
+    "taylor_coefficients",
+    "tensor_features",
+    "window_weights",
+]
+
+JORDAN = ((3.4445, -4.7750, 2.0315),) * 5
+CLASSICAL = ((15 / 8, -5 / 4, 3 / 8),) * 12
+EPS = 1e-8
+Device = torch.device | str | None
+
+
+def _working(x: torch.Tensor) -> torch.dtype:
+    """The type that x is computed in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _exactly(x: torch.Tensor) -> torch.autocast:
+    """Under autocast the products still keep their type."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+# -- features ---------------------------------------------------------------------------------------------------------
+
+
+def taylor_coefficients(degree: int, *, dtype: torch.dtype = torch.float64, device: Device = None) -> torch.Tensor:
+    """a_i = 1/i!        (Behrouz et al. 2025 eq. 5)
+
+    degree   p  int     highest power, at least 0
+    returns  a  (p+1,)  Taylor's of exp
+    raises   ValueError if degree is not such an integer
+    """
+    _require.require_count(degree, "degree", 0)
+    exact = [1 / math.factorial(i) for i in range(degree + 1)]
+    return torch.tensor(exact, dtype=torch.float64).to(device=device, dtype=dtype)
+
+
+def window_weights(
+    window: int, decay: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+) -> torch.Tensor:
+    """γ_j = exp(−λ j) / Σ_i exp(−λ i)
+
+    window   c  int     tokens in the window, at least 1
+    decay    λ  number  per token of age, ≥ 0
+    returns  γ  (c,)    weight by age, the youngest first; their sum is 1
+    raises   ValueError if window is not such an integer or decay is negative
+    """
+    _require.require_count(window, "window", 1)
+    _require.require_not_negative(decay, "decay")
+    weights = torch.exp(-decay * torch.arange(window, dtype=torch.float64))
+    return (weights / weights.sum()).to(device=device, dtype=dtype)
+
+
+def elementwise_features(x: torch.Tensor, coefficients: torch.Tensor, clamp: float) -> torch.Tensor:
+    """φ(x) = [a_0 1; a_1 x̂; a_2 x̂²; …; a_p x̂^p],  x̂ = min(max(x, −κ), κ), powers element by element
+
+    x             x  (..., D)       keys or queries; any floating dtype
+    coefficients  a  (p+1,)         of the powers 0 … p
+    clamp         κ  number         bound on |x_d|, > 0; no gradient beyond it
+    returns       φ  (..., (p+1)D)  dtype of x, power by power; the first D are a_0
+    raises        ValueError if x is not floating or has no axis, coefficients is not (p+1,), or clamp is not positive
+    """
+    _require_features(x)
+    _require.require_coefficients(coefficients, x)
+    _require.require_positive(clamp, "clamp")
+    return _elementwise(x.to(_working(x)), coefficients.to(_working(x)), clamp).to(x.dtype)
+
+
+def _elementwise(x: torch.Tensor, coefficients: torch.Tensor, clamp: float) -> torch.Tensor:
+    bounded = x.clamp(-clamp, clamp)
+    powers = [torch.ones_like(bounded), bounded]
+    for _ in range(len(coefficients) - 2):
+        powers.append(powers[-1] * bounded)
+    return torch.cat([a * x_i for a, x_i in zip(coefficients, powers, strict=False)], -1)
+
+
+def tensor_features(x: torch.Tensor, degree: int) -> torch.Tensor:
+    """φ*(x) = [1; x; x⊗x/√2!; …; x^{⊗p}/√p!],  φ*(x)ᵀφ*(y) = Σ_{i≤p} (xᵀy)^i/i! → exp(xᵀy)        (eq. 22-23)
+
+    x        x   (..., D)        keys or queries; any floating dtype
+    degree   p   int             highest power, at least 0
+    returns  φ*  (..., Σ_i D^i)  dtype of x, power by power, row-major
+    raises   ValueError if x is not floating or has no axis, or degree is not such an integer
+    """
+    _require_features(x)
+    _require.require_count(degree, "degree", 0)
+    wide = x.to(_working(x))
+    tensors = [torch.ones_like(wide[..., :1])]
+    for _ in range(degree):
+        tensors.append((tensors[-1][..., :, None] * wide[..., None, :]).flatten(-2))
+    return torch.cat([t / math.sqrt(math.factorial(i)) for i, t in enumerate(tensors)], -1).to(x.dtype)
+
+
+def _require_features(x: torch.Tensor) -> None:
+    require_floating(x, "x")
+    if not x.ndim or not x.shape[-1]:
+        raise ValueError(f"x had shape {tuple(x.shape)}; it must be (..., D) with D of at least 1.")
+
+
+# -- Newton–Schulz ----------------------------------------------------------------------------------------------------
+
+
+def newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]], eps: float) -> torch.Tensor:
+    """NS(G): X = G/(‖G‖_F + ε),  then X ← a X + (b A + c A²) X with A = X Xᵀ for every (a, b, c)
+
+    In bfloat16 the rounding noise in the null space of a matrix of low rank would grow 3.4445⁵-fold: here it is
+    computed in float32 or float64 whatever g is.
+
+    g             G      (..., R, C)  a matrix or several; any floating dtype
+    coefficients  a,b,c  (k, 3)       one row for every step: JORDAN, CLASSICAL or others
+    eps           ε      number       ≥ 0; NS(0) = 0 if it is > 0
+    returns       NS     (..., R, C)  dtype of g
+    raises        ValueError if g is not floating or no matrix, coefficients has not three numbers a row, or eps < 0
+    """
+    require_floating(g, "g")
+    if g.ndim < 2:
+        raise ValueError(f"g had shape {tuple(g.shape)}; it must have at least the axes (R, C).")
+    _require.require_steps(coefficients)
+    _require.require_not_negative(eps, "eps")
+    with _exactly(g):
+        return _newton_schulz(g.to(_working(g)), coefficients, eps).to(g.dtype)
+
+
+def _newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]] = JORDAN, eps: float = EPS) -> torch.Tensor:
+    if g.shape[-2] > g.shape[-1]:
+        return _newton_schulz(g.mT, coefficients, eps).mT
+    x: torch.Tensor = g / (torch.linalg.vector_norm(g, dim=(-2, -1), keepdim=True) + eps)
+    for a, b, c in coefficients:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x
+
+
+# -- the Omega rule ---------------------------------------------------------------------------------------------------
+
+
+def omega(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    gamma: torch.Tensor,
+    memory: torch.Tensor,
+    momentum: torch.Tensor,
+    k_window: torch.Tensor,
+    v_window: torch.Tensor,
+    chunk_size: int,
+    objective: str,
+    optimizer: str,
+    placement: str,
+    read: str,
+    clip: float | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """S_t = θ_t S_{t−1} + i_t g_t,  M_t = α_t M_{t−1} − w_t U_t,  o_t = q_tᵀ M_t        (eq. 9, 15-16, 32-33)
+
+    g_t = Σ_{j<c} γ_{t,j} k_{t−j} (k_{t−j}ᵀ M̂ − v_{t−j})ᵀ, every element held in [−clip, clip] if there is a clip;
+    for the objective "dot", −k vᵀ in place of k (kᵀM̂ − v)ᵀ. M̂ is the memory before the first token of the chunk.
+
+    q           q   (B, T, H, P)    features of the queries; any floating dtype, and all tensors like it
+    k           k   (B, T, H, P)    features of the keys
+    v           v   (B, T, H, V)    values
+    alpha       α   (B, T, H)       share of the memory that stays, in [0, 1]
+    eta         η   (B, T, H)       step size, ≥ 0; 0 leaves the memory alone
+    theta       θ   (B, T, H)       share of the momentum that stays, in [0, 1]
+    gamma       γ   (B, T, H, c)    weight of token t − j at time t; not renormalised where the window is not full
+    memory      M_0 (B, H, P, V)    memory before the first token
+    momentum    S_0 (B, H, P, V)    momentum before the first token
+    k_window        (B, c−1, H, P)  features of the last c − 1 tokens before the first, zeros where there are none
+    v_window        (B, c−1, H, V)  their values
+    chunk_size  C   int             tokens whose gradients are taken at one memory, at least 1: part of the model
+    objective                       "l2": ½|kᵀM − v|², or "dot": −⟨kᵀM, v⟩
+    optimizer                       "gd": U_t = S_t; "muon": U_t = NS(S_t); "muon_chunk": U_t = NS(S at the end of t's
+                                    chunk), and every token of the chunk reads M̂; "norm_ema": U_t = i_t g_t/(m_t + ε),
+                                    m_t = 0.9 m_{t−1} + 0.1 ‖g_t‖_F from m_0 = 0 in every call. ε = 10⁻⁸, NS by JORDAN
+    placement                       "outer": i_t = 1, w_t = η_t (eq. 32); "inner": i_t = η_t, w_t = 1 (eq. 12-13)
+    read                            "post": o_t = q_tᵀ M_t (eq. 29); "pre": o_t = q_tᵀ M_{t−1}; not looked at for
+                                    "muon_chunk"
+    clip                            None, or a positive number
+    returns     o   (B, T, H, V)    dtype of q
+                M_T (B, H, P, V)
+                S_T (B, H, P, V)
+    raises      ValueError if a tensor does not fit the others, or a mode is not one of those named
+    """
+    _require.require_shapes(
+        {
+            "q": (q, "B T H P"),
+            "k": (k, "B T H P"),
+            "v": (v, "B T H V"),
+            "alpha": (alpha, "B T H"),
+            "eta": (eta, "B T H"),
+            "theta": (theta, "B T H"),
+            "gamma": (gamma, "B T H c"),
+            "memory": (memory, "B H P V"),
+            "momentum": (momentum, "B H P V"),
+            "k_window": (k_window, "B c-1 H P"),
+            "v_window": (v_window, "B c-1 H V"),
+        },
+        "q",
+    )
+    _require_modes(chunk_size, objective, optimizer, placement, read, clip)
+    dtype, length = q.dtype, q.shape[1]
+    q, k, v, alpha, eta, theta, gamma, M, S, k_window, v_window = (
+        x.to(_working(x)) for x in (q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window)
+    )
+    with _exactly(q):
+        parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, chunk_size, placement)
+        if optimizer == "gd" and clip is None:
+            reads, M, S = _chunks.linear(parts, M, S, objective, read)
+        else:
+            reads, M, S = _chunks.dense(parts, M, S, objective, optimizer, read, clip, _step(optimizer))
+        return _chunks.joined(reads, length).to(dtype), M.to(dtype), S.to(dtype)
+
+
+def _step(optimizer: str) -> _chunks.Step:
+    """U of S, token by token or of a whole chunk"""
+    return (lambda S: S) if optimizer == "gd" else _newton_schulz
+
+
+def _require_modes(
+    chunk_size: int, objective: str, optimizer: str, placement: str, read: str, clip: float | None
+) -> None:
+    _require.require_count(chunk_size, "chunk_size", 1)
+    given = {"objective": objective, "optimizer": optimizer, "placement": placement, "read": read}
+    for name, value in given.items():
+        _require.require_choice(value, name)
+    if clip is not None:
+        _require.require_positive(clip, "clip")
+
+
+# -- a memory of two layers -------------------------------------------------------------------------------------------
+
+
+def omega_mlp(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    gamma: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    s1: torch.Tensor,
+    s2: torch.Tensor,
+    k_window: torch.Tensor,
+    v_window: torch.Tensor,
+    chunk_size: int,
+    placement: str,
+    read: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t S_t,  o_t = f(q_t; W_t)        (eq. 42)
+
+    The memory is f(x) = x + W1 σ(W2 x), σ(z) = z/(1 + e^{−z}).
+    g_t = Σ_{j<c} γ_{t,j} ∇½|f(k_{t−j}) − v_{t−j}|² of both matrices at the weights before the first token of the chunk.
+
+    q           q   (B, T, H, V)    queries; any floating dtype, and all tensors like it
+    k           k   (B, T, H, V)    keys
+    v           v   (B, T, H, V)    values
+    alpha       α   (B, T, H)       share of the weights that stays, in [0, 1]
+    eta         η   (B, T, H)       step size, ≥ 0
+    theta       θ   (B, T, H)       share of the momentum that stays, in [0, 1]
+    gamma       γ   (B, T, H, c)    weight of token t − j at time t
+    w1          W1  (B, H, V, N)    outer weights before the first token
+    w2          W2  (B, H, N, V)    inner weights
+    s1          S1  (B, H, V, N)    momentum of W1
+    s2          S2  (B, H, N, V)    momentum of W2
+    k_window        (B, c−1, H, V)  the last c − 1 keys before the first token, zeros where there are none
+    v_window        (B, c−1, H, V)  their values
+    chunk_size  C   int             tokens whose gradients are taken at one set of weights, at least 1
+    placement                       "outer": i_t = 1, w_t = η_t; "inner": i_t = η_t, w_t = 1
+    read                            "post": o_t = f(q_t; W_t); "pre": o_t = f(q_t; W_{t−1})
+    returns     o   (B, T, H, V)    dtype of q
+                W1, W2, S1, S2 after the last token
+    raises      ValueError if a tensor does not fit the others, or a mode is not one of those named
+    """
+    _require.require_shapes(
+        {
+            "q": (q, "B T H V"),
+            "k": (k, "B T H V"),
+            "v": (v, "B T H V"),
+            "alpha": (alpha, "B T H"),
+            "eta": (eta, "B T H"),
+            "theta": (theta, "B T H"),
+            "gamma": (gamma, "B T H c"),
+            "w1": (w1, "B H V N"),
+            "w2": (w2, "B H N V"),
+            "s1": (s1, "B H V N"),
+            "s2": (s2, "B H N V"),
+            "k_window": (k_window, "B c-1 H V"),
+            "v_window": (v_window, "B c-1 H V"),
+        },
+        "q",
+    )
+    _require_modes(chunk_size, "l2", "gd", placement, read, None)
+    dtype, length = q.dtype, q.shape[1]
+    tokens = (q, k, v, alpha, eta, theta, gamma, k_window, v_window)
+    q, k, v, alpha, eta, theta, gamma, k_window, v_window = (x.to(_working(x)) for x in tokens)
+    weights = [x.to(_working(x)) for x in (w1, w2, s1, s2)]
+    with _exactly(q):
+        parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, chunk_size, placement)
+        reads, w1, w2, s1, s2 = _chunks.layers(parts, *weights, read)
+        out = _chunks.joined(reads, length)
+        return out.to(dtype), w1.to(dtype), w2.to(dtype), s1.to(dtype), s2.to(dtype)
+
+
+# -- attention --------------------------------------------------------------------------------------------------------
+
+
+def atlas_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    gamma: torch.Tensor,
+    coefficients: torch.Tensor,
+    clamp: float,
+    chunk_size: int,
+    objective: str,
+    optimizer: str,
+    placement: str,
+    read: str,
+    clip: float | None,
+) -> torch.Tensor:
+    """o = omega(φ(q), φ(k), v, …) from an empty memory,  φ(x) = elementwise_features(x)/√P        (eq. 9, 29, 32-33)
+
+    q             q  (B, T, H, D)  queries; any floating dtype, and all tensors like it
+    k             k  (B, T, H, D)  keys
+    v             v  (B, T, H, V)  values
+    alpha         α  (B, T, H)     share of the memory that stays, in [0, 1]
+    eta           η  (B, T, H)     step size, ≥ 0
+    theta         θ  (B, T, H)     share of the momentum that stays, in [0, 1]
+    gamma         γ  (B, T, H, c)  weight of token t − j at time t
+    coefficients  a  (p+1,)        of the powers 0 … p
+    clamp         κ  number        bound on the elements of q and k, > 0
+    chunk_size    C  int           as in ``omega``, and so are
+    objective, optimizer, placement, read, clip
+    returns       o  (B, T, H, V)  dtype of q
+    raises        ValueError if a tensor does not fit the others, or a mode is not one of those named
+    """
+    shapes = {"q": (q, "B T H D"), "k": (k, "B T H D"), "v": (v, "B T H V"), "alpha": (alpha, "B T H")}
+    shapes |= {"eta": (eta, "B T H"), "theta": (theta, "B T H"), "gamma": (gamma, "B T H c")}
+    _require.require_shapes(shapes, "q")
+    _require.require_coefficients(coefficients, q)
+    _require.require_positive(clamp, "clamp")
+    _require_modes(chunk_size, objective, optimizer, placement, read, clip)
+    dtype = q.dtype
+    q, k, v, alpha, eta, theta, gamma, coefficients = (
+        x.to(_working(x)) for x in (q, k, v, alpha, eta, theta, gamma, coefficients)
+    )
+    scale = math.sqrt(coefficients.shape[0] * q.shape[-1])
+    phi_q, phi_k = (_elementwise(x, coefficients, clamp) / scale for x in (q, k))
+    batch, _, heads, width = phi_k.shape
+    memory = q.new_zeros(batch, heads, width, v.shape[-1])
+    k_window = q.new_zeros(batch, gamma.shape[-1] - 1, heads, width)
+    v_window = q.new_zeros(batch, gamma.shape[-1] - 1, heads, v.shape[-1])
+    o, _, _ = omega(
+        phi_q,
+        phi_k,
+        v,
+        alpha,
+        eta,
+        theta,
+        gamma,
+        memory,
+        memory,
+        k_window,
+        v_window,
+        chunk_size,
+        objective,
+        optimizer,
+        placement,
+        read,
+        clip,
+    )
+    return o.to(dtype)
+
+
+# -- the layer of a network -------------------------------------------------------------------------------------------
+
+
+class AtlasState(NamedTuple):
+    """What one call of ``AtlasAttention.stream`` leaves to the next."""
+
+    memory: torch.Tensor  # (B, H, P, V)
+    momentum: torch.Tensor  # (B, H, P, V)
+    k_window: torch.Tensor  # (B, c−1, H, P)
+    v_window: torch.Tensor  # (B, c−1, H, V)
+    inputs: torch.Tensor  # (B, convolution − 1, width): what the convolution still looks back at
+
+    def detach(self) -> AtlasState:
+        """The same numbers without their history: for truncated backpropagation through time."""
+        return AtlasState(*(x.detach() for x in self))
+
+
+class AtlasAttention(torch.nn.Module):
+    """Causal attention by a memory that learns while it reads: y = W_o (norm(omega(φ(q), φ(k), v, …)) ∘ silu(W_g x))
+
+    q, k and v are projections of a short causal convolution of x; q and k have a mean square of one in every head. The
+    gates α, η, θ are sigmoids of projections of x, η times ``rate``; the weights γ of the window are learned for every
+    head and sum to one, exp(−decay · age) at first. The coefficients of the features are learned from 1/i! on.
+
+    width        of x and of the result
+    heads        H; it must divide width
+    degree       p of the features: P = (p + 1) width/heads
+    window       c, tokens in every gradient
+    chunk_size   C, tokens whose gradients are taken at one memory: part of the model, as c is
+    rate         largest η
+    convolution  taps of the causal convolution of x, 1 for none
+    objective, optimizer, placement, read, clip, clamp  as in ``omega`` and ``elementwise_features``
+
+    ``updates = False`` sets η = 0: the memory stays as it is, and from an empty one nothing is read - for ablations.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 4,
+        *,
+        degree: int = 2,
+        window: int = 4,
+        chunk_size: int = 16,
+        rate: float = 1.0,
+        decay: float = 0.1,
+        clamp: float = 10.0,
+        convolution: int = 4,
+        objective: str = "l2",
+        optimizer: str = "gd",
+        placement: str = "outer",
+        read: str = "post",
+        clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        least = {"width": 1, "heads": 1, "degree": 0, "window": 1, "convolution": 1}
+        for value, name in zip((width, heads, degree, window, convolution), least, strict=True):
+            _require.require_count(value, name, least[name])
+        if width % heads:
+            raise ValueError(f"heads was {heads}; it must divide width, {width}.")
+        _require.require_positive(rate, "rate")
+        _require.require_positive(clamp, "clamp")
+        _require_modes(chunk_size, objective, optimizer, placement, read, clip)
+        self.heads, self.window, self.clamp, self.rate = heads, window, clamp, rate
+        self.chunk_size, self.objective, self.optimizer = chunk_size, objective, optimizer
+        self.placement, self.read, self.clip = placement, read, clip
+        self.updates = True
+        self.qkv = torch.nn.Linear(width, 3 * width, bias=False)
+        self.gates = torch.nn.Linear(width, 3 * heads)
+        self.gate = torch.nn.Linear(width, width, bias=False)
+        self.norm = torch.nn.Parameter(torch.ones(width))
+        self.out = torch.nn.Linear(width, width, bias=False)
+        self.taps = torch.nn.Parameter(torch.zeros(convolution, width))
+        self.coefficients = torch.nn.Parameter(taylor_coefficients(degree, dtype=torch.float32))
+        ages = torch.arange(window, dtype=torch.float32)
+        self.weights = torch.nn.Parameter((-decay * ages).expand(heads, window).clone())
+        with torch.no_grad():
+            self.taps[-1] = 1.0  # x itself at first
+            self.gates.weight.mul_(0.1)
+            # α = 0.99, η = rate/4, θ = 0.1 at first
+            self.gates.bias.copy_(torch.tensor([4.6, -1.1, -2.2]).repeat_interleave(heads))
+
+    def empty(self, x: torch.Tensor) -> AtlasState:
+        """The state before any token of a batch like x (B, T, width)."""
+        batch, _, width = x.shape
+        each = width // self.heads
+        features = self.coefficients.shape[0] * each
+        memory = x.new_zeros(batch, self.heads, features, each)
+        before = batch, self.window - 1, self.heads
+        windows = x.new_zeros(*before, features), x.new_zeros(*before, each)
+        return AtlasState(memory, memory, *windows, x.new_zeros(batch, self.taps.shape[0] - 1, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, T, width) → (B, T, width), every sequence from an empty memory."""
+        return self.stream(x, None)[0]
+
+    def stream(self, x: torch.Tensor, state: AtlasState | None) -> tuple[torch.Tensor, AtlasState]:
+        """The next tokens of sequences whose state is ``state``, None at their start, and the state after them.
+
+        A chunk begins with every call: calls of a multiple of ``chunk_size`` tokens give what one call of all gives.
+        """
+        require_floating(x, "x")
+        if x.ndim != 3 or x.shape[-1] != self.norm.shape[0] or not x.shape[1]:
+            raise ValueError(f"x had shape {tuple(x.shape)}; it must be (B, T, {self.norm.shape[0]}), T at least 1.")
+        memory, momentum, k_window, v_window, inputs = self.empty(x) if state is None else state
+        long = torch.cat([inputs, x], 1)
+        taps = self.taps.shape[0]
+        mixed = sum((long[:, i : i + x.shape[1]] * self.taps[i] for i in range(taps)), torch.zeros_like(x))
+        q, k, v = self.qkv(mixed).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        alpha, eta, theta = torch.sigmoid(self.gates(x)).unflatten(-1, (3, self.heads)).unbind(2)
+        eta = self.rate * eta if self.updates else torch.zeros_like(eta)
+        gamma = self.weights.softmax(-1).expand(*x.shape[:2], -1, -1)
+        each = (q.shape[-1],)
+        scale = math.sqrt(self.coefficients.shape[0] * q.shape[-1])
+        phi_q, phi_k = (
+            elementwise_features(torch.nn.functional.rms_norm(y, each), self.coefficients, self.clamp) / scale
+            for y in (q, k)
+        )
+        kind = v.dtype  # under autocast the projections have one and the rest another
+        o, memory, momentum = omega(
+            phi_q.to(kind),
+            phi_k.to(kind),
+            v,
+            alpha.to(kind),
+            eta.to(kind),
+            theta.to(kind),
+            gamma.to(kind),
+            memory.to(kind),
+            momentum.to(kind),
+            k_window.to(kind),
+            v_window.to(kind),
+            self.chunk_size,
+            self.objective,
+            self.optimizer,
+            self.placement,
+            self.read,
+            self.clip,
+        )
+        o = torch.nn.functional.rms_norm(o, each).flatten(-2) * self.norm
+        y = self.out(o * torch.nn.functional.silu(self.gate(x)))
+        k_window = torch.cat([k_window, phi_k], 1)[:, x.shape[1] :]
+        v_window = torch.cat([v_window, v], 1)[:, x.shape[1] :]
+        return y, AtlasState(memory, momentum, k_window, v_window, long[:, x.shape[1] :])
