@@ -316,6 +316,110 @@ def _update(S, g, into, m, optimizer):
     return _head(into / (m + EPS)) * g
 
 
+def omega_vjp(
+    g_o,
+    g_memory,
+    g_momentum,
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    memory,
+    momentum,
+    k_window,
+    v_window,
+    chunk_size,
+    objective,
+    optimizer,
+    placement,
+    read,
+    clip,
+):
+    """Backwards through the tokens: M̄, S̄, m̄ and the gradient by M̂, which joins M̄ where a chunk begins
+
+    By q, k, v, α, η, θ, γ, M_0, S_0 and the window's keys and values, for all modes. The clip passes nothing outside.
+    """
+    arguments = (k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window)
+    tokens = _tokens(*arguments, chunk_size, objective, optimizer, placement, clip)
+    length, window = gamma.shape[1], gamma.shape[-1]
+    keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
+    by_keys = [np.zeros(keys[:, 0].shape) for _ in range(keys.shape[1])]
+    by_values = [np.zeros(values[:, 0].shape) for _ in range(values.shape[1])]
+    by_q, by_alpha, by_theta, by_gamma, by_into, by_out = ([None] * length for _ in range(6))
+    by_M, by_S, by_m = g_memory, g_momentum, np.zeros(alpha[:, 0].shape)
+    by_hat, by_kept, by_moved = np.zeros(memory.shape), by_m, by_m
+    for t in range(length - 1, -1, -1):
+        token = tokens[t]
+        seen = _outer(q[:, t], g_o[:, t])
+        by_q[t] = _column(_is_read(token, optimizer, read), g_o[:, t])
+        by_g = np.zeros(memory.shape)
+        if optimizer == "muon_chunk":
+            if t % chunk_size == chunk_size - 1 or t == length - 1:
+                by_hat, by_kept = _head(token["kept"]) * by_M, _sum(by_M, token["M̂"])
+                by_moved = -_sum(by_M, token["U"])
+                by_S = by_S + newton_schulz_vjp(-_head(token["moved"]) * by_M, token["S"], JORDAN, EPS)
+            by_hat = by_hat + seen
+            by_alpha[t] = by_kept * token["kept before"] + by_moved * token["moved before"]
+            by_out[t] = by_moved
+            by_kept, by_moved = alpha[:, t] * by_kept, alpha[:, t] * by_moved
+            by_into[t] = np.zeros(by_m.shape)
+            by_M = np.zeros(memory.shape)
+        else:
+            by_M = by_M + seen if read == "post" else by_M
+            by_alpha[t], by_out[t] = _sum(by_M, token["M before"]), -_sum(by_M, token["U"])
+            by_U = -_head(token["out"]) * by_M
+            by_M = _head(alpha[:, t]) * by_M + (seen if read == "pre" else 0.0)
+            by_into[t] = np.zeros(by_m.shape)
+            if optimizer == "gd":
+                by_S = by_S + by_U
+            if optimizer == "muon":
+                by_S = by_S + newton_schulz_vjp(by_U, token["S"], JORDAN, EPS)
+            if optimizer == "norm_ema":
+                g, m, into = token["g"], token["m"], token["into"]
+                by_into[t] = _sum(by_U, g) / (m + EPS)
+                by_m = by_m - into * _sum(by_U, g) / ((m + EPS) * (m + EPS))
+                n = _norm(g)
+                by_n = np.where(n > 0, _head((1 - DECAY) * by_m) / np.where(n > 0, n, 1.0), 0.0)
+                by_g, by_m = _head(into / (m + EPS)) * by_U + by_n * g, DECAY * by_m
+        by_theta[t] = _sum(by_S, token["S before"])
+        by_into[t] = by_into[t] + _sum(by_S, token["g"])
+        by_g, by_S = by_g + _head(token["into"]) * by_S, _head(theta[:, t]) * by_S
+        if clip is not None:
+            by_g = np.where((token["raw"] >= -clip) & (token["raw"] <= clip), by_g, 0.0)
+        weights = []
+        for j in range(window):
+            i = window - 1 + t - j
+            phi, value, weight = keys[:, i], values[:, i], gamma[:, t, :, j][..., None]
+            error = _row(phi, token["M̂"]) - value if objective == "l2" else -value
+            pulled = _row(phi, by_g)
+            weights = [*weights, np.sum(pulled * error, axis=-1)]
+            by_error = weight * pulled
+            by_values[i] = by_values[i] - by_error
+            by_keys[i] = by_keys[i] + weight * _column(by_g, error)
+            if objective == "l2":
+                by_keys[i] = by_keys[i] + _column(token["M̂"], by_error)
+                by_hat = by_hat + _outer(phi, by_error)
+        by_gamma[t] = np.stack(weights, axis=-1)
+        if t % chunk_size == 0:
+            by_M, by_hat = by_M + by_hat, np.zeros(memory.shape)
+    gates = [np.stack(rows, axis=1) for rows in (by_alpha, by_out if placement == "outer" else by_into, by_theta)]
+    by_keys, by_values = np.stack(by_keys, axis=1), np.stack(by_values, axis=1)
+    return (
+        np.stack(by_q, axis=1),
+        by_keys[:, window - 1 :],
+        by_values[:, window - 1 :],
+        *gates,
+        np.stack(by_gamma, axis=1),
+        by_M,
+        by_S,
+        by_keys[:, : window - 1],
+        by_values[:, : window - 1],
+    )
+
+
 # -- a memory of two layers -------------------------------------------------------------------------------------------
 
 
@@ -363,30 +467,38 @@ def omega_mlp(
     returns     o   (B, T, H, V)
                 W1, W2, S1, S2 after the last token
     """
+    arguments = (k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window)
+    tokens = _mlp_tokens(*arguments, chunk_size, placement)
+    reads = []
+    for t, token in enumerate(tokens):
+        outer, inner = token["W"] if read == "post" else token["W before"]
+        reads = [*reads, q[:, t] + _column(outer, _silu(_column(inner, q[:, t])))]
+    return np.stack(reads, axis=1), *tokens[-1]["W"], *tokens[-1]["S"]
+
+
+def _mlp_tokens(k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window, chunk_size, placement):
+    """The recurrence token by token: pairs of both layers, by name."""
     length, window = gamma.shape[1], gamma.shape[-1]
     keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
     one = np.ones(eta.shape)
     into, out = (one, eta) if placement == "outer" else (eta, one)
-    reads = []
+    W, S, found = (w1, w2), (s1, s2), []
     for t in range(length):
         if t % chunk_size == 0:
-            w1_hat, w2_hat = w1, w2
+            W_hat = W
         g1, g2 = np.zeros(w1.shape), np.zeros(w2.shape)
         for j in range(window):
             x, value = keys[:, window - 1 + t - j], values[:, window - 1 + t - j]
-            z = _column(w2_hat, x)
-            e = x + _column(w1_hat, _silu(z)) - value
-            d = _row(e, w1_hat) * _silu_slope(z)
+            z = _column(W_hat[1], x)
+            e = x + _column(W_hat[0], _silu(z)) - value
+            d = _row(e, W_hat[0]) * _silu_slope(z)
             weight = _head(gamma[:, t, :, j])
             g1, g2 = g1 + weight * _outer(e, _silu(z)), g2 + weight * _outer(d, x)
-        s1 = _head(theta[:, t]) * s1 + _head(into[:, t]) * g1
-        s2 = _head(theta[:, t]) * s2 + _head(into[:, t]) * g2
-        before = w1, w2
-        w1 = _head(alpha[:, t]) * w1 - _head(out[:, t]) * s1
-        w2 = _head(alpha[:, t]) * w2 - _head(out[:, t]) * s2
-        a, b = (w1, w2) if read == "post" else before
-        reads = [*reads, q[:, t] + _column(a, _silu(_column(b, q[:, t])))]
-    return np.stack(reads, axis=1), w1, w2, s1, s2
+        token = {"Ŵ": W_hat, "W before": W, "S before": S, "g": (g1, g2), "into": into[:, t], "out": out[:, t]}
+        S = tuple(_head(theta[:, t]) * s + _head(into[:, t]) * g for s, g in zip(S, (g1, g2), strict=True))
+        W = tuple(_head(alpha[:, t]) * w - _head(out[:, t]) * s for w, s in zip(W, S, strict=True))
+        found = [*found, {**token, "W": W, "S": S}]
+    return found
 
 
 def _silu(z):
@@ -398,6 +510,93 @@ def _silu_slope(z):
     """σ'(z) = s (1 + z (1 − s)), s = 1/(1 + e^{−z})"""
     s = 1 / (1 + np.exp(-z))
     return s * (1 + z * (1 - s))
+
+
+def _silu_curve(z):
+    """σ''(z) = s (1 − s) (2 + z (1 − 2 s))"""
+    s = 1 / (1 + np.exp(-z))
+    return s * (1 - s) * (2 + z * (1 - 2 * s))
+
+
+def omega_mlp_vjp(
+    g_o,
+    g_w1,
+    g_w2,
+    g_s1,
+    g_s2,
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    w1,
+    w2,
+    s1,
+    s2,
+    k_window,
+    v_window,
+    chunk_size,
+    placement,
+    read,
+):
+    """Backwards through the tokens: W̄, S̄ and the gradient by Ŵ, which joins W̄ where a chunk begins
+
+    By q, k, v, α, η, θ, γ, W1, W2, S1, S2 and the window's keys and values.
+    """
+    arguments = (k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window)
+    tokens = _mlp_tokens(*arguments, chunk_size, placement)
+    length, window = gamma.shape[1], gamma.shape[-1]
+    keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
+    by_keys = [np.zeros(keys[:, 0].shape) for _ in range(keys.shape[1])]
+    by_values = [np.zeros(values[:, 0].shape) for _ in range(values.shape[1])]
+    by_q, by_alpha, by_theta, by_gamma, by_into, by_out = ([None] * length for _ in range(6))
+    by_W, by_S = [g_w1, g_w2], [g_s1, g_s2]
+    by_hat = [np.zeros(w1.shape), np.zeros(w2.shape)]
+    for t in range(length - 1, -1, -1):
+        token = tokens[t]
+        outer, inner = token["W"] if read == "post" else token["W before"]
+        z = _column(inner, q[:, t])
+        by_z = _row(g_o[:, t], outer) * _silu_slope(z)
+        by_q[t] = g_o[:, t] + _row(by_z, inner)
+        seen = [_outer(g_o[:, t], _silu(z)), _outer(by_z, q[:, t])]
+        by_W = [a + b for a, b in zip(by_W, seen, strict=True)] if read == "post" else by_W
+        by_alpha[t] = _sum(by_W[0], token["W before"][0]) + _sum(by_W[1], token["W before"][1])
+        by_out[t] = -_sum(by_W[0], token["S"][0]) - _sum(by_W[1], token["S"][1])
+        by_S = [s - _head(token["out"]) * w for s, w in zip(by_S, by_W, strict=True)]
+        by_W = [_head(alpha[:, t]) * w for w in by_W]
+        by_W = [a + b for a, b in zip(by_W, seen, strict=True)] if read == "pre" else by_W
+        by_theta[t] = _sum(by_S[0], token["S before"][0]) + _sum(by_S[1], token["S before"][1])
+        by_into[t] = _sum(by_S[0], token["g"][0]) + _sum(by_S[1], token["g"][1])
+        by_g1, by_g2 = (_head(token["into"]) * s for s in by_S)
+        by_S = [_head(theta[:, t]) * s for s in by_S]
+        weights = []
+        for j in range(window):
+            i = window - 1 + t - j
+            x, weight, (outer, inner) = keys[:, i], gamma[:, t, :, j][..., None], token["Ŵ"]
+            z = _column(inner, x)
+            h, slope = _silu(z), _silu_slope(z)
+            e = x + _column(outer, h) - values[:, i]
+            u = _row(e, outer)
+            by_e, by_d = _column(by_g1, h), _column(by_g2, x)
+            weights = [*weights, np.sum(by_e * e, axis=-1) + np.sum(by_d * u * slope, axis=-1)]
+            by_u = weight * by_d * slope
+            by_e = weight * by_e + _column(outer, by_u)
+            by_h = weight * _row(e, by_g1) + _row(by_e, outer)
+            by_z = by_h * slope + weight * by_d * u * _silu_curve(z)
+            by_hat = [by_hat[0] + _outer(e, by_u) + _outer(by_e, h), by_hat[1] + _outer(by_z, x)]
+            by_values[i] = by_values[i] - by_e
+            by_keys[i] = by_keys[i] + weight * _row(u * slope, by_g2) + by_e + _row(by_z, inner)
+        by_gamma[t] = np.stack(weights, axis=-1)
+        if t % chunk_size == 0:
+            by_W = [a + b for a, b in zip(by_W, by_hat, strict=True)]
+            by_hat = [np.zeros(w1.shape), np.zeros(w2.shape)]
+    gates = [np.stack(rows, axis=1) for rows in (by_alpha, by_out if placement == "outer" else by_into, by_theta)]
+    by_keys, by_values = np.stack(by_keys, axis=1), np.stack(by_values, axis=1)
+    windows = by_keys[:, : window - 1], by_values[:, : window - 1]
+    tokenwise = np.stack(by_q, axis=1), by_keys[:, window - 1 :], by_values[:, window - 1 :]
+    return *tokenwise, *gates, np.stack(by_gamma, axis=1), *by_W, *by_S, *windows
 
 
 # -- attention --------------------------------------------------------------------------------------------------------
@@ -442,6 +641,36 @@ def atlas_attention(
     state = memory, memory, k_window, v_window
     modes = chunk_size, objective, optimizer, placement, read, clip
     return omega(phi_q, phi_k, v, alpha, eta, theta, gamma, *state, *modes)[0]
+
+
+def atlas_attention_vjp(
+    cotangent,
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    coefficients,
+    clamp,
+    chunk_size,
+    objective,
+    optimizer,
+    placement,
+    read,
+    clip,
+):
+    """By q, k, v, α, η, θ, γ and a: through ``omega`` and, twice, through the features"""
+    phi_q, phi_k, memory, k_window, v_window = _empty(q, k, v, gamma, coefficients, clamp)
+    zeros, state = np.zeros(memory.shape), (memory, memory, k_window, v_window)
+    modes = chunk_size, objective, optimizer, placement, read, clip
+    tensors = phi_q, phi_k, v, alpha, eta, theta, gamma, *state
+    by_q, by_k, *others = omega_vjp(cotangent, zeros, zeros, *tensors, *modes)
+    scale = math.sqrt(len(coefficients) * q.shape[-1])
+    by_q, a_q = elementwise_features_vjp(by_q / scale, q, coefficients, clamp)
+    by_k, a_k = elementwise_features_vjp(by_k / scale, k, coefficients, clamp)
+    return by_q, by_k, *others[:5], a_q + a_k
 
 
 def _empty(q, k, v, gamma, coefficients, clamp):
