@@ -75,6 +75,17 @@ def require_steps(t: torch.Tensor, x: torch.Tensor, name: str, table: torch.Tens
         )
 
 
+def require_weights(c: torch.Tensor, name: str, x: torch.Tensor) -> None:
+    """c (B,) in float64, one number per sample of x."""
+    if not isinstance(c, torch.Tensor):
+        raise ValueError(f"{name} was {type(c).__name__}; it must be a torch.Tensor in float64, one number per sample.")
+    if c.dtype != torch.float64 or x.ndim < 1 or tuple(c.shape) != tuple(x.shape[:1]) or c.device != x.device:
+        raise ValueError(
+            f"{name} was {tuple(c.shape)} {c.dtype} on {c.device}; it must be "
+            f"({x.shape[0] if x.ndim else 'B'},) torch.float64 on {x.device}, the first axis of x {tuple(x.shape)}."
+        )
+
+
 def require_previous(t_prev: torch.Tensor, t: torch.Tensor) -> None:
     """t_prev (B,) of integers in [−1, t); the range is read on the CPU only."""
     if not isinstance(t_prev, torch.Tensor):

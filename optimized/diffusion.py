@@ -11,7 +11,7 @@ The paper counts t = 1 … T; here t = 0 … T − 1, and ᾱ_{−1} = 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +30,7 @@ from trueness.optimized._diffusion_common import (
     require_share,
     require_steps,
     require_table,
+    require_weights,
     weight,
     weighted_sum,
 )
@@ -39,20 +40,36 @@ from trueness.optimized._elementwise import require_floating
 __all__ = [
     "GaussianDiffusion",
     "alphas_cumprod",
+    "classifier_free_guidance",
+    "classifier_free_guidance_paper",
     "cosine_alphas_cumprod",
     "cosine_betas",
+    "cosine_sde_coefficients",
     "ddim_coefficients",
     "ddim_step",
+    "karras_alphas_cumprod",
+    "karras_sde_coefficients",
     "karras_sigmas",
+    "linear_alphas_cumprod",
     "linear_betas",
+    "linear_sde_coefficients",
     "p_losses",
     "p_losses_l1",
     "p_sample",
     "posterior",
     "posterior_coefficients",
+    "power_cosine_weight",
     "predict_x0",
+    "probability_flow_drift",
     "q_sample",
+    "quadratic_alphas_cumprod",
+    "quadratic_betas",
+    "quadratic_sde_coefficients",
+    "scaled_linear_betas",
+    "score_from_eps",
     "sigmas",
+    "sigmoid_betas",
+    "three_channel_guidance",
     "timesteps",
 ]
 
@@ -73,11 +90,7 @@ def linear_betas(
     returns β    (T,)     β_1 alone for T = 1
     raises  ValueError    if steps < 1 or a β lies outside (0, 1)
     """
-    require_count(steps, 1)
-    require_number(beta_1, "beta_1", "a number in (0, 1)", 0, 1)
-    require_number(beta_T, "beta_T", "a number in (0, 1)", 0, 1)
-    share = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
-    return (beta_1 + (beta_T - beta_1) * share).to(device=device, dtype=dtype)
+    return (beta_1 + (beta_T - beta_1) * _share(steps, beta_1, beta_T)).to(device=device, dtype=dtype)
 
 
 def cosine_alphas_cumprod(
@@ -119,6 +132,112 @@ def cosine_betas(
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max).to(device=device, dtype=dtype)
 
 
+def quadratic_betas(
+    steps: int, beta_1: float, beta_T: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+) -> torch.Tensor:
+    """β_i = β_1 + (β_T − β_1) (i/(T − 1))²: quadratic in i; for the square of a line see ``scaled_linear_betas``
+
+    steps   T    int      number of steps, at least 1
+    beta_1  β_1  number   noise variance of the first step, in (0, 1)
+    beta_T  β_T  number   and of the last
+    returns β    (T,)     β_1 alone for T = 1
+    raises  ValueError    if steps < 1 or a β lies outside (0, 1)
+    """
+    return (beta_1 + (beta_T - beta_1) * _share(steps, beta_1, beta_T) ** 2).to(device=device, dtype=dtype)
+
+
+def scaled_linear_betas(
+    steps: int, beta_1: float, beta_T: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+) -> torch.Tensor:
+    """β_i = (√β_1 + (√β_T − √β_1) i/(T − 1))²        (latent diffusion, Rombach et al. 2022 (2112.10752), their code)
+
+    steps   T    int      number of steps, at least 1
+    beta_1  β_1  number   noise variance of the first step, in (0, 1)
+    beta_T  β_T  number   and of the last
+    returns β    (T,)     β_1 alone for T = 1
+    raises  ValueError    if steps < 1 or a β lies outside (0, 1)
+    """
+    share = _share(steps, beta_1, beta_T)
+    first, last = math.sqrt(beta_1), math.sqrt(beta_T)
+    return ((first + (last - first) * share) ** 2).to(device=device, dtype=dtype)
+
+
+def sigmoid_betas(
+    steps: int, beta_1: float, beta_T: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+) -> torch.Tensor:
+    """β_i = β_1 + (β_T − β_1)/(1 + e^{−v_i}),  v_i = −6 + 12 i/(T − 1)        (Xu et al. 2022 (2203.02923), code)
+
+    steps   T    int      number of steps, at least 1
+    beta_1  β_1  number   lower limit, in (0, 1)
+    beta_T  β_T  number   upper limit; neither is reached: 1/(1 + e⁶) = 0.0025 of the way is left at either end
+    returns β    (T,)
+    raises  ValueError    if steps < 1 or a β lies outside (0, 1)
+    """
+    v = 12 * _share(steps, beta_1, beta_T) - 6
+    return (beta_1 + (beta_T - beta_1) * v.sigmoid()).to(device=device, dtype=dtype)
+
+
+def _share(steps: int, beta_1: float, beta_T: float) -> torch.Tensor:
+    """i/(T − 1) in float64, the arguments of a schedule of β being what they must be."""
+    require_count(steps, 1)
+    require_number(beta_1, "beta_1", "a number in (0, 1)", 0, 1)
+    require_number(beta_T, "beta_T", "a number in (0, 1)", 0, 1)
+    return torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
+
+
+def linear_alphas_cumprod(
+    u: torch.Tensor,
+    steps: float,
+    beta_1: float,
+    beta_T: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
+) -> torch.Tensor:
+    """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u²/2)): the limit of ``linear_betas`` for many steps        (Song 2021 eq. 29)
+
+    u       u    (...)   share of the way, 0 (clean) to 1 (noise); float64 or rounded to it
+    steps   T    number  steps that the β are counted in, 1000 for Ho et al., > 0
+    beta_1  β_1  number  noise variance of the first step, > 0
+    beta_T  β_T  number  and of the last, > 0
+    returns ᾱ    (...)   1 at u = 0; on the device of u unless ``device`` is given
+    raises  ValueError   if u is not floating or a number is not positive
+    """
+    require_floating(u, "u")
+    _require_rates(steps, beta_1, beta_T)
+    u = u.double()
+    return torch.exp(-steps * (beta_1 * u + (beta_T - beta_1) * u**2 / 2)).to(device=device, dtype=dtype)
+
+
+def quadratic_alphas_cumprod(
+    u: torch.Tensor,
+    steps: float,
+    beta_1: float,
+    beta_T: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
+) -> torch.Tensor:
+    """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u³/3)): the limit of ``quadratic_betas`` for many steps
+
+    u       u    (...)   share of the way, 0 (clean) to 1 (noise); float64 or rounded to it
+    steps   T    number  steps that the β are counted in, > 0
+    beta_1  β_1  number  noise variance of the first step, > 0
+    beta_T  β_T  number  and of the last, > 0
+    returns ᾱ    (...)   1 at u = 0; on the device of u unless ``device`` is given
+    raises  ValueError   if u is not floating or a number is not positive
+    """
+    require_floating(u, "u")
+    _require_rates(steps, beta_1, beta_T)
+    u = u.double()
+    return torch.exp(-steps * (beta_1 * u + (beta_T - beta_1) * u**3 / 3)).to(device=device, dtype=dtype)
+
+
+def _require_rates(steps: float, beta_1: float, beta_T: float) -> None:
+    for value, name in ((steps, "steps"), (beta_1, "beta_1"), (beta_T, "beta_T")):
+        require_number(value, name, "a positive number", 0, math.inf)
+
+
 def karras_sigmas(
     t: torch.Tensor,
     sigma_min: float,
@@ -137,12 +256,42 @@ def karras_sigmas(
     returns    σ      (...)   noise scale of x = x_0 + σ z; on the device of t unless ``device`` is given
     raises     ValueError     if t is not floating or a number is not positive
     """
+    sigma, _ = _karras(t, sigma_min, sigma_max, rho)
+    return sigma.to(device=device, dtype=dtype)
+
+
+def karras_alphas_cumprod(
+    t: torch.Tensor,
+    sigma_min: float,
+    sigma_max: float,
+    rho: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
+) -> torch.Tensor:
+    """ᾱ(t) = 1/(1 + σ(t)²): the share of signal variance that makes x/√(1 + σ²) variance preserving; σ as Karras eq. 5
+
+    t          t      (...)   share of the way, 0 (noise) to 1 (clean); float64 or rounded to it: ᾱ grows with t
+    sigma_min  σ_min  number  0.002 in the paper, > 0
+    sigma_max  σ_max  number  80, > 0
+    rho        ρ      number  7, > 0
+    returns    ᾱ      (...)   on the device of t unless ``device`` is given
+    raises     ValueError     if t is not floating or a number is not positive
+    """
+    sigma, _ = _karras(t, sigma_min, sigma_max, rho)
+    return (1 / (1 + sigma**2)).to(device=device, dtype=dtype)
+
+
+def _karras(
+    t: torch.Tensor, sigma_min: float, sigma_max: float, rho: float
+) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
+    """σ(t) and what computes σ'(t), in float64."""
     require_floating(t, "t")
     for value, name in ((sigma_min, "sigma_min"), (sigma_max, "sigma_max"), (rho, "rho")):
         require_number(value, name, "a positive number", 0, math.inf)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    sigma: torch.Tensor = (high + t.double() * (low - high)) ** rho
-    return sigma.to(device=device, dtype=dtype)
+    root: torch.Tensor = high + t.double() * (low - high)
+    return root**rho, lambda: rho * (low - high) * root ** (rho - 1)
 
 
 def timesteps(steps: int, end: float, *, dtype: torch.dtype = torch.float64, device: Device = None) -> torch.Tensor:
@@ -418,6 +567,222 @@ def ddim_step(
     else:
         mean = plus(x_0 * weight(a, x_0), b, eps)
     return plus(mean, sigma, noise.masked_fill(per_sample(sigma == 0, x_t), 0)).to(x_t.dtype)
+
+
+# -- guidance ---------------------------------------------------------------------------------------------------------
+
+
+def classifier_free_guidance(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: float) -> torch.Tensor:
+    """ε = ε_u + w (ε_c − ε_u)        (as implementations count w: 0 is unconditional, 1 conditional)
+
+    eps_cond    ε_c  (...)   noise predicted with the condition; any floating dtype, strides and device
+    eps_uncond  ε_u  (...)   and without it, like eps_cond
+    w           w    number  guidance scale; w = 1 + the w of Ho & Salimans
+    returns     ε    (...)   dtype of eps_cond
+    raises      ValueError   if eps_cond is not floating, eps_uncond is not like it, or w is not a finite number
+    """
+    _require_predictions(eps_cond, eps_uncond, w)
+    return _guided(eps_cond, eps_uncond, w).to(eps_cond.dtype)
+
+
+def classifier_free_guidance_paper(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: float) -> torch.Tensor:
+    """ε = (1 + w) ε_c − w ε_u        (Ho & Salimans 2022 eq. 6: −1 is unconditional, 0 conditional)
+
+    eps_cond    ε_c  (...)   noise predicted with the condition; any floating dtype, strides and device
+    eps_uncond  ε_u  (...)   and without it, like eps_cond
+    w           w    number  guidance strength
+    returns     ε    (...)   dtype of eps_cond
+    raises      ValueError   if eps_cond is not floating, eps_uncond is not like it, or w is not a finite number
+    """
+    _require_predictions(eps_cond, eps_uncond, w)
+    working = torch.float64 if eps_cond.dtype == torch.float64 else torch.float32
+    return ((1 + w) * eps_cond.to(working) - w * eps_uncond.to(working)).to(eps_cond.dtype)
+
+
+def three_channel_guidance(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: float) -> torch.Tensor:
+    """ε_k = ε_u,k + w (ε_c,k − ε_u,k) for channels k < 3, ε_k = ε_c,k for the others        (DiT, 2212.09748, code)
+
+    eps_cond    ε_c  (B, C, ...)  noise predicted with the condition; any floating dtype, strides and device
+    eps_uncond  ε_u  (B, C, ...)  and without it, like eps_cond
+    w           w    number       guidance scale
+    returns     ε    (B, C, ...)  of a latent with more than three channels, only the first three are guided
+    raises      ValueError        if eps_cond is not floating or has no channels, eps_uncond is not like it, or w is not
+                                  a finite number
+    """
+    _require_predictions(eps_cond, eps_uncond, w)
+    if eps_cond.ndim < 2:
+        raise ValueError(f"eps_cond had shape {tuple(eps_cond.shape)}; it must have an axis of channels, (B, C, ...).")
+    guided = _guided(eps_cond[:, :3], eps_uncond[:, :3], w)
+    return torch.cat([guided, eps_cond[:, 3:].to(guided.dtype)], 1).to(eps_cond.dtype)
+
+
+def _require_predictions(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: float) -> None:
+    require_floating(eps_cond, "eps_cond")
+    require_alike(eps_cond, "eps_cond", eps_uncond, "eps_uncond")
+    require_number(w, "w", "a finite number", -math.inf, math.inf)
+
+
+def _guided(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: float) -> torch.Tensor:
+    """ε_u + w (ε_c − ε_u) in the working type."""
+    working = torch.float64 if eps_cond.dtype == torch.float64 else torch.float32
+    base = eps_uncond.to(working)
+    return base + w * (eps_cond.to(working) - base)
+
+
+def power_cosine_weight(
+    t: torch.Tensor,
+    steps: float,
+    w_max: float,
+    power: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
+) -> torch.Tensor:
+    """w(t) = 1 + (w_max − 1) (1 − cos(π (1 − t/T)^p))/2        (DiffiT, 2312.02139, code: p = 4)
+
+    t        t      (...)   time, 0 (clean) to T (noise); float64 or rounded to it
+    steps    T      number  > 0
+    w_max    w_max  number  scale at t = 0
+    power    p      number  the larger, the later the guidance sets in, > 0
+    returns  w      (...)   1 at t = T: early steps are not guided; on the device of t unless ``device`` is given
+    raises   ValueError     if t is not floating, steps or power is not positive, or w_max is not finite
+    """
+    require_floating(t, "t")
+    require_number(steps, "steps", "a positive number", 0, math.inf)
+    require_number(power, "power", "a positive number", 0, math.inf)
+    require_number(w_max, "w_max", "a finite number", -math.inf, math.inf)
+    left: torch.Tensor = (1 - t.double() / steps) ** power
+    return (1 + (w_max - 1) * (1 - torch.cos(math.pi * left)) / 2).to(device=device, dtype=dtype)
+
+
+# -- in continuous time -----------------------------------------------------------------------------------------------
+
+
+def linear_sde_coefficients(
+    t: torch.Tensor,
+    steps: float,
+    beta_1: float,
+    beta_T: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = T (β_1 + (β_T − β_1) t)        (Song et al. 2021, 2011.13456, eq. 11)
+
+    t       t    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
+    steps   T    number  steps that the β are counted in; 0.1 and 20 are T β_1 and T β_T in the paper
+    beta_1  β_1  number  noise variance of the first step, > 0
+    beta_T  β_T  number  and of the last, > 0
+    returns f    (...)   drift of dx = f x dt + g dw
+            g²   (...)   squared diffusion; both on the device of t unless ``device`` is given
+    raises  ValueError   if t is not floating or a number is not positive
+    """
+    require_floating(t, "t")
+    _require_rates(steps, beta_1, beta_T)
+    return _preserving(steps * (beta_1 + (beta_T - beta_1) * t.double()), dtype, device)
+
+
+def quadratic_sde_coefficients(
+    t: torch.Tensor,
+    steps: float,
+    beta_1: float,
+    beta_T: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = T (β_1 + (β_T − β_1) t²)
+
+    t       t    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
+    steps   T    number  steps that the β are counted in, > 0
+    beta_1  β_1  number  noise variance of the first step, > 0
+    beta_T  β_T  number  and of the last, > 0
+    returns f    (...)   drift of dx = f x dt + g dw
+            g²   (...)   squared diffusion; both on the device of t unless ``device`` is given
+    raises  ValueError   if t is not floating or a number is not positive
+    """
+    require_floating(t, "t")
+    _require_rates(steps, beta_1, beta_T)
+    return _preserving(steps * (beta_1 + (beta_T - beta_1) * t.double() ** 2), dtype, device)
+
+
+def cosine_sde_coefficients(
+    t: torch.Tensor, s: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = π/(1 + s) · tan(π/2 · (t + s)/(1 + s))
+
+    t  t  (...)   time, 0 (clean) up to but not 1 (noise), where β is infinite; float64 or rounded to it
+    s  s  number  offset of the cosine schedule, ≥ 0
+    returns f    (...)   drift of dx = f x dt + g dw
+            g²   (...)   squared diffusion; both on the device of t unless ``device`` is given
+    raises  ValueError   if t is not floating or s < 0
+    """
+    require_floating(t, "t")
+    require_offset(s)
+    return _preserving(math.pi / (1 + s) * torch.tan((t.double() + s) / (1 + s) * (math.pi / 2)), dtype, device)
+
+
+def karras_sde_coefficients(
+    t: torch.Tensor,
+    sigma_min: float,
+    sigma_max: float,
+    rho: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """f = −β/2,  g² = β,  β(t) = d log ᾱ/dt = −2 σ σ'/(1 + σ²), of ᾱ = 1/(1 + σ²): noise grows as t falls from 1 to 0
+
+    t          t      (...)   share of the way, 0 (noise) to 1 (clean); float64 or rounded to it
+    sigma_min  σ_min  number  0.002 in the paper, > 0
+    sigma_max  σ_max  number  80, > 0
+    rho        ρ      number  7, > 0
+    returns    f      (...)   drift of dx = f x dτ + g dw in the time τ = 1 − t, in which noise is added
+               g²     (...)   squared diffusion; both on the device of t unless ``device`` is given
+    raises     ValueError     if t is not floating or a number is not positive
+    """
+    sigma, slope = _karras(t, sigma_min, sigma_max, rho)
+    return _preserving(-2 * sigma * slope() / (1 + sigma**2), dtype, device)
+
+
+def _preserving(beta: torch.Tensor, dtype: torch.dtype, device: Device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(−β/2, β), rounded."""
+    return (-beta / 2).to(device=device, dtype=dtype), beta.to(device=device, dtype=dtype)
+
+
+def score_from_eps(eps: torch.Tensor, t: torch.Tensor, alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """∇ log p_t(x_t) = −ε/√(1 − ᾱ_t)        (Song et al. 2021 with Ho et al. 2020 eq. 14: ε is the mean of z given x_t)
+
+    eps             ε  (B, ...)  predicted noise; any floating dtype, strides and device
+    t               t  (B,)      step of every sample, 0 … T − 1
+    alphas_cumprod  ᾱ  (T,)      float64
+    returns         ∇ log p (B, ...)  dtype of eps
+    raises          ValueError   if eps is not floating, ᾱ is not float64, or t is out of range
+    """
+    require_floating(eps, "eps")
+    require_table(alphas_cumprod, "alphas_cumprod")
+    require_steps(t, eps, "eps", alphas_cumprod, "alphas_cumprod")
+    score: torch.Tensor = eps * weight(-(1 - alphas_cumprod[t.long()]).rsqrt(), eps)
+    return score.to(eps.dtype)
+
+
+def probability_flow_drift(
+    x: torch.Tensor, score: torch.Tensor, f: torch.Tensor, g_squared: torch.Tensor
+) -> torch.Tensor:
+    """dx/dt = f x − ½ g² ∇ log p        (Song et al. 2021, 2011.13456, eq. 13)
+
+    x          x        (B, ...)  data at time t; any floating dtype, strides and device
+    score      ∇ log p  (B, ...)  score at x and t, like x
+    f          f        (B,)      drift coefficient, float64
+    g_squared  g²       (B,)      squared diffusion, float64
+    returns    dx/dt    (B, ...)  the ordinary differential equation with the marginals of the SDE; dtype of x
+    raises     ValueError         if x is not floating, score is not like it, or f or g_squared is not (B,) in float64
+    """
+    require_floating(x, "x")
+    require_alike(x, "x", score, "score")
+    for value, name in ((f, "f"), (g_squared, "g_squared")):
+        require_weights(value, name, x)
+    return weighted_sum(f, x, -g_squared / 2, score).to(x.dtype)
 
 
 # -- training and sampling --------------------------------------------------------------------------------------------

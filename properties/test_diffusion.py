@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
 from trueness.optimized._diffusion_common import INTEGERS
-from trueness.properties import diffusion as declared
+from trueness.properties import _diffusion_draws as draws
+from trueness.properties import _diffusion_peers as peers
 from trueness.reference import diffusion as true
 from trueness.tools.bounds import LIMITS, Bound, bounds
 from trueness.tools.checks import settings_for
@@ -27,7 +28,7 @@ F64 = precision("float64")
 DIGITS, EXAMPLES = 40, 20
 LINEAR = true.linear_betas(1000, 1e-4, 0.02)
 COSINE = true.cosine_betas(1000, 0.008, 0.999)
-schedules = st.builds(declared.betas, steps=st.integers(1, 100), schedule=st.sampled_from(("linear", "cosine")))
+schedules = st.builds(draws.betas, steps=st.integers(1, 100), schedule=st.sampled_from(("linear", "cosine")))
 seeds = st.integers(0, 2**16)
 
 
@@ -426,7 +427,7 @@ def test_diffusers_takes_the_noise_it_is_given() -> None:
     table = torch.from_numpy(true.alphas_cumprod(LINEAR))
     x, t = torch.zeros(1, 4, dtype=torch.float64), torch.tensor([500])
     noise = torch.arange(1.0, 5.0, dtype=torch.float64)[None]
-    found, _ = declared.step(declared.scheduler(alphas_cumprod=table), x, t, x, noise)
+    found, _ = peers.step(peers.scheduler(alphas_cumprod=table), x, t, x, noise)
     zero = np.zeros((1, 4))
 
     def law(beta: Any) -> Any:
@@ -447,9 +448,9 @@ def test_digits_walk_back_with_diffusers_step_by_step(dtype: str, table: Any, sc
     pytest.importorskip("diffusers")
     pytest.importorskip("sklearn")
     fmt, generator = precision(dtype), np.random.default_rng(1)
-    x_0, beta = declared.digits(schedule)["x_0"], declared.betas(100, schedule)
+    x_0, beta = draws.digits(schedule)["x_0"], draws.betas(100, schedule)
     alpha_bar, units = true.alphas_cumprod(beta), [fmt.u, 0.0, fmt.u, fmt.u, F64.u, 0.0]
-    made = declared.scheduler(**declared.tables(torch.from_numpy(beta), table), clip_sample=clip)
+    made = peers.scheduler(**peers.tables(torch.from_numpy(beta), table), clip_sample=clip)
     x = round_to(generator.standard_normal(x_0.shape), dtype)
     for i in reversed(range(100)):
         t = np.full(len(x), i)
@@ -458,7 +459,7 @@ def test_digits_walk_back_with_diffusers_step_by_step(dtype: str, table: Any, sc
         allowed = bounds(true.p_sample, [x, t, eps, noise, beta, clip], units, fmt, 1)[0]
         x_t, e, z = (torch.from_numpy(a).to(fmt.torch) for a in (x, eps, noise))
         steps = torch.from_numpy(t)
-        found, _ = declared.step(made, e, steps, x_t, z)
+        found, _ = peers.step(made, e, steps, x_t, z)
         mine = fast.p_sample(x_t, steps, e, z, torch.from_numpy(beta), clip)
         assert allowed.ratio(mine.double().numpy()).max() <= LIMITS["fused"], f"ours at step {i}"
         assert allowed.ratio(found.double().numpy()).max() <= LIMITS["eager"], f"diffusers at step {i}"

@@ -64,6 +64,65 @@ def cosine_betas(steps, s, beta_max):
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], beta_max)
 
 
+def quadratic_betas(steps, beta_1, beta_T):
+    """β_i = β_1 + (β_T − β_1) (i/(T − 1))²: quadratic in i; for the square of a line see ``scaled_linear_betas``
+
+    steps   T    int      number of steps, at least 1
+    beta_1  β_1  number   noise variance of the first step, in (0, 1)
+    beta_T  β_T  number   and of the last
+    returns β    (T,)     β_1 alone for T = 1
+    """
+    return beta_1 + (beta_T - beta_1) * (np.arange(steps) / max(steps - 1, 1)) ** 2
+
+
+def scaled_linear_betas(steps, beta_1, beta_T):
+    """β_i = (√β_1 + (√β_T − √β_1) i/(T − 1))²        (latent diffusion, Rombach et al. 2022 (2112.10752), their code)
+
+    steps   T    int      number of steps, at least 1
+    beta_1  β_1  number   noise variance of the first step, in (0, 1)
+    beta_T  β_T  number   and of the last
+    returns β    (T,)     β_1 alone for T = 1
+    """
+    first, last = np.sqrt(beta_1), np.sqrt(beta_T)
+    return (first + (last - first) * (np.arange(steps) / max(steps - 1, 1))) ** 2
+
+
+def sigmoid_betas(steps, beta_1, beta_T):
+    """β_i = β_1 + (β_T − β_1)/(1 + e^{−v_i}),  v_i = −6 + 12 i/(T − 1)        (Xu et al. 2022 (2203.02923), code)
+
+    steps   T    int      number of steps, at least 1
+    beta_1  β_1  number   lower limit, in (0, 1)
+    beta_T  β_T  number   upper limit; neither is reached: 1/(1 + e⁶) = 0.0025 of the way is left at either end
+    returns β    (T,)
+    """
+    v = 12 * (np.arange(steps) / max(steps - 1, 1)) - 6
+    return beta_1 + (beta_T - beta_1) / (1 + np.exp(-v))
+
+
+def linear_alphas_cumprod(u, steps, beta_1, beta_T):
+    """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u²/2)): the limit of ``linear_betas`` for many steps        (Song 2021 eq. 29)
+
+    u       u    (...)   share of the way, 0 (clean) to 1 (noise)
+    steps   T    number  steps that the β are counted in, 1000 for Ho et al.
+    beta_1  β_1  number  noise variance of the first step
+    beta_T  β_T  number  and of the last
+    returns ᾱ    (...)   1 at u = 0
+    """
+    return np.exp(-steps * (beta_1 * u + (beta_T - beta_1) * u**2 / 2))
+
+
+def quadratic_alphas_cumprod(u, steps, beta_1, beta_T):
+    """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u³/3)): the limit of ``quadratic_betas`` for many steps
+
+    u       u    (...)   share of the way, 0 (clean) to 1 (noise)
+    steps   T    number  steps that the β are counted in
+    beta_1  β_1  number  noise variance of the first step
+    beta_T  β_T  number  and of the last
+    returns ᾱ    (...)   1 at u = 0
+    """
+    return np.exp(-steps * (beta_1 * u + (beta_T - beta_1) * u**3 / 3))
+
+
 def karras_sigmas(t, sigma_min, sigma_max, rho):
     """σ(t) = (σ_max^{1/ρ} + t (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ        (Karras et al. 2022 eq. 5)
 
@@ -81,6 +140,18 @@ def karras_sigmas_vjp(cotangent, t, sigma_min, sigma_max, rho):
     """∂/∂t ⟨ḡ, σ⟩ = ḡ ρ (σ_min^{1/ρ} − σ_max^{1/ρ}) (σ_max^{1/ρ} + t (σ_min^{1/ρ} − σ_max^{1/ρ}))^{ρ−1}"""
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return cotangent * rho * (low - high) * (high + t * (low - high)) ** (rho - 1)
+
+
+def karras_alphas_cumprod(t, sigma_min, sigma_max, rho):
+    """ᾱ(t) = 1/(1 + σ(t)²): the share of signal variance that makes x/√(1 + σ²) variance preserving; σ as Karras eq. 5
+
+    t          t      (...)   share of the way, 0 (noise) to 1 (clean): ᾱ grows with t
+    sigma_min  σ_min  number  0.002 in the paper
+    sigma_max  σ_max  number  80
+    rho        ρ      number  7
+    returns    ᾱ      (...)
+    """
+    return 1 / (1 + karras_sigmas(t, sigma_min, sigma_max, rho) ** 2)
 
 
 def timesteps(steps, end):
@@ -329,7 +400,7 @@ def ddim_step(x_t, t, t_prev, eps, noise, alphas_cumprod, eta, clip, recompute_e
         x_0 = np.minimum(np.maximum(x_0, -c), c)
         if recompute_eps:
             direction = _implied_eps(x_t, t, x_0, alphas_cumprod)
-    return a * x_0 + b * direction + np.where(sigma > 0, sigma * noise, 0.0)
+    return a * x_0 + b * direction + np.where(sigma > 0.0, sigma * noise, 0.0)
 
 
 def _implied_eps(x_t, t, x_0, alphas_cumprod):
@@ -342,7 +413,7 @@ def ddim_step_vjp(cotangent, x_t, t, t_prev, eps, noise, alphas_cumprod, eta, cl
     """by x_t, ε and z: what the clip holds back passes no gradient"""
     a, b, sigma = (_per_sample(c, x_t) for c in ddim_coefficients(t, t_prev, alphas_cumprod, eta))
     by_x0, by_direction = a * cotangent, b * cotangent
-    by_noise = np.where(sigma > 0, sigma * cotangent, 0.0)
+    by_noise = np.where(sigma > 0.0, sigma * cotangent, 0.0)
     if clip is False:
         by_xt, by_eps = predict_x0_vjp(by_x0, x_t, t, eps, alphas_cumprod)
         return by_xt, by_eps + by_direction, by_noise
@@ -358,3 +429,160 @@ def ddim_step_vjp(cotangent, x_t, t, t_prev, eps, noise, alphas_cumprod, eta, cl
         np.where(inside, by_x0 - _per_sample(signal, x_t) * implied, 0.0), x_t, t, eps, alphas_cumprod
     )
     return by_xt + implied, by_eps, by_noise
+
+
+# -- guidance ---------------------------------------------------------------------------------------------------------
+
+
+def classifier_free_guidance(eps_cond, eps_uncond, w):
+    """ε = ε_u + w (ε_c − ε_u)        (as implementations count w: 0 is unconditional, 1 conditional)
+
+    eps_cond    ε_c  (...)   noise predicted with the condition
+    eps_uncond  ε_u  (...)   and without it
+    w           w    number  guidance scale; w = 1 + the w of Ho & Salimans
+    returns     ε    (...)
+    """
+    return eps_uncond + w * (eps_cond - eps_uncond)
+
+
+def classifier_free_guidance_vjp(cotangent, eps_cond, eps_uncond, w):
+    """(w ḡ, (1 − w) ḡ)"""
+    return w * cotangent, (1 - w) * cotangent
+
+
+def classifier_free_guidance_paper(eps_cond, eps_uncond, w):
+    """ε = (1 + w) ε_c − w ε_u        (Ho & Salimans 2022 eq. 6: −1 is unconditional, 0 conditional)
+
+    eps_cond    ε_c  (...)   noise predicted with the condition
+    eps_uncond  ε_u  (...)   and without it
+    w           w    number  guidance strength
+    returns     ε    (...)
+    """
+    return (1 + w) * eps_cond - w * eps_uncond
+
+
+def classifier_free_guidance_paper_vjp(cotangent, eps_cond, eps_uncond, w):
+    """((1 + w) ḡ, −w ḡ)"""
+    return (1 + w) * cotangent, -w * cotangent
+
+
+def three_channel_guidance(eps_cond, eps_uncond, w):
+    """ε_k = ε_u,k + w (ε_c,k − ε_u,k) for channels k < 3, ε_k = ε_c,k for the others        (DiT, 2212.09748, code)
+
+    eps_cond    ε_c  (B, C, ...)  noise predicted with the condition
+    eps_uncond  ε_u  (B, C, ...)  and without it
+    w           w    number       guidance scale
+    returns     ε    (B, C, ...)  of a latent with more than three channels, only the first three are guided
+    """
+    guided = classifier_free_guidance(eps_cond[:, :3], eps_uncond[:, :3], w)
+    return np.concatenate([guided, eps_cond[:, 3:]], axis=1)
+
+
+def three_channel_guidance_vjp(cotangent, eps_cond, eps_uncond, w):
+    """(w ḡ, (1 − w) ḡ) in the first three channels, (ḡ, 0) in the others"""
+    by_cond, by_uncond = classifier_free_guidance_vjp(cotangent[:, :3], eps_cond, eps_uncond, w)
+    rest = cotangent[:, 3:]
+    return np.concatenate([by_cond, rest], axis=1), np.concatenate([by_uncond, 0 * rest], axis=1)
+
+
+def power_cosine_weight(t, steps, w_max, power):
+    """w(t) = 1 + (w_max − 1) (1 − cos(π (1 − t/T)^p))/2        (DiffiT, 2312.02139, code: p = 4)
+
+    t        t      (...)   time, 0 (clean) to T (noise)
+    steps    T      number
+    w_max    w_max  number  scale at t = 0
+    power    p      number  the larger, the later the guidance sets in
+    returns  w      (...)   1 at t = T: early steps are not guided
+    """
+    return 1 + (w_max - 1) * (1 - np.cos(np.pi * (1 - t / steps) ** power)) / 2
+
+
+# -- in continuous time -----------------------------------------------------------------------------------------------
+
+
+def linear_sde_coefficients(t, steps, beta_1, beta_T):
+    """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = T (β_1 + (β_T − β_1) t)        (Song et al. 2021, 2011.13456, eq. 11)
+
+    t       t    (...)   time, 0 (clean) to 1 (noise)
+    steps   T    number  steps that the β are counted in; 0.1 and 20 are T β_1 and T β_T in the paper
+    beta_1  β_1  number  noise variance of the first step
+    beta_T  β_T  number  and of the last
+    returns f    (...)   drift of dx = f x dt + g dw
+            g²   (...)   squared diffusion
+    """
+    beta = steps * (beta_1 + (beta_T - beta_1) * t)
+    return -beta / 2, beta
+
+
+def quadratic_sde_coefficients(t, steps, beta_1, beta_T):
+    """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = T (β_1 + (β_T − β_1) t²)
+
+    t       t    (...)   time, 0 (clean) to 1 (noise)
+    steps   T    number  steps that the β are counted in
+    beta_1  β_1  number  noise variance of the first step
+    beta_T  β_T  number  and of the last
+    returns f    (...)   drift of dx = f x dt + g dw
+            g²   (...)   squared diffusion
+    """
+    beta = steps * (beta_1 + (beta_T - beta_1) * t**2)
+    return -beta / 2, beta
+
+
+def cosine_sde_coefficients(t, s):
+    """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = π/(1 + s) · tan(π/2 · (t + s)/(1 + s))
+
+    t  t  (...)   time, 0 (clean) up to but not 1 (noise), where β is infinite
+    s  s  number  offset of the cosine schedule
+    returns f    (...)   drift of dx = f x dt + g dw
+            g²   (...)   squared diffusion
+    """
+    beta = np.pi / (1 + s) * np.tan((t + s) / (1 + s) * (np.pi / 2))
+    return -beta / 2, beta
+
+
+def karras_sde_coefficients(t, sigma_min, sigma_max, rho):
+    """f = −β/2,  g² = β,  β(t) = d log ᾱ/dt = −2 σ σ'/(1 + σ²), of ᾱ = 1/(1 + σ²): noise grows as t falls from 1 to 0
+
+    t          t      (...)   share of the way, 0 (noise) to 1 (clean)
+    sigma_min  σ_min  number  0.002 in the paper
+    sigma_max  σ_max  number  80
+    rho        ρ      number  7
+    returns    f      (...)   drift of dx = f x dτ + g dw in the time τ = 1 − t, in which noise is added
+               g²     (...)   squared diffusion
+    """
+    sigma = karras_sigmas(t, sigma_min, sigma_max, rho)
+    beta = -2 * sigma * karras_sigmas_vjp(1.0, t, sigma_min, sigma_max, rho) / (1 + sigma**2)
+    return -beta / 2, beta
+
+
+def score_from_eps(eps, t, alphas_cumprod):
+    """∇ log p_t(x_t) = −ε/√(1 − ᾱ_t)        (Song et al. 2021 with Ho et al. 2020 eq. 14: ε is the mean of z given x_t)
+
+    eps             ε  (B, ...)  predicted noise
+    t               t  (B,)      step of every sample, 0 … T − 1
+    alphas_cumprod  ᾱ  (T,)      float64
+    returns         ∇ log p (B, ...)
+    """
+    return -eps / _per_sample(np.sqrt(1 - alphas_cumprod[t]), eps)
+
+
+def score_from_eps_vjp(cotangent, eps, t, alphas_cumprod):
+    """−ḡ/√(1 − ᾱ_t)"""
+    return (-cotangent / _per_sample(np.sqrt(1 - alphas_cumprod[t]), eps),)
+
+
+def probability_flow_drift(x, score, f, g_squared):
+    """dx/dt = f x − ½ g² ∇ log p        (Song et al. 2021, 2011.13456, eq. 13)
+
+    x          x        (B, ...)  data at time t
+    score      ∇ log p  (B, ...)  score at x and t
+    f          f        (B,)      drift coefficient, float64
+    g_squared  g²       (B,)      squared diffusion, float64
+    returns    dx/dt    (B, ...)  the ordinary differential equation with the marginals of the SDE
+    """
+    return _per_sample(f, x) * x - _per_sample(g_squared, x) / 2 * score
+
+
+def probability_flow_drift_vjp(cotangent, x, score, f, g_squared):
+    """(f ḡ, −½ g² ḡ)"""
+    return _per_sample(f, x) * cotangent, -_per_sample(g_squared, x) / 2 * cotangent
