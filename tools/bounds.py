@@ -111,14 +111,20 @@ def bounds(
     units: Sequence[float],
     fmt: Precision,
     reduction: int,
+    whole: Sequence[bool] = (),
 ) -> list[Bound]:
     """The bound of every output of ``function`` in format ``fmt``.
 
     In float64 the reference is itself one float64 run, so its own rounding is added: B counts twice.
+    An output that is ``whole`` (integers, truth values) is not rounded: only what may tip a comparison moves it.
     """
     working = max([u for u in units if u > 0.0], default=fmt.u)
     grow = 1 + np.sqrt(reduction) * min(1.0, fmt.u_acc / working)
     truth, spreads = spread(function, arguments, units, fmt.eta, reduction)
     both = 2.0 if fmt.name == "float64" else 1.0
+    last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
     with np.errstate(invalid="ignore", over="ignore"):
-        return [Bound(y, both * (fmt.u * np.abs(y) + grow * d + fmt.eta)) for y, d in zip(truth, spreads, strict=True)]
+        return [
+            Bound(y, both * (k * (fmt.u * np.abs(y) + fmt.eta) + grow * d))
+            for y, d, k in zip(truth, spreads, last, strict=True)
+        ]

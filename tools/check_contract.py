@@ -162,6 +162,8 @@ def raw(value: Any) -> Any:
     """The bytes of an array, the value of anything else."""
     if isinstance(value, torch.Tensor):
         return bytes(value.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
+    if isinstance(value, (list, tuple)):
+        return [raw(v) for v in value]
     return value.tobytes() if isinstance(value, np.ndarray) else value
 
 
@@ -172,7 +174,11 @@ def no_aliasing(trial: Trial) -> Verdict:
     natives = trial.natives(values)
     outs = trial.accepted(trial.invoke(natives), values)
     again = trial.accepted(trial.invoke(natives), values)
-    arrays = [(f"its input {a.name}", x) for a, x in zip(trial.formula.arguments, natives, strict=True)]
+    arrays = [
+        (f"its input {a.name}", item)
+        for a, x in zip(trial.formula.arguments, natives, strict=True)
+        for item in (x if isinstance(x, (list, tuple)) else [x])
+    ]
     arrays += [(f"output {k} of an earlier call", y) for k, y in enumerate(again)]
     arrays += [(f"output {k}", y) for k, y in enumerate(outs)]
     for k, out in enumerate(outs):
@@ -252,7 +258,8 @@ class Guarded:
 
     def overwritten(self) -> int:
         """How many guard elements no longer hold what was put there."""
-        return sum(int((b[:GUARD] != 7).sum()) + int((b[GUARD + n :][:GUARD] != 7).sum()) for b, n in self.blocks)
+        sevens = [(b, n, 1 if str(b.dtype).endswith("bool") else 7) for b, n in self.blocks]
+        return sum(int((b[:GUARD] != v).sum()) + int((b[GUARD + n :][:GUARD] != v).sum()) for b, n, v in sevens)
 
 
 @contextmanager

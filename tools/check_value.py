@@ -70,9 +70,9 @@ def sentence(trial: Trial, case: Case, reading: Reading) -> str:
     """What is wrong, in one sentence, with the input beside it when it is small enough to read."""
     place = f"[{', '.join(map(str, reading.where))}]" if reading.where else ""
     shown = [
-        f"{a.name} = {np.array2string(np.asarray(v), precision=9, separator=', ')}"
+        f"{a.name} = {v if isinstance(v, list) else np.array2string(np.asarray(v), precision=9, separator=', ')}"
         for a, v in zip(trial.formula.arguments, trial.values(case), strict=True)
-        if np.size(v) <= 4
+        if (sum(map(np.size, v)) if isinstance(v, list) else np.size(v)) <= 4
     ]
     given = f" for {', '.join(shown)}" if shown else ""
     return (

@@ -38,7 +38,7 @@ def behaves_like(trial: Trial, verdict: Verdict) -> list[str]:
     for case in sample(trial, verdict):
         try:
             values = trial.values(case)
-            outs = trial.call(values)
+            outs = trial.call_unjudged(values)
         except Rejected:
             return []
         for name in list(suspects):
@@ -62,7 +62,12 @@ def kills(trial: Trial) -> dict[str, float]:
         values = trial.values(case)
         truth = trial.truth(values)
         for bug in trial.bugs:
-            worst[bug.id] = max(worst[bug.id], trial.judge(rounded_variant(trial, bug, values), truth).T)
+            try:
+                outs = rounded_variant(trial, bug, values)
+            except Exception as error:  # undefined at this input: it neither dies of it nor lives
+                trial.heartbeat(f"{bug.id} at this input: {error}")
+                continue
+            worst[bug.id] = max(worst[bug.id], trial.judge(outs, truth).T)
     return worst
 
 
@@ -70,4 +75,6 @@ def rounded_variant(trial: Trial, bug: Bug, values: Sequence[Any]) -> list[np.nd
     """The outputs of a wrong variant, each rounded once: the best that an implementation of the bug could do."""
     assert bug.variant is not None
     with np.errstate(all="ignore"):
-        return [round_to(np.asarray(y, dtype=float), trial.dtype) for y in outputs(bug.variant(*values))]
+        found = [np.asarray(y, dtype=float) for y in outputs(bug.variant(*values))]
+        kinds = trial.formula.outputs or ("dtype",) * len(found)
+        return [round_to(y, trial.dtype) if k == "dtype" else y for y, k in zip(found, kinds, strict=True)]

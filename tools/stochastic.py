@@ -20,6 +20,7 @@ import numpy as np
 from trueness.tools.arithmetic import Arithmetic
 
 GRAINS: tuple[int | None, ...] = (1, 8, 64, None)  # None: one sign for the whole operand
+STABLE = ("eigh", "svd")  # of np.linalg: the exact answer for a matrix within u ‖A‖ of A (Higham 2002 §21)
 _SIGNS = np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
 COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal isnan isinf isfinite signbit".split())
 
@@ -59,7 +60,20 @@ class Stochastic(Arithmetic):
         return wrap(getattr(ufunc, method)(*plain, **kwargs), like)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func.__module__ == "numpy.linalg" and func.__name__ in STABLE:
+            matrix = coarsest(args)
+            return wrap(func(backward(matrix), *args[1:], **kwargs), matrix)
         return wrap(super().__array_function__(func, types, args, kwargs), coarsest([*args, *kwargs.values()]))
+
+
+def backward(matrix: Stochastic) -> np.ndarray:
+    """A + u ‖A‖ ξ: a matrix whose exact decomposition is what a backward stable routine may return for A."""
+    plain = np.asarray(matrix)
+    if matrix.u == 0.0 or matrix.noise is None:
+        return plain
+    xi, _ = matrix.noise.signs(plain.shape)
+    norm = np.sqrt(np.sum(plain * plain, axis=(-2, -1), keepdims=True))
+    return plain + matrix.u * norm * xi
 
 
 def stochastic(values: Any, u: float, eta: float, noise: Noise) -> Stochastic:
