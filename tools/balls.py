@@ -41,7 +41,7 @@ class Ball(Arithmetic):
             return np.minimum(np.maximum(inputs[0], inputs[1]), inputs[2])
         plain = [balls(x) for x in inputs]
         if name in COMPARISONS:
-            return np.frompyfunc(_decided(ufunc), 2, 1)(*plain).astype(bool)
+            return objects(np.frompyfunc(_decided(ufunc), 2, 1)(*plain)).astype(bool)
         if name in ("maximum", "minimum"):
             chosen = np.frompyfunc(arb.max if name == "maximum" else arb.min, 2, 1)
             result = one_axis_at_a_time(chosen, plain[0], **kwargs) if method == "reduce" else chosen(*plain)
