@@ -6,11 +6,12 @@ The equations are functions of tensors here; what a loop uses are the classes th
 
     GradientAccumulator   windows of micro-batches, the short last one included; clips after the average
     WarmupCosine, EMA     the rate, set before the update; the average of the weights, once per update
-    save_checkpoint, load_checkpoint, load_weights, Checkpointing      resume to the identical state, or a refusal
-    deterministic, seed   reversible
+    Checkpointing, save_checkpoint, load_checkpoint, load_weights      resume to the identical state, or a refusal
+    deterministic, seed, evaluating      reversible: generators and flags, the mode of every submodule
     FeatureCache          keyed by content
-    evaluating            eval mode, and every submodule back in its own
-    precision, Device, memory of a step, CUDA graphs: rules that a program asks before it starts
+    precision, batch_size, estimate_memory, largest_batch      what a device can do, and whether a step fits
+    graphable, Graphed    CUDA graphs for what may be captured
+    override, JsonLines   settings from a command line; a log without a network
 
 Goyal et al. 2017 (1706.02677) §3; Pascanu, Mikolov & Bengio 2013; Loshchilov & Hutter 2017 (1608.03983) eq. 5; Polyak &
 Juditsky 1992.
@@ -33,7 +34,20 @@ from trueness.optimized._checkpoints import (
     save_checkpoint,
     select_weights,
 )
+from trueness.optimized._cuda_graphs import Eligibility, Graphed, graph_key, graphable
+from trueness.optimized._determinism import deterministic, seed
 from trueness.optimized._elementwise import require_floating
+from trueness.optimized._feature_cache import FeatureCache, content_key
+from trueness.optimized._hardware import (
+    Device,
+    device_properties,
+    has_bfloat16,
+    has_float16,
+    has_tf32,
+    needs_loss_scaling,
+    precision,
+)
+from trueness.optimized._memory import StepMemory, estimate_memory, largest_batch, measure_memory
 from trueness.optimized._norms import EPS, require_max_norm
 from trueness.optimized._optimization import (
     EMA,
@@ -45,28 +59,50 @@ from trueness.optimized._optimization import (
     require_schedule,
 )
 from trueness.optimized._random_state import random_state, restore_random_state
+from trueness.optimized._settings import JsonLines, override
 
 __all__ = [
     "EMA",
     "Checkpoint",
     "CheckpointError",
     "Checkpointing",
+    "Device",
+    "Eligibility",
+    "FeatureCache",
     "GradientAccumulator",
+    "Graphed",
+    "JsonLines",
+    "StepMemory",
     "WarmupCosine",
     "accumulate",
     "batch_size",
     "check_state",
     "clip_after_average",
     "clip_by_global_norm",
+    "content_key",
+    "deterministic",
+    "device_properties",
     "ema",
+    "estimate_memory",
     "evaluating",
+    "graph_key",
+    "graphable",
+    "has_bfloat16",
+    "has_float16",
+    "has_tf32",
+    "largest_batch",
     "load_checkpoint",
     "load_weights",
+    "measure_memory",
     "memory_estimate",
+    "needs_loss_scaling",
+    "override",
+    "precision",
     "random_state",
     "replacing",
     "restore_random_state",
     "save_checkpoint",
+    "seed",
     "select_weights",
     "steps_per_epoch",
     "warmup_cosine",
@@ -110,7 +146,8 @@ def _mean(gradients: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"counts had {int(counts.min())} in it; every micro-batch must have at least 1 sample.")
     x = _working(gradients)
     n = counts.to(device=x.device, dtype=x.dtype)
-    return (x * n.reshape(n.shape + (1,) * (x.ndim - 1))).sum(0) / n.sum()
+    share = n / n.sum()  # first, so that n g cannot overflow where g does not
+    return (x * share.reshape(share.shape + (1,) * (x.ndim - 1))).sum(0)
 
 
 def clip_by_global_norm(gradient: torch.Tensor, max_norm: float) -> torch.Tensor:
