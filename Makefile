@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: verify test lint types bench benchmark wheel calibrate clean
+.PHONY: verify test examples lint types bench benchmark wheel calibrate clean
 .DEFAULT_GOAL := verify
 .DELETE_ON_ERROR:
 
@@ -22,7 +22,13 @@ verify: $(READY)
 
 # -P keeps the checkout off sys.path: there, reference/ would be importable a second time, as another module.
 test: $(READY)
-	$(BIN)/python -P -m pytest $(ARGS)
+	$(BIN)/python -P -m pytest -n 2 $(ARGS)
+
+# Three models trained on real data, a few minutes each; interrupted, they go on where they were.
+examples: $(READY)
+	$(BIN)/python examples/kernel_ridge.py $(ARGS)
+	$(BIN)/python examples/digits_diffit.py $(ARGS)
+	$(BIN)/python examples/atlas_language_model.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

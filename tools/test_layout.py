@@ -46,6 +46,7 @@ RULES = {
     "properties": Rule(TRUTH_SPEED_TOOLS | {"properties"}, None, front_door=True),
     "regressions": Rule(TRUTH_SPEED_TOOLS | {"properties", "regressions"}, None, front_door=True),
     "asv_bench": Rule(TRUTH_SPEED_TOOLS, None, front_door=True),
+    "examples": Rule(frozenset({"optimized"}), None, front_door=False),
     "src": Rule(frozenset({"tools"}), sys.stdlib_module_names, front_door=False),
 }
 
@@ -256,6 +257,11 @@ WRONG = {
     "asv_bench/history.py": [
         "from optimized import fisher",
     ],
+    "examples/digits.py": [
+        "from trueness.reference import diffusion",
+        "from trueness.tools import registry",
+        "import trueness",
+    ],
     "src/__init__.py": [
         "import torch",
         "import numpy",
@@ -300,6 +306,9 @@ RIGHT = {
     ],
     "asv_bench/benchmarks/fisher.py": [
         "from trueness.tools.registry import formulas\nimport torch\nimport benchmarks",
+    ],
+    "examples/digits.py": [
+        "import sklearn\nfrom _run import report\nfrom trueness.optimized import diffusion",
     ],
     "src/__init__.py": [
         "from trueness.tools.api import check\nfrom importlib.metadata import version",
@@ -372,7 +381,7 @@ def test_every_file_keeps_the_rules_of_its_room(room: str) -> None:
 
 
 @needs_checkout
-@pytest.mark.parametrize("room", ["asv_bench", "src"])
+@pytest.mark.parametrize("room", ["asv_bench", "examples", "src"])
 def test_every_file_beside_the_rooms_keeps_its_rules(room: str) -> None:
     found = [v for p in sources(room) for v in violations(room, p.name, p.read_text("utf-8"))]
     assert found == []
