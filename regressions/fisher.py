@@ -1,4 +1,4 @@
-"""Known wrong variants of the family fisher: the ten items of the FastSB-OT changelog, FSB-01 … FSB-10."""
+"""Known wrong variants of the family fisher: the FastSB-OT changelog but FSB-04 (diffusion), -05 and -06 (filters)."""
 
 from __future__ import annotations
 
@@ -135,40 +135,6 @@ BUGS = (
         evidence=command("FSB-03"),
         variant=time_for_alpha,
         witness=(SCORES / 1000, 0.1054),
-    ),
-    Bug(
-        id="FSB-04",
-        formula="",
-        title="the cosine ᾱ without its normalisation f(0)",
-        document=DOCUMENT,
-        claim="ᾱ = cos²(((u + s)/(1 + s)) π/2)",
-        verdict="real bug, wrong fix",
-        source="Nichol & Dhariwal 2021 (2102.09672) eq. 17",
-        finding="Without /f(0), ᾱ(0) is 0.9998446 and not 1.",
-        evidence=command("FSB-04"),
-    ),
-    Bug(
-        id="FSB-05",
-        formula="",
-        title="a clamp on the Gaussian transfer function said to ring",
-        document=DOCUMENT,
-        claim="the floor 1e-6 destroys high frequencies; 1e-12 does not; min < 1e-10 at σ = 1 on 64×64",
-        verdict="claim false",
-        source="the Gaussian transform pair; scipy.ndimage.fourier_gaussian",
-        finding="At σ = 1 the smallest gain is exp(−π²) = 5.1723e-5: the floor 1e-6 changes 0 of 2112 bins, and the "
-        "changelog's own test min < 1e-10 fails.",
-        evidence=command("FSB-05"),
-    ),
-    Bug(
-        id="FSB-06",
-        formula="",
-        title="a channels_last fix that changes no stride",
-        document=DOCUMENT,
-        claim="the result is now channels_last",
-        verdict="claim false",
-        source="torch memory-format semantics",
-        finding="It converts the (B·C, 1, H, W) view, for which contiguous already is channels_last.",
-        evidence=command("FSB-06"),
     ),
     Bug(
         id="FSB-07a",

@@ -1,0 +1,393 @@
+"""Laws of the Gaussian filters, on the reference and on the optimized version, and what independent oracles say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from trueness.optimized import filters as fast
+from trueness.properties import filters as declared
+from trueness.reference import filters as true
+from trueness.tools.bounds import LIMITS, bounds
+from trueness.tools.checks import settings_for
+from trueness.tools.precision import precision
+
+F64 = precision("float64")
+EXAMPLES = 20
+sigmas = st.floats(0.1, 3.0)
+sides = st.integers(1, 9)
+images = st.builds(
+    lambda seed, c, h, w: np.random.default_rng(seed).standard_normal((c, h, w)),
+    st.integers(0, 2**16),
+    st.integers(1, 3),
+    st.integers(3, 9),
+    st.integers(3, 9),
+)
+
+
+def given(**strategies: Any) -> Callable[[Any], Any]:
+    """As everywhere in the project: derandomized, without a clock."""
+    return lambda law: settings_for(EXAMPLES)(hypothesis.given(**strategies)(law))
+
+
+def ours(name: str) -> Callable[..., np.ndarray]:
+    """The optimized function on NumPy arrays."""
+
+    def call(*arguments: Any) -> np.ndarray:
+        natives = [torch.from_numpy(np.array(a)) if isinstance(a, np.ndarray) else a for a in arguments]
+        return getattr(fast, name)(*natives).numpy()  # type: ignore[no-any-return]
+
+    return call
+
+
+def both(name: str) -> Any:
+    return pytest.mark.parametrize("function", [getattr(true, name), ours(name)], ids=["reference", "ours"])
+
+
+def rounding(function: Callable[..., Any], *arguments: Any, reduction: int = 1) -> np.ndarray:
+    """What honest float64 implementations of ``function`` may differ by at these arguments."""
+    units = [F64.u if isinstance(a, float) or np.asarray(a).dtype.kind == "f" else 0.0 for a in arguments]
+    return LIMITS["eager"] * bounds(function, list(arguments), units, F64, reduction)[0].B  # type: ignore[no-any-return]
+
+
+def close(left: Any, right: Any, *allowed: Any) -> bool:
+    return bool((np.abs(np.asarray(left) - right) <= sum(allowed)).all())
+
+
+# -- transfer function ------------------------------------------------------------------------------------------------
+
+
+@both("gaussian_transfer")
+@given(height=sides, width=sides, sigma=sigmas)
+def test_the_gain_is_one_at_frequency_zero_and_between_zero_and_one_elsewhere(
+    function: Any, height: int, width: int, sigma: float
+) -> None:
+    gains = function(height, width, sigma)
+    assert gains[0, 0] == 1 and (gains > 0).all() and (gains <= 1).all()
+
+
+@both("gaussian_transfer")
+@given(height=sides, width=sides, sigma=sigmas)
+def test_the_gain_is_separable(function: Any, height: int, width: int, sigma: float) -> None:
+    gains = function(height, width, sigma)
+    product = gains[:, :1] * gains[:1]
+    allowed = rounding(true.gaussian_transfer, height, width, sigma)
+    assert close(gains, product, allowed, 3 * allowed[:, :1] + 3 * allowed[:1] * product)
+
+
+@both("gaussian_transfer")
+@given(height=sides, width=sides, sigma=sigmas)
+def test_opposite_frequencies_have_the_same_gain(function: Any, height: int, width: int, sigma: float) -> None:
+    gains = function(height, width, sigma)
+    assert (gains[1:] == gains[:0:-1]).all()
+
+
+@both("gaussian_transfer")
+@given(height=sides, width=sides, first=sigmas, second=st.floats(0.1, 1.0))
+def test_two_filters_in_a_row_are_one_of_the_root_of_the_sum_of_squares(
+    function: Any, height: int, width: int, first: float, second: float
+) -> None:
+    """The semigroup law; a lower clamp breaks it as soon as the product is below the clamp."""
+    product = function(height, width, first) * function(height, width, second)
+    together = math.hypot(first, second)
+    allowed = [rounding(true.gaussian_transfer, height, width, s) for s in (first, second, together)]
+    assert close(product, function(height, width, together), *allowed)
+
+
+def test_a_clamp_breaks_the_semigroup_law() -> None:
+    def clamped(sigma: float) -> np.ndarray:
+        return np.maximum(true.gaussian_transfer(16, 16, sigma), 1e-6)
+
+    gap = np.abs(clamped(1.5) * clamped(1.5) - clamped(math.hypot(1.5, 1.5)))
+    assert gap.max() > 1e5 * rounding(true.gaussian_transfer, 16, 16, 1.5).max()
+
+
+@both("gaussian_transfer")
+@pytest.mark.parametrize(
+    ("sigma", "shape", "at", "golden"),
+    [
+        (1.0, (2, 2), (1, 1), 5.172318620381234e-5),
+        (1.0, (2, 2), (1, 0), 0.007191883355826368),
+        (2.0, (4, 8), (1, 1), 0.0020943694473832914),
+        (16.0, (64, 2), (1, 0), 0.29121293321402086),
+    ],
+)
+def test_golden_gains(function: Any, sigma: float, shape: tuple[int, int], at: tuple[int, int], golden: float) -> None:
+    allowed = rounding(true.gaussian_transfer, *shape, sigma)
+    assert abs(function(*shape, sigma)[at] - golden) <= allowed[at]
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (9, 8), (1, 5)])
+def test_frequencies_are_those_of_fftfreq_and_rfftfreq(shape: tuple[int, int]) -> None:
+    f_y, f_x = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])
+    assert (true._signed(shape[0])[:, None] / shape[0] == f_y).all()
+    want = np.exp(-2 * math.pi**2 * 1.3**2 * (f_y**2 + f_x**2))
+    assert close(true.gaussian_transfer(*shape, 1.3), want, rounding(true.gaussian_transfer, *shape, 1.3))
+
+
+def test_scipy_puts_zero_where_the_gain_falls_below_exp_of_minus_fifty() -> None:
+    """A limit of the oracle, and why σ stays at 3 where it stands trial."""
+    along = 2 * math.pi**2 / 4  # exponent at Nyquist of one axis, per σ²
+    below, above = math.sqrt(50 / along) * (1 + 1e-9), math.sqrt(50 / along) * (1 - 1e-9)
+    assert ndimage.fourier_gaussian(np.ones((1, 2)), below, n=2)[0, 1] == 0 < true.gaussian_transfer(1, 2, below)[0, 1]
+    assert ndimage.fourier_gaussian(np.ones((1, 2)), above, n=2)[0, 1] > 0
+
+
+# -- periodic filters -------------------------------------------------------------------------------------------------
+
+FILTERS = pytest.mark.parametrize(
+    ("function", "name"),
+    [(f(n), n) for n in ("fft_gaussian", "fft_operator", "blur") for f in (lambda n: getattr(true, n), ours)],
+    ids=[f"{n} {who}" for n in ("fft_gaussian", "fft_operator", "blur") for who in ("reference", "ours")],
+)
+
+
+def rest(name: str, sigma: float) -> tuple[Any, ...]:
+    return (5, sigma) if name == "blur" else (sigma,)
+
+
+def terms(name: str, x: np.ndarray) -> int:
+    return 25 if name == "blur" else int(x[0].size)
+
+
+@FILTERS
+@given(x=images, sigma=sigmas)
+def test_shapes_are_kept_and_channels_do_not_mix(function: Any, name: str, x: np.ndarray, sigma: float) -> None:
+    y = function(x, *rest(name, sigma))
+    assert y.shape == x.shape
+    alone = np.stack([function(channel, *rest(name, sigma)) for channel in x])
+    assert close(y, alone, 2 * rounding(getattr(true, name), x, *rest(name, sigma), reduction=terms(name, x)))
+    other = np.array(x)
+    other[0] = 1e3
+    assert (function(other, *rest(name, sigma))[1:] == y[1:]).all()
+
+
+@FILTERS
+@given(height=st.integers(3, 9), width=st.integers(3, 9), value=st.floats(1e-3, 1e3), s=sigmas)
+def test_a_constant_stays_what_it_is(function: Any, name: str, height: int, width: int, value: float, s: float) -> None:
+    x = np.full((1, height, width), value)
+    allowed = rounding(getattr(true, name), x, *rest(name, s), reduction=terms(name, x))
+    assert close(function(x, *rest(name, s)), value, allowed)
+
+
+@FILTERS
+@given(x=images, sigma=sigmas)
+def test_flips_and_filters_commute(function: Any, name: str, x: np.ndarray, sigma: float) -> None:
+    for axis in (-1, -2):
+        left, right = function(np.flip(x, axis), *rest(name, sigma)), np.flip(function(x, *rest(name, sigma)), axis)
+        assert close(left, right, 2 * rounding(getattr(true, name), x, *rest(name, sigma), reduction=terms(name, x)))
+
+
+@FILTERS
+@given(x=images, sigma=sigmas)
+def test_a_transposed_image_gives_the_transposed_result(function: Any, name: str, x: np.ndarray, sigma: float) -> None:
+    left, right = function(x.mT, *rest(name, sigma)), function(x, *rest(name, sigma)).mT
+    allowed = [rounding(getattr(true, name), a, *rest(name, sigma), reduction=terms(name, x)) for a in (x, x.mT)]
+    assert close(left, right, allowed[0].mT, allowed[1])
+
+
+@FILTERS
+@given(x=images, first=st.floats(0.1, 2.0), second=st.floats(0.1, 2.0))
+def test_one_axis_after_the_other_is_both_at_once(
+    function: Any, name: str, x: np.ndarray, first: float, second: float
+) -> None:
+    """Separability: filtering rows of one image and columns of the other gives the filtered outer product."""
+    row, column = x[:1, :1, :], x[:1, :, :1]
+    wide = np.broadcast_to(row, (1, x.shape[1], x.shape[2])), np.broadcast_to(column, (1, x.shape[1], x.shape[2]))
+    by_row, by_column = (function(np.array(w), *rest(name, first)) for w in wide)
+    both_at_once = function(column * row, *rest(name, first))
+    law = getattr(true, name)
+    allowed = rounding(law, column * row, *rest(name, first), reduction=terms(name, x))
+    parts = [rounding(law, np.array(w), *rest(name, first), reduction=terms(name, x)) for w in wide]
+    scale = np.abs(by_row) * parts[1] + np.abs(by_column) * parts[0]
+    assert close(both_at_once, by_row * by_column, allowed, scale, 2 * F64.u * np.abs(both_at_once))
+
+
+@pytest.mark.parametrize("name", ["fft_gaussian", "fft_operator", "blur"])
+@pytest.mark.parametrize("shape", [(8, 9), (9, 8), (9, 9), (8, 8)])
+@pytest.mark.parametrize("who", [lambda n: getattr(true, n), ours], ids=["reference", "ours"])
+def test_the_largest_value_of_a_filtered_impulse_stays_where_the_impulse_was(
+    name: str, shape: tuple[int, int], who: Any
+) -> None:
+    for at in ((3, 3), (0, 0), (4, 7))[: 1 if name == "blur" else 3]:  # a reflected border folds the tail back
+        x = np.zeros((1, *shape))
+        x[(0, *at)] = 1
+        y = who(name)(x, *rest(name, 1.0))
+        found = np.unravel_index(y.argmax(), y.shape)
+        assert found == (0, *at)
+
+
+@pytest.mark.parametrize("name", ["fft_gaussian", "fft_operator"])
+@given(x=images, down=st.integers(0, 8), right=st.integers(0, 8))
+def test_periodic_filters_commute_with_shifts(name: str, x: np.ndarray, down: int, right: int) -> None:
+    for function in (getattr(true, name), ours(name)):
+        left = function(np.roll(x, (down, right), (-2, -1)), 0.8)
+        allowed = rounding(getattr(true, name), x, 0.8, reduction=terms(name, x))
+        shifted = [np.roll(a, (down, right), (-2, -1)) for a in (function(x, 0.8), allowed)]
+        assert close(left, shifted[0], shifted[1], allowed.max())
+
+
+@both("fft_gaussian")
+@given(x=images)
+def test_a_filter_of_width_zero_changes_nothing_but_rounding(function: Any, x: np.ndarray) -> None:
+    assert close(function(x, 0.0), x, rounding(true.fft_gaussian, x, 0.0, reduction=x[0].size))
+
+
+@both("fft_gaussian")
+@given(x=images, first=st.floats(0.1, 2.0), second=st.floats(0.1, 2.0))
+def test_filtering_twice_is_filtering_once_by_the_root_of_the_sum_of_squares(
+    function: Any, x: np.ndarray, first: float, second: float
+) -> None:
+    def twice(x: Any, first: Any, second: Any) -> Any:
+        return true.fft_gaussian(true.fft_gaussian(x, first), second)
+
+    allowed = rounding(twice, x, first, second, reduction=x[0].size)
+    once = math.hypot(first, second)
+    assert close(function(function(x, first), second), function(x, once), allowed, rounding(true.fft_gaussian, x, once))
+
+
+@both("fft_gaussian")
+@given(x=images, sigma=sigmas)
+def test_the_periodic_filter_is_numpys_transform_times_the_gain(function: Any, x: np.ndarray, sigma: float) -> None:
+    gains = true.gaussian_transfer(*x.shape[-2:], sigma)
+    want = np.fft.irfft2(np.fft.rfft2(x) * gains, s=x.shape[-2:])
+    assert close(function(x, sigma), want, rounding(true.fft_gaussian, x, sigma, reduction=x[0].size))
+
+
+@both("fft_operator")
+@given(x=images, epsilon=sigmas)
+def test_the_sampled_operator_is_numpys_transform_of_the_shifted_kernel(
+    function: Any, x: np.ndarray, epsilon: float
+) -> None:
+    """Word for word: coordinates i − n//2, sum 1, ifftshift, rfft2, product, back."""
+    height, width = x.shape[-2:]
+    r_y, r_x = np.arange(height)[:, None] - height // 2, np.arange(width) - width // 2
+    kernel = np.exp(-(r_y**2 + r_x**2) / (2 * epsilon**2))
+    spectrum = np.fft.rfft2(np.fft.ifftshift(kernel / kernel.sum()))
+    assert close(spectrum.imag, 0, kernel.size * F64.u), "an even kernel has a real spectrum"
+    want = np.fft.irfft2(np.fft.rfft2(x) * spectrum, s=(height, width))
+    assert close(function(x, epsilon), want, rounding(true.fft_operator, x, epsilon, reduction=x[0].size))
+
+
+@both("fft_operator")
+@given(x=images, epsilon=sigmas)
+def test_positive_weights_do_not_overshoot(function: Any, x: np.ndarray, epsilon: float) -> None:
+    y = function(x, epsilon)
+    allowed = rounding(true.fft_operator, x, epsilon, reduction=x[0].size)
+    low, high = x.min((-2, -1), keepdims=True), x.max((-2, -1), keepdims=True)
+    assert (y >= low - allowed).all() and (y <= high + allowed).all()
+
+
+@pytest.mark.parametrize("name", ["fft_gaussian", "fft_operator"])
+@given(x=images, sigma=sigmas)
+def test_periodic_filters_are_symmetric_operators(name: str, x: np.ndarray, sigma: float) -> None:
+    """⟨a, K b⟩ = ⟨K a, b⟩, which is what their vjp rests on."""
+    a, b = x[0], np.random.default_rng(0).standard_normal(x[0].shape)
+    for function in (getattr(true, name), ours(name)):
+        allowed = [rounding(getattr(true, name), v, sigma, reduction=v.size) for v in (b, a)]
+        room = (np.abs(a) * allowed[0]).sum() + (np.abs(b) * allowed[1]).sum() + a.size * F64.u * np.abs(a * b).sum()
+        assert abs((a * function(b, sigma)).sum() - (function(a, sigma) * b).sum()) <= room
+
+
+@given(x=images.filter(lambda x: x.shape[1] % 2 and x.shape[2] % 2), epsilon=sigmas)
+def test_of_odd_length_the_sampled_operator_is_scipys_wrapped_gaussian(x: np.ndarray, epsilon: float) -> None:
+    """For even lengths scipy's kernel would hold both −n/2 and n/2, which are one pixel."""
+    radius = [n // 2 for n in x.shape[-2:]]
+    want = ndimage.gaussian_filter(x, epsilon, mode="wrap", radius=radius, axes=(-2, -1))
+    allowed = rounding(true.fft_operator, x, epsilon, reduction=x[0].size)
+    assert close(true.fft_operator(x, epsilon), want, allowed)
+    assert close(ours("fft_operator")(x, epsilon), want, allowed)
+
+
+# -- blur -------------------------------------------------------------------------------------------------------------
+
+
+@both("gaussian_taps")
+@given(k=st.integers(1, 15), sigma=sigmas)
+def test_taps_are_symmetric_positive_and_sum_to_one(function: Any, k: int, sigma: float) -> None:
+    taps = function(k, sigma)
+    assert (taps == taps[::-1]).all() and (taps >= 0).all()
+    assert close(taps.sum(), 1, rounding(true.gaussian_taps, k, sigma).sum(), k * F64.u)
+
+
+@both("gaussian_taps")
+def test_golden_taps(function: Any) -> None:
+    golden = [0.09877498815325954, 0.23994707564005802, 0.32255587241336486]
+    assert close(function(5, 1.3), [*golden, *golden[1::-1]], rounding(true.gaussian_taps, 5, 1.3))
+
+
+@both("blur")
+@given(x=images, k=st.sampled_from((1, 3, 5)), sigma=sigmas)
+def test_blur_is_scipys_correlation_with_a_mirrored_border(function: Any, x: np.ndarray, k: int, sigma: float) -> None:
+    want = declared.scipy_correlate(x, k, sigma)
+    assert close(function(x, k, sigma), want, rounding(true.blur, x, k, sigma, reduction=k * k))
+
+
+@both("blur")
+@given(x=images, sigma=sigmas)
+def test_a_blur_is_a_weighted_mean(function: Any, x: np.ndarray, sigma: float) -> None:
+    y, allowed = function(x, 5, sigma), rounding(true.blur, x, 5, sigma, reduction=25)
+    assert (y >= x.min() - allowed).all() and (y <= x.max() + allowed).all()
+
+
+# -- what only the optimized side promises ----------------------------------------------------------------------------
+
+CALLS = (
+    lambda x: fast.fft_gaussian(x, 0.8),
+    lambda x: fast.fft_operator(x, 0.8),
+    lambda x: fast.blur(x, 3, 0.8),
+)
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["fft_gaussian", "fft_operator", "blur"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_formats_are_computed_in_float32_and_rounded_once(call: Any, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 8, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(call(x), call(x.float()).to(dtype))
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["fft_gaussian", "fft_operator", "blur"])
+def test_channels_last_images_stay_channels_last(call: Any) -> None:
+    x = torch.randn(2, 3, 8, 9, generator=torch.Generator().manual_seed(0))
+    y = call(x.contiguous(memory_format=torch.channels_last))
+    assert y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
+    assert call(x).is_contiguous() and torch.equal(y, call(x))
+
+
+@pytest.mark.parametrize("call", CALLS, ids=["fft_gaussian", "fft_operator", "blur"])
+@pytest.mark.parametrize("shape", [(0, 3, 4), (4, 5), (2, 2, 3, 4, 5)])
+def test_any_number_of_leading_axes_is_a_batch(call: Any, shape: tuple[int, ...]) -> None:
+    assert call(torch.ones(shape)).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: fast.fft_gaussian(torch.ones(3), 1.0), r"x had shape \(3,\); it must have the axes"),
+        (lambda: fast.fft_gaussian(torch.ones(0, 3), 1.0), r"x had shape \(0, 3\)"),
+        (
+            lambda: fast.fft_gaussian(torch.ones(3, 3), -1.0),
+            r"sigma was -1.0; it must be a finite number of at least 0",
+        ),
+        (lambda: fast.fft_gaussian(torch.ones(3, 3).int(), 1.0), "x had dtype torch.int32"),
+        (lambda: fast.fft_operator(torch.ones(3, 3), 0.0), r"epsilon was 0.0; it must be a finite number above 0"),
+        (lambda: fast.gaussian_transfer(0, 3, 1.0), "height was 0; it must be an integer of at least 1"),
+        (lambda: fast.gaussian_transfer(3, 3, math.inf), "sigma was inf"),
+        (lambda: fast.gaussian_taps(0, 1.0), "k was 0"),
+        (lambda: fast.gaussian_taps(3, 0.0), "sigma was 0.0; it must be a finite number above 0"),
+        (lambda: fast.blur(torch.ones(8, 8), 4, 1.0), "k was 4; it must be odd"),
+        (lambda: fast.blur(torch.ones(8, 2), 5, 1.0), "to reflect 2 pixels, H and W must be above 2"),
+        (lambda: fast.blur(np.ones((8, 8)), 5, 1.0), "x was ndarray; it must be a torch.Tensor"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(call: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call()
