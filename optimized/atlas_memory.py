@@ -102,7 +102,7 @@ def elementwise_features(x: torch.Tensor, coefficients: torch.Tensor, clamp: flo
 
 def _elementwise(x: torch.Tensor, coefficients: torch.Tensor, clamp: float) -> torch.Tensor:
     bounded = x.clamp(-clamp, clamp)
-    powers = [torch.ones_like(bounded), bounded]
+    powers = [bounded.pow(0), bounded]  # not ones: autograd then knows that x was there
     for _ in range(len(coefficients) - 2):
         powers.append(powers[-1] * bounded)
     return torch.cat([a * x_i for a, x_i in zip(coefficients, powers, strict=False)], -1)
@@ -119,7 +119,7 @@ def tensor_features(x: torch.Tensor, degree: int) -> torch.Tensor:
     _require_features(x)
     _require.require_count(degree, "degree", 0)
     wide = x.to(_working(x))
-    tensors = [torch.ones_like(wide[..., :1])]
+    tensors = [wide[..., :1].pow(0)]
     for _ in range(degree):
         tensors.append((tensors[-1][..., :, None] * wide[..., None, :]).flatten(-2))
     return torch.cat([t / math.sqrt(math.factorial(i)) for i, t in enumerate(tensors)], -1).to(x.dtype)
@@ -158,7 +158,10 @@ def newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]], eps:
 def _newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]] = JORDAN, eps: float = EPS) -> torch.Tensor:
     if g.shape[-2] > g.shape[-1]:
         return _newton_schulz(g.mT, coefficients, eps).mT
-    x: torch.Tensor = g / (torch.linalg.vector_norm(g, dim=(-2, -1), keepdim=True) + eps)
+    largest = g.detach().abs().amax((-2, -1), keepdim=True)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
+    x = g / scale  # so that no square leaves the format
+    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps / scale)
     for a, b, c in coefficients:
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x

@@ -121,7 +121,7 @@ def _tensors(x, degree):
     found = [np.ones((*x.shape[:-1], 1))]
     for _ in range(degree):
         product = _outer(found[-1], x)
-        found = [*found, product.reshape(*product.shape[:-2], -1)]
+        found = [*found, product.reshape(*x.shape[:-1], product.shape[-2] * product.shape[-1])]
     return found
 
 

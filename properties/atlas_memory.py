@@ -1,0 +1,254 @@
+"""The formulas of the family atlas_memory: features, Newton–Schulz, the Omega rule in its modes, Atlas attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from trueness.optimized import atlas_memory as fast
+from trueness.properties import _digits
+from trueness.reference import atlas_memory as true
+from trueness.tools.inputs import Made, Real, Scalar, shape_of
+from trueness.tools.nouns import Case, Formula, Implementation
+
+ATLAS = "Behrouz et al. 2025 (2505.23735)"
+JORDAN = "Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks"
+MADE_ONCE = "made once from numbers, and not learned from there"
+CHUNKS = "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input"
+SPANS = {"B": (1, 2), "T": (1, 4), "H": (1, 2), "P": (1, 4), "V": (1, 4), "c": (1, 3), "D": (1, 3), "N": (1, 3)}
+# after five steps of JORDAN a rounding of bfloat16 has grown to the size of the result: they are tried on ``matrices``
+STEPS = {"jordan": true.JORDAN[:2], "classical": true.CLASSICAL[:4], "none": ()}
+
+
+# -- what is drawn ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gate(Real):
+    """A tensor of numbers in [low, high), the same for every scale: a recurrence with larger gates would diverge."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
+        return generator.uniform(self.low, self.high, shape_of(self.dims, case))
+
+
+def drawn(name: str, *dims: Any) -> Real:
+    spans = {d: SPANS[d] for d in dims if isinstance(d, str)}
+    return Real(name, dims=dims, decades=(-1.0, 0.0), spans=spans)
+
+
+def gate(name: str, low: float, high: float, *dims: str) -> Gate:
+    return Gate(name, dims=dims, spans={d: SPANS[d] for d in dims}, low=low, high=high)
+
+
+def before(sizes: Mapping[str, Any]) -> int:
+    """How many tokens of the past a window looks at."""
+    return int(sizes["c"]) - 1
+
+
+TOKEN = ("B", "T", "H")
+GATES = (
+    gate("alpha", 0.3, 1.0, *TOKEN),
+    gate("eta", 0.1, 0.6, *TOKEN),
+    gate("theta", 0.1, 0.9, *TOKEN),
+    gate("gamma", 0.1, 0.6, *TOKEN, "c"),
+)
+MODES = {
+    "chunk_size": st.sampled_from((1, 2, 3)),
+    "objective": st.sampled_from(("l2", "dot")),
+    "placement": st.sampled_from(("outer", "inner")),
+    "read": st.sampled_from(("post", "pre")),
+}
+
+
+def longest(width: str) -> Any:
+    """A read sums over the features and, for each of them, over the tokens."""
+    return lambda sizes: sizes[width] + sizes["T"] + sizes["c"]
+
+
+def terms(*names: str) -> Any:
+    def count(sizes: Mapping[str, Any]) -> int:
+        return int(np.prod([np.prod(sizes[n], dtype=np.int64) for n in names], dtype=np.int64))
+
+    return count
+
+
+def matrices() -> dict[str, tuple[Any, ...]]:
+    """All five steps, and what classical ones tend to: of a matrix to look at, and of gradients of handwritten digits."""
+    found = {"two by three": (np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), true.JORDAN, 1e-8)}
+    if _digits.available():
+        pixels = _digits.digits()[:60].reshape(5, 12, 64)
+        gradients = np.swapaxes(pixels[..., 18:24], -1, -2) @ pixels[..., 34:38]
+        found["digits"] = (gradients, true.JORDAN, 1e-8)
+        found["digits, classical"] = (gradients, true.CLASSICAL, 1e-8)
+    return found
+
+
+# -- declarations -----------------------------------------------------------------------------------------------------
+
+
+def ours(name: str, *claims: str, **fields: Any) -> Implementation:
+    return Implementation("trueness", lambda: getattr(fast, name), claims=frozenset(claims), **fields)
+
+
+def omega(name: str, optimizers: tuple[str, ...], clips: Any, **fields: Any) -> Formula:
+    """The Omega rule with these optimisers."""
+    return Formula(
+        name=f"atlas_memory.{name}",
+        reference=true.omega,
+        vjp=true.omega_vjp,
+        equation="S_t = θ_t S_{t−1} + i_t g_t,  M_t = α_t M_{t−1} − w_t U_t,  o_t = q_tᵀ M_t",
+        source=f"{ATLAS} eq. 9, 15-16, 32-33",
+        arguments=(
+            drawn("q", *TOKEN, "P"),
+            drawn("k", *TOKEN, "P"),
+            drawn("v", *TOKEN, "V"),
+            *GATES,
+            drawn("memory", "B", "H", "P", "V"),
+            drawn("momentum", "B", "H", "P", "V"),
+            drawn("k_window", "B", before, "H", "P"),
+            drawn("v_window", "B", before, "H", "V"),
+            Scalar("chunk_size", MODES["chunk_size"]),
+            Scalar("objective", MODES["objective"]),
+            Scalar("optimizer", st.sampled_from(optimizers)),
+            Scalar("placement", MODES["placement"]),
+            Scalar("read", MODES["read"]),
+            Scalar("clip", clips),
+        ),
+        implementations=(ours("omega", "gradient", "autocast", waived={"special values": CHUNKS}),),
+        reduction=longest("P"),
+        **fields,
+    )
+
+
+FORMULAS = (
+    Formula(
+        name="atlas_memory.taylor_coefficients",
+        reference=true.taylor_coefficients,
+        equation="a_i = 1/i!",
+        source=f"{ATLAS} eq. 5",
+        arguments=(Scalar("degree", st.integers(0, 30)),),
+        implementations=(ours("taylor_coefficients", limit="exact"),),
+        no_gradient=MADE_ONCE,
+        working="float64",
+        creates=True,
+        dtypes=("float64",),
+        without=dict.fromkeys(("float32", "float16", "bfloat16"), "bit for bit in float64; elsewhere its rounding"),
+    ),
+    Formula(
+        name="atlas_memory.window_weights",
+        reference=true.window_weights,
+        equation="γ_j = exp(−λ j) / Σ_i exp(−λ i)",
+        source=f"{ATLAS} eq. 9; λ = 0.1 in the documented project",
+        arguments=(Scalar("window", st.integers(1, 40)), Scalar("decay", st.floats(0.0, 2.0))),
+        implementations=(ours("window_weights"),),
+        no_gradient=MADE_ONCE,
+        working="float64",
+        creates=True,
+        reduction=lambda sizes: sizes["window"],
+    ),
+    Formula(
+        name="atlas_memory.elementwise_features",
+        reference=true.elementwise_features,
+        vjp=true.elementwise_features_vjp,
+        equation="φ(x) = [a_0 1; a_1 x̂; …; a_p x̂^p],  x̂ = min(max(x, −κ), κ)",
+        source=f"{ATLAS} eq. 5, element by element as the documented project has it",
+        arguments=(
+            Real("x", dims=("...", "D"), decades=(-2.0, 1.3), spans={"D": (1, 4)}),
+            Real("coefficients", dims=("degrees",), decades=(-1.0, 1.0), spans={"degrees": (1, 5)}),
+            Scalar("clamp", st.sampled_from((10.0, 2.0, 0.5))),
+        ),
+        implementations=(ours("elementwise_features", "gradient", "compile", "autocast"),),
+        gradient_reduction=terms("...", "D", "degrees"),
+    ),
+    Formula(
+        name="atlas_memory.tensor_features",
+        reference=true.tensor_features,
+        vjp=true.tensor_features_vjp,
+        equation="φ*(x) = [1; x; x⊗x/√2!; …; x^{⊗p}/√p!]",
+        source=f"{ATLAS} eq. 22-23",
+        arguments=(
+            Real("x", dims=("...", "D"), decades=(-2.0, 0.7), spans={"D": (1, 4)}),
+            Scalar("degree", st.integers(0, 4)),
+        ),
+        implementations=(ours("tensor_features", "gradient", "autocast"),),
+        gradient_reduction=lambda sizes: sum(sizes["D"] ** i for i in range(sizes["degree"] + 1)),
+    ),
+    Formula(
+        name="atlas_memory.newton_schulz",
+        reference=true.newton_schulz,
+        vjp=true.newton_schulz_vjp,
+        equation="X = G/(‖G‖_F + ε);  X ← a X + (b A + c A²) X,  A = X Xᵀ",
+        source=JORDAN,
+        arguments=(
+            Real("g", dims=("...", "R", "C"), decades=(-4.0, 1.0), spans={"R": (1, 4), "C": (1, 5)}),
+            Made(
+                "coefficients",
+                make=lambda known, _: STEPS[known["steps"]],
+                draws={"steps": st.sampled_from(tuple(STEPS))},
+            ),
+            Scalar("eps", st.sampled_from((1e-8, 1e-7))),
+        ),
+        implementations=(ours("newton_schulz", "gradient", "autocast"),),
+        real=matrices,
+        reduction=terms("R", "C"),
+    ),
+    omega("omega", ("gd",), st.none()),
+    omega("omega_clip", ("gd",), st.sampled_from((0.1, 0.5))),
+    omega("omega_muon", ("muon", "muon_chunk"), st.none()),
+    omega("omega_norm_ema", ("norm_ema",), st.sampled_from((None, 0.5))),
+    Formula(
+        name="atlas_memory.omega_mlp",
+        reference=true.omega_mlp,
+        vjp=true.omega_mlp_vjp,
+        equation="S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t S_t,  o_t = q_t + W1 σ(W2 q_t)",
+        source=f"{ATLAS} eq. 42",
+        arguments=(
+            drawn("q", *TOKEN, "V"),
+            drawn("k", *TOKEN, "V"),
+            drawn("v", *TOKEN, "V"),
+            *GATES,
+            drawn("w1", "B", "H", "V", "N"),
+            drawn("w2", "B", "H", "N", "V"),
+            drawn("s1", "B", "H", "V", "N"),
+            drawn("s2", "B", "H", "N", "V"),
+            drawn("k_window", "B", before, "H", "V"),
+            drawn("v_window", "B", before, "H", "V"),
+            Scalar("chunk_size", MODES["chunk_size"]),
+            Scalar("placement", MODES["placement"]),
+            Scalar("read", MODES["read"]),
+        ),
+        implementations=(ours("omega_mlp", "gradient", "autocast", waived={"special values": CHUNKS}),),
+        reduction=lambda sizes: sizes["V"] + sizes["N"] + sizes["T"] + sizes["c"],
+    ),
+    Formula(
+        name="atlas_memory.atlas_attention",
+        reference=true.atlas_attention,
+        vjp=true.atlas_attention_vjp,
+        equation="o = omega(φ(q), φ(k), v, …) from an empty memory,  φ(x) = elementwise_features(x)/√P",
+        source=f"{ATLAS} eq. 9, 29, 32-33",
+        arguments=(
+            drawn("q", *TOKEN, "D"),
+            drawn("k", *TOKEN, "D"),
+            drawn("v", *TOKEN, "V"),
+            *GATES,
+            Gate("coefficients", dims=("degrees",), spans={"degrees": (1, 4)}, low=0.2, high=1.5),
+            Scalar("clamp", st.sampled_from((10.0, 0.5))),
+            Scalar("chunk_size", MODES["chunk_size"]),
+            Scalar("objective", MODES["objective"]),
+            Scalar("optimizer", st.sampled_from(("gd",))),
+            Scalar("placement", MODES["placement"]),
+            Scalar("read", st.sampled_from(("post",))),
+            Scalar("clip", st.none()),
+        ),
+        implementations=(ours("atlas_attention", "gradient", "autocast", waived={"special values": CHUNKS}),),
+        reduction=lambda sizes: sizes["D"] * sizes["degrees"] + sizes["T"] + sizes["c"],
+        gradient_reduction=terms("B", "T", "H", "D", "degrees"),
+    ),
+)
