@@ -15,7 +15,6 @@ import copy
 import os
 import pickle
 import tempfile
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -150,16 +149,20 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The content of a file, on the CPU; CheckpointError says why it cannot be had."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
-    except pickle.UnpicklingError:
-        raise CheckpointError(f"{path} holds more than tensors, numbers and strings, and was not read.") from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever a reader of foreign bytes may raise
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise CheckpointError(f"{path} holds more than tensors, numbers and strings, and was not read.") from None
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {_first_line(error)}.") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds {type(found).__name__}; it must hold a mapping.")
     return found
@@ -263,7 +266,7 @@ def load_checkpoint(
     except Exception as error:
         for name, state in before.items():
             objects[name].load_state_dict(state)
-        raise CheckpointError(f"{path} was refused by {name}: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} was refused by {name}: {_first_line(error)}.") from error
     if restore_random:
         restore_random_state(content["random"], generators)
     return Checkpoint(content["step"], content["extra"], path, tuple(saved))
@@ -277,14 +280,18 @@ def _checked(owner: Any) -> bool:
 # -- weights for inference --------------------------------------------------------------------------------------------
 
 
+def _require_which(which: str) -> None:
+    if which not in ("ema", "model", "any"):
+        raise ValueError(f"which was {which!r}; it must be 'ema', 'model' or 'any'.")
+
+
 def select_weights(content: Mapping[str, Any], which: Literal["ema", "model", "any"]) -> tuple[Any, str]:
     """(weights, where they stood): the average or the model's own, out of a file's content.
 
     which   "ema", "model", or "any": the average where there is one
     raises  CheckpointError if that is not in it: an average that was asked for is never replaced by something else
     """
-    if which not in ("ema", "model", "any"):
-        raise ValueError(f"which was {which!r}; it must be 'ema', 'model' or 'any'.")
+    _require_which(which)
     inside = content.get("objects", content)
     found = {"ema": [k for k in AVERAGED if k in inside], "model": [k for k in PLAIN if k in inside]}
     bare = bool(inside) and all(isinstance(v, torch.Tensor) for v in inside.values())
@@ -311,6 +318,7 @@ def load_weights(
     which   "ema": the average or an error; "model": the weights of the last step; "any": the average if there is one
     raises  CheckpointError with one sentence
     """
+    _require_which(which)
     content = _read(Path(path))
     weights, key = select_weights(content, which)
     own = module.state_dict()

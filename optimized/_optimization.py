@@ -56,7 +56,7 @@ def require_keys(state: Mapping[str, Any], keys: tuple[str, ...], name: str) -> 
 class WarmupCosine:
     """lr_k = base · f(k): linear from 0 over ``warmup`` updates, then half a cosine down to ``floor`` at ``total``.
 
-    f(k) = k/W for k < W, then floor + (1 − floor)(1 + cos(π (k − W)/(T − W)))/2, and floor after T.
+    f(k) = k/W for k < W, then floor + (1 − floor)(1 + cos(π (k − W)/(T − W)))/2, and floor from T on.
     ``before_step`` sets the rate of the update that follows. Set after the update it would be one late: the first
     update at the full rate, the second at 0, and the peak never reached.
 
@@ -77,7 +77,9 @@ class WarmupCosine:
         """f(step)"""
         if step < self.warmup:
             return step / self.warmup
-        share = min((step - self.warmup) / (self.total - self.warmup), 1.0)
+        if step >= self.total:
+            return self.floor
+        share = (step - self.warmup) / (self.total - self.warmup)
         return self.floor + (1 - self.floor) * math.cos(math.pi / 2 * share) ** 2
 
     def before_step(self) -> list[float]:

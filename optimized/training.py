@@ -204,7 +204,7 @@ def warmup_cosine(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """f(k) = k/W for k < W, then f_∞ + (1 − f_∞) cos²(π/2 · (k − W)/(T − W)), and f_∞ after T
+    """f(k) = k/W for k < W, then f_∞ + (1 − f_∞) cos²(π/2 · (k − W)/(T − W)), and f_∞ from T on
 
     cos²(φ/2) = (1 + cos φ)/2 of Loshchilov & Hutter 2017 eq. 5. ``WarmupCosine`` sets it before the update it is for.
 
@@ -220,8 +220,8 @@ def warmup_cosine(
         raise ValueError(f"step was {kind}; it must be a torch.Tensor of integers, the updates taken before.")
     require_schedule(warmup, total, floor)
     k = step.double()
-    share = ((k - warmup).clamp(min=0) / (total - warmup)).clamp(max=1)
-    decayed = floor + (1 - floor) * torch.cos(share * (math.pi / 2)) ** 2
+    share = (k - warmup).clamp(min=0) / (total - warmup)
+    decayed = torch.where(k < total, floor + (1 - floor) * torch.cos(share * (math.pi / 2)) ** 2, floor)
     return torch.where(k < warmup, k / max(warmup, 1), decayed).to(device=device, dtype=dtype)
 
 

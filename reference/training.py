@@ -92,7 +92,7 @@ def steps_per_epoch(micro_batches, window):
 
 
 def warmup_cosine(step, warmup, total, floor):
-    """f(k) = k/W for k < W, then f_∞ + (1 − f_∞) cos²(π/2 · (k − W)/(T − W)), and f_∞ after T
+    """f(k) = k/W for k < W, then f_∞ + (1 − f_∞) cos²(π/2 · (k − W)/(T − W)), and f_∞ from T on
 
     cos²(φ/2) = (1 + cos φ)/2 of Loshchilov & Hutter 2017 eq. 5, without the cancellation at the end. f(k) belongs to
     the update that k updates went before: it is set before that update.
@@ -103,8 +103,8 @@ def warmup_cosine(step, warmup, total, floor):
     floor    f_∞  number  share of the base rate at the end, in [0, 1]
     returns  f    (...)   factor of the base rate, 0 at k = 0, 1 at k = W
     """
-    share = np.minimum(np.maximum(step - warmup, 0) / (total - warmup), 1.0)
-    decayed = floor + (1 - floor) * np.cos(share * (np.pi / 2)) ** 2
+    share = np.maximum(step - warmup, 0) / (total - warmup)
+    decayed = np.where(step < total, floor + (1 - floor) * np.cos(share * (np.pi / 2)) ** 2, floor)
     return np.where(step < warmup, step / max(warmup, 1), decayed)
 
 
