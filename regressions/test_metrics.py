@@ -1,4 +1,4 @@
-"""Evidence for MEM-30, MEM-33 … MEM-35, DIFFIT-09 and DIFFIT-15: what a number says about a model, and what it hides."""
+"""Evidence for MEM-30, MEM-33 … MEM-35, DIFFIT-09 and DIFFIT-15: what a number says, and what it hides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from trueness.optimized import metrics as fast
-from trueness.properties import metrics as declared
 from trueness.reference import metrics as true
 from trueness.regressions import metrics as wrong
 from trueness.tools.bounds import LIMITS, bounds
@@ -37,7 +36,6 @@ def test_a_capped_perplexity_cannot_tell_bad_from_hopeless_MEM_30() -> None:
 
     capped, plain = ([f(*sure_of(s)) for s in (11.0, 16.0, 40.0)] for f in (wrong.clamped, true.perplexity))
     assert capped == [np.exp(10.0)] * 3
-    assert all(3 * b > a and a > 2 * b for b, a in [(np.exp(11), plain[0])]) or plain[0] > np.exp(11)
     assert all(b > 100 * a for a, b in pairwise(plain))
     uniform = np.zeros((1, 1, 50257)), np.array([[1]]), -100
     assert wrong.clamped(*uniform) < 22027 < round(float(true.perplexity(*uniform))) == 50257
@@ -69,10 +67,9 @@ def test_the_last_small_batch_counts_as_much_as_a_full_one_MEM_33b() -> None:
     losses, tokens = np.array([3.0 * 1000, 9.0]), np.array([1000, 1])
     assert f"{np.log(wrong.by_batch(losses, tokens)):.3f}" == "6.000"
     assert f"{np.log(true.corpus_perplexity(losses, tokens)):.3f}" == "3.006"
-    pair = torch.from_numpy(losses), torch.from_numpy(tokens)
-    assert same(
-        fast.corpus_perplexity(*pair), true.corpus_perplexity(losses, tokens), true.corpus_perplexity, losses, tokens
-    )
+    want = true.corpus_perplexity(losses, tokens)
+    found = fast.corpus_perplexity(torch.from_numpy(losses), torch.from_numpy(tokens))
+    assert same(found, want, true.corpus_perplexity, losses, tokens)
 
 
 def test_the_mean_of_perplexities_is_never_smaller_MEM_33c() -> None:
@@ -110,9 +107,7 @@ def test_a_needle_outside_of_the_context_is_an_error_and_not_a_score_MEM_34c() -
     logits = torch.from_numpy(wrong.NEEDLE)
     inside = torch.zeros(2, dtype=torch.int64)
     for outside in (2, -1):
-        with pytest.raises(
-            ValueError, match=f"position held {outside}; it must lie in 0 … 1: the needle must lie inside"
-        ):
+        with pytest.raises(ValueError, match=f"position held {outside}; it must lie in 0 … 1: the needle"):
             fast.needle_score(logits, torch.tensor([0, outside]), inside)
     log_p, _ = true.needle_score(wrong.NEEDLE, wrong.PLACES, wrong.ANSWERS)
     last, _ = wrong.at_the_end(wrong.NEEDLE, wrong.PLACES, wrong.ANSWERS)
@@ -171,9 +166,7 @@ def test_fid_is_biased_upwards_and_five_times_as_much_at_a_fifth_of_the_samples_
         print(f"\n  truth against itself, d = {d}: {found[1000][0]:.4f} with 1000 samples, ", end="")
         print(f"{found[5000][0]:.4f} with 5000: {ratio:.2f} times as much")
     assert abs(ratio - 5) < 5 * spread
-    assert f"{bias(2048, 10_000) - bias(2048, 50_000):.0f}" == "84", (
-        "for as many dimensions as Inception has, all alike"
-    )
+    assert f"{bias(2048, 10_000) - bias(2048, 50_000):.0f}" == "84", "for 2048 features, all alike"
 
 
 def test_dividing_by_n_shrinks_every_covariance_DIFFIT_09b() -> None:
@@ -211,5 +204,4 @@ def test_a_perfect_generator_has_another_fid_at_another_sample_size_DIFFIT_15(
     targets = {"CIFAR-10": 1.95, "FFHQ-64": 2.22, "ImageNet-256": 1.73}
     assert means[100].mean() - means[400].mean() > max(targets.values()) - min(targets.values())
     exact = estimates(2, 100_000, 1)[0]
-    assert 0 <= exact < 10 * bias(2, 100_000), "what is left of it at the truth is bias"
-    assert declared.FRECHET
+    assert 0 <= exact < 10 * bias(2, 100_000), "with many samples of few dimensions little is left of it"
