@@ -74,7 +74,7 @@ def sample_frequencies(
         assert nu is not None
         degrees = require_positive(nu, "nu") * 2
         if degrees != int(degrees):
-            raise ValueError(f"nu was {nu!r}; it must be a whole number of halves: 0.5, 1, 1.5, 2, 2.5, …")
+            raise ValueError(f"nu was {nu!r}; it must be a whole number of halves, such as 1.5.")
         chi_square = normal(int(degrees), features).square().sum(0)
         drawn = kernels.matern_frequencies(normal(*shape), chi_square, epsilon, nu)
     return drawn.to(dtype)
