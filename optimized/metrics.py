@@ -51,6 +51,7 @@ def mean_and_covariance(features: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     away = x - mean
     with torch.autocast(x.device.type, enabled=False):
         covariance = away.T @ away / (len(x) - 1)
+        covariance = (covariance + covariance.T) / 2  # a matrix product need not be symmetric to the last bit
     return mean.to(features.dtype), covariance.to(features.dtype)
 
 
