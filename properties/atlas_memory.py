@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ ATLAS = "Behrouz et al. 2025 (2505.23735)"
 JORDAN = "Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks"
 MADE_ONCE = "made once from numbers, and not learned from there"
 CHUNKS = "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input"
-SPANS = {"B": (1, 2), "T": (1, 4), "H": (1, 2), "P": (1, 4), "V": (1, 4), "c": (1, 3), "D": (1, 3), "N": (1, 3)}
+SPANS = {"B": (1, 2), "T": (1, 3), "H": (1, 2), "P": (1, 4), "V": (1, 4), "c": (1, 2), "D": (1, 3), "N": (1, 3)}
 # after five steps of JORDAN a rounding of bfloat16 has grown to the size of the result: they are tried on ``matrices``
 STEPS = {"jordan": true.JORDAN[:2], "classical": true.CLASSICAL[:4], "none": ()}
 
@@ -52,6 +52,10 @@ def before(sizes: Mapping[str, Any]) -> int:
     return int(sizes["c"]) - 1
 
 
+SAME = "computed in float32 and rounded once by the very lines that atlas_memory.omega_muon tries in the half formats"
+WIDE: dict[str, Any] = {"dtypes": ("float64", "float32"), "without": dict.fromkeys(("float16", "bfloat16"), SAME)}
+LIKE = "computed in float32 and rounded once, as in bfloat16"
+ONE_HALF: dict[str, Any] = {"dtypes": ("float64", "float32", "bfloat16"), "without": {"float16": LIKE}}
 TOKEN = ("B", "T", "H")
 GATES = (
     gate("alpha", 0.3, 1.0, *TOKEN),
@@ -80,7 +84,7 @@ def terms(*names: str) -> Any:
 
 
 def matrices() -> dict[str, tuple[Any, ...]]:
-    """All five steps, and what classical ones tend to: of a matrix to look at, and of gradients of handwritten digits."""
+    """All five steps, and what classical ones tend to: of one small matrix, and of gradients of handwritten digits."""
     found = {"two by three": (np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), true.JORDAN, 1e-8)}
     if _digits.available():
         pixels = _digits.digits()[:60].reshape(5, 12, 64)
@@ -88,6 +92,34 @@ def matrices() -> dict[str, tuple[Any, ...]]:
         found["digits"] = (gradients, true.JORDAN, 1e-8)
         found["digits, classical"] = (gradients, true.CLASSICAL, 1e-8)
     return found
+
+
+def rows_of_digits(optimizer: str, clip: float | None) -> Callable[[], dict[str, tuple[Any, ...]]]:
+    """Two handwritten digits: their rows are keys, queries and, one row later, values; eight tokens, windows of three."""
+
+    def load() -> dict[str, tuple[Any, ...]]:
+        if not _digits.available():
+            return {}
+        rows = _digits.digits()[:2].reshape(2, 8, 1, 8) / 4
+        k, q, v = rows[..., :5], rows[..., 1:6], np.roll(rows[..., 2:6], -1, axis=1)
+        alpha, eta, theta = (np.full((2, 8, 1), x) for x in (0.9, 0.3, 0.5))
+        gamma = np.full((2, 8, 1, 3), 0.25)
+        state = np.zeros((2, 1, 5, 4)), np.zeros((2, 1, 5, 4)), np.zeros((2, 2, 1, 5)), np.zeros((2, 2, 1, 4))
+        tensors = q, k, v, alpha, eta, theta, gamma, *state
+        return {"digits": (*tensors, 3, "l2", optimizer, "outer", "post", clip)}
+
+    return load
+
+
+def muon_of_torch(g: Any, coefficients: Any, eps: float) -> Any:
+    """torch's, matrix by matrix. It divides a bfloat16 argument in place, so it is given a copy."""
+    import torch
+    from torch.optim._muon import _zeropower_via_newtonschulz
+
+    row = coefficients[0] if coefficients else (0.0, 0.0, 0.0)
+    flat = g.reshape(-1, *g.shape[-2:]) if g.numel() else []
+    found = [_zeropower_via_newtonschulz(m.clone(), tuple(row), len(coefficients), eps) for m in flat]
+    return torch.stack(found).reshape(g.shape) if found else torch.empty_like(g)
 
 
 # -- declarations -----------------------------------------------------------------------------------------------------
@@ -195,14 +227,26 @@ FORMULAS = (
             ),
             Scalar("eps", st.sampled_from((1e-8, 1e-7))),
         ),
-        implementations=(ours("newton_schulz", "gradient", "autocast"),),
+        implementations=(
+            ours("newton_schulz", "gradient", "autocast"),
+            Implementation(
+                "torch.optim.Muon",
+                lambda: muon_of_torch,
+                limit="eager",
+                dtypes=("bfloat16",),
+                only="it computes in bfloat16 whatever it is given",
+                origin="peer",
+                convention="MEM-08h",
+                waived={"special values": "the norm of large numbers overflows, and the result is zero"},
+            ),
+        ),
         real=matrices,
         reduction=terms("R", "C"),
     ),
-    omega("omega", ("gd",), st.none()),
-    omega("omega_clip", ("gd",), st.sampled_from((0.1, 0.5))),
-    omega("omega_muon", ("muon", "muon_chunk"), st.none()),
-    omega("omega_norm_ema", ("norm_ema",), st.sampled_from((None, 0.5))),
+    omega("omega", ("gd",), st.none(), real=rows_of_digits("gd", None)),
+    omega("omega_clip", ("gd",), st.sampled_from((0.1, 0.5)), real=rows_of_digits("gd", 0.1), **WIDE),
+    omega("omega_muon", ("muon", "muon_chunk"), st.none(), real=rows_of_digits("muon", None), **ONE_HALF),
+    omega("omega_norm_ema", ("norm_ema",), st.sampled_from((None, 0.5)), real=rows_of_digits("norm_ema", None), **WIDE),
     Formula(
         name="atlas_memory.omega_mlp",
         reference=true.omega_mlp,
@@ -226,6 +270,7 @@ FORMULAS = (
         ),
         implementations=(ours("omega_mlp", "gradient", "autocast", waived={"special values": CHUNKS}),),
         reduction=lambda sizes: sizes["V"] + sizes["N"] + sizes["T"] + sizes["c"],
+        **ONE_HALF,
     ),
     Formula(
         name="atlas_memory.atlas_attention",
