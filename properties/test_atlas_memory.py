@@ -352,6 +352,23 @@ def test_torchs_muon_computes_the_same_in_bfloat16(function: Function, seed: int
     assert bound.ratio(function(g, JORDAN, 1e-7)).max() <= LIMITS["fused"]
 
 
+@pytest.mark.parametrize("n", [16, 64])
+def test_a_matrix_of_rank_one_needs_float32_whatever_its_own_format(n: int) -> None:
+    """Small integers, exact in bfloat16. The noise of a step, n roundings, grows a⁵-fold in the null space: ours are
+    float32's; torch.optim._muon's are bfloat16's, and more than half of its result is noise."""
+    generator = np.random.default_rng(n)
+    g = np.outer(generator.integers(1, 8, n), generator.integers(1, 8, n)).astype(float)
+    truth = true.newton_schulz(g, JORDAN, 1e-7)
+
+    def error(found: torch.Tensor) -> float:
+        return float(np.linalg.norm(found.double().numpy() - truth) / np.linalg.norm(truth))
+
+    half = torch.from_numpy(g).bfloat16()
+    noise = n * JORDAN[0][0] ** 5
+    assert error(fast.newton_schulz(half, JORDAN, 1e-7)) <= precision("bfloat16").u + noise * precision("float32").u
+    assert error(_muon._zeropower_via_newtonschulz(half, JORDAN[0], 5, 1e-7)) > 0.5
+
+
 @schulz
 def test_the_golden_matrix_of_newton_schulz(function: Function) -> None:
     g = np.array([[1.0, 2, 3], [4, 5, 6]])
@@ -728,3 +745,78 @@ def test_attention_is_the_omega_rule_on_features_of_length_about_one(
     want = true.omega(phi_q, phi_k, v, alpha, eta, theta, gamma, empty, empty, *window, *MODE)[0]
     arguments = [q, k, v, alpha, eta, theta, gamma, coefficients, 10.0, *MODE]
     assert_equal_within([want], [function(*arguments)], "atlas_attention", arguments)
+
+
+# -- the layer of a network -------------------------------------------------------------------------------------------
+
+
+def layer(seed: int, **given: Any) -> tuple[fast.AtlasAttention, torch.Tensor]:
+    """A layer in float64 with weights that are not those of the start, and two sequences of six tokens."""
+    torch.manual_seed(seed)
+    made = fast.AtlasAttention(8, **{"heads": 2, "window": 3, "chunk_size": 2, "convolution": 3} | given).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made, torch.randn(2, 6, 8, dtype=torch.float64)
+
+
+def shaken(made: fast.AtlasAttention, x: torch.Tensor, runs: int = 4) -> list[torch.Tensor]:
+    """D of output and state: how far they move when weights and inputs move by one unit in the last place."""
+
+    def run() -> list[torch.Tensor]:
+        y, state = made.stream(x, None)
+        return [y, *state]
+
+    def rounded(z: torch.Tensor) -> torch.Tensor:
+        return z * (1 + 2 * F64.u * (2.0 * torch.randint(0, 2, z.shape, dtype=z.dtype) - 1))
+
+    plain, total = run(), [torch.zeros(())] * 6
+    kept, x_kept = {k: v.clone() for k, v in made.state_dict().items()}, x
+    for _ in range(runs):
+        made.load_state_dict({k: rounded(v) for k, v in kept.items()})
+        x = rounded(x_kept)
+        total = [t + (a - b) ** 2 / runs for t, a, b in zip(total, run(), plain, strict=True)]
+    made.load_state_dict(kept)
+    return [t.mean(-1, keepdim=True).sqrt() for t in total]
+
+
+@given(seed=seeds, optimizer=st.sampled_from(("gd", "muon", "muon_chunk")), at=st.sampled_from((2, 4)))
+def test_the_layer_streams_at_chunk_boundaries(seed: int, optimizer: str, at: int) -> None:
+    """What differs is the order in which torch sums a projection of two tokens or of six: the bound with n = P."""
+    made, x = layer(seed, optimizer=optimizer)
+    with torch.no_grad():
+        whole, end = made.stream(x, None)
+        first, state = made.stream(x[:, :at], None)
+        second, last = made.stream(x[:, at:], state)
+        D = shaken(made, x)
+    n = end.memory.shape[-2]
+    for found, wanted, d in zip((torch.cat([first, second], 1), *last), (whole, *end), D, strict=True):
+        bound = 2 * (F64.u * wanted.abs() + (1 + math.sqrt(n)) * d)
+        assert ((found - wanted).abs() <= LIMITS["eager"] * bound).all()
+
+
+def test_a_detached_state_has_its_numbers_and_no_history() -> None:
+    made, x = layer(0)
+    _, state = made.stream(x, None)
+    assert state.memory.requires_grad
+    assert all(torch.equal(a, b) and not b.requires_grad for a, b in zip(state, state.detach(), strict=True))
+
+
+@given(seed=seeds, t=st.integers(0, 5))
+def test_the_layer_sees_no_future_and_no_other_sequence(seed: int, t: int) -> None:
+    made, x = layer(seed)
+    plain = made(x)
+    other = x.clone()
+    other[:, t:] += 1
+    assert torch.equal(plain[:, :t], made(other)[:, :t])
+    assert (plain[:, t:] != made(other)[:, t:]).any()
+    other = x.clone()
+    other[1] += 1
+    assert torch.equal(plain[0], made(other)[0])
+
+
+@given(seed=seeds)
+def test_a_layer_without_updates_says_nothing(seed: int) -> None:
+    made, x = layer(seed)
+    made.updates = False
+    assert not made(x).any()
