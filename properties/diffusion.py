@@ -59,6 +59,7 @@ PREDICTIONS = (data("eps_cond", True), data("eps_uncond", True), Scalar("w", st.
 CHANNELS = {"B": (1, 3), "C": (1, 6)}
 PAPERS = (data("eps_cond", True), data("eps_uncond", True), Scalar("w", st.sampled_from((3.0, 0.5, -0.5, 6.5))))
 AS_PRINTED = "1 − ᾱ_p − σ² as printed has lost digits that float64 shows; float32 is enough for an oracle"
+TAKES_AGAIN = {"special values": "it takes ε from x̂_0 again where nothing was clipped, and ∞ − ∞ is NaN"}
 ONE_FORMAT = "one format is enough for an oracle"
 
 FORMULAS = (
@@ -224,12 +225,13 @@ FORMULAS = (
                 RIGHT_TABLE,
                 dtypes=("float32",),
                 only=AS_PRINTED,
-                waived={"special values": "it takes ε from x̂_0 again where nothing was clipped, and ∞ − ∞ is NaN"},
+                waived=TAKES_AGAIN,
             ),
             diffusers(
                 diffusers_ddim_step(False),
                 "diffusers, set_alpha_to_one=False",
-                convention="",
+                convention="DDPM-10e",
+                waived=TAKES_AGAIN,
                 dtypes=("float32",),
                 only=ONE_FORMAT,
             ),
@@ -270,6 +272,7 @@ FORMULAS = (
                 needs=("diffusers",),
                 dtypes=("float32",),
                 only=ONE_FORMAT,
+                waived={"special values": "ε_c + w (ε_c − ε_u) meets ∞ − ∞ where (1 + w) ε_c − w ε_u does not"},
             ),
         ),
         real=real("noise", "eps", "guidance"),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from trueness.reference import diffusion as true
+from trueness.regressions import _diffusion_sampling, _diffusion_sde
 from trueness.tools.nouns import Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
@@ -584,4 +585,6 @@ BUGS = (
         "1 returns a sample that is still noisy.",
         evidence=show("DDPM_09"),
     ),
+    *_diffusion_sde.BUGS,
+    *_diffusion_sampling.BUGS,
 )
