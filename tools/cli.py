@@ -56,11 +56,12 @@ def verify(**options: Any) -> None:
 
 
 @cli.command(name="list")
-def list_() -> None:
+@click.option("--write", metavar="FILE", help="Write them all as Markdown (docs/formulas.md is made this way).")
+def list_(write: str | None) -> None:
     """Print the declared formulas."""
     from trueness.tools import terminal
 
-    terminal.list_formulas()
+    terminal.list_formulas(write)
 
 
 @cli.command()

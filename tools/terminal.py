@@ -18,12 +18,12 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from trueness.tools import examples, pool, registry
+from trueness.tools import catalogue, examples, pool, registry
 from trueness.tools.api import describe
 from trueness.tools.bounds import LIMITS
 from trueness.tools.checks import CHECKS
 from trueness.tools.inputs import dims_text
-from trueness.tools.nouns import VERDICTS, Bug, Verdict
+from trueness.tools.nouns import VERDICTS, Verdict
 from trueness.tools.plan import Request, groups
 from trueness.tools.report import require_writable, write_report
 from trueness.tools.results import Results, Row, now, to_json, to_junit
@@ -175,7 +175,10 @@ def summary(results: Results) -> str:
 # -- list, bugs, show -----------------------------------------------------------------------------------------------
 
 
-def list_formulas() -> None:
+def list_formulas(write: str | None = None) -> None:
+    if write:
+        require_writable_file(write)
+        Path(write).write_text(catalogue.formulas(registry.formulas(), registry.bugs().values()), encoding="utf-8")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("formula", "equation", "implementations", "bugs"):
         table.add_column(name, overflow="fold")
@@ -185,22 +188,10 @@ def list_formulas() -> None:
     console().print(table)
 
 
-def ledger() -> str:
-    """The ledger as Markdown: per entry its claim, verdict, finding, source and evidence."""
-    entries = sorted(registry.bugs().values(), key=lambda b: b.id)
-    lines = ["# The ledger", "", f"{len(entries)} entries, written by `trueness bugs --write docs/ledger.md`.", ""]
-    for b in entries:
-        lines += [f"## {b.id}: {b.title}", "", f"*{b.verdict}* · {b.formula or 'no formula'} · {b.document}", ""]
-        lines += [f"- **claim:** {b.claim}", f"- **found:** {b.finding}", f"- **source:** {b.source}"]
-        lines += [f"- **invisible in {dtype}:** {why}" for dtype, why in b.invisible.items()]
-        lines += [f"- **evidence:** `{b.evidence}`", ""]
-    return "\n".join(lines)
-
-
 def list_bugs(write: str | None = None) -> None:
     if write:
         require_writable_file(write)
-        Path(write).write_text(ledger(), encoding="utf-8")
+        Path(write).write_text(catalogue.ledger(registry.bugs().values()), encoding="utf-8")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "formula", "verdict", "what"):
         table.add_column(name, overflow="fold", no_wrap=name in ("id", "verdict"))
@@ -210,14 +201,10 @@ def list_bugs(write: str | None = None) -> None:
     out = console()
     out.print(table)
     out.print(
-        f"{len(firsts(bugs))} items, {len(bugs)} entries; `trueness show FORMULA` gives claim, finding and evidence.",
+        f"{len(catalogue.firsts(bugs))} items, {len(bugs)} entries; "
+        "`trueness show FORMULA` gives claim, finding and evidence.",
         highlight=False,
     )
-
-
-def firsts(bugs: Sequence[Bug]) -> list[Bug]:
-    """One entry per documented item, the first, which carries the item's verdict."""
-    return list({b.item: b for b in sorted(bugs, key=lambda b: b.id, reverse=True)}.values())[::-1]
 
 
 def check_bugs() -> int:
@@ -236,7 +223,7 @@ def check_bugs() -> int:
     for verdict in VERDICTS:
         mine = [s for s in found if s.bug.verdict == verdict]
         tests = {name for s in mine for name in s.passed}
-        items = [b for b in firsts(bugs) if b.verdict == verdict]
+        items = [b for b in catalogue.firsts(bugs) if b.verdict == verdict]
         table.add_row(verdict, str(len(items)), str(len(mine)), str(sum(map(bool, mine))), str(len(tests)))
     out = console()
     out.print(table)
@@ -245,7 +232,7 @@ def check_bugs() -> int:
             out.print(f"{s.bug.id}: {escape(s.sentence)}", style="red", highlight=False, soft_wrap=True)
     seconds = time.monotonic() - started
     out.print(
-        f"{len(firsts(bugs))} items, {len(bugs)} entries: {sum(map(bool, found))} shown, "
+        f"{len(catalogue.firsts(bugs))} items, {len(bugs)} entries: {sum(map(bool, found))} shown, "
         f"{sum(not s for s in found)} not; {sum(b.variant is not None for b in bugs)} wrong variants; {seconds:.0f} s.",
         highlight=False,
     )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from trueness.tools.catalogue import firsts
 from trueness.tools.evidence import rerun, selector, sort
 from trueness.tools.nouns import Bug
-from trueness.tools.terminal import firsts
 
 ENTRY = Bug(
     id="FSB-01",
