@@ -65,14 +65,22 @@ def ids(symbol: str, first: int) -> Any:
 
 
 def scipy_frechet() -> Any:
-    """The paper's line with scipy.linalg.sqrtm of Σ₁Σ₂, as most implementations have it."""
-    from scipy.linalg import sqrtm
+    """The trace of scipy.linalg.sqrtm(Σ₁Σ₂), on what the two have in common: of a singular product, sqrtm may be NaN.
+
+    With orthonormal U and W of the ranges of Σ₁ and of UᵀΣ₂U, both factors of WᵀUᵀΣ₂U W · WᵀUᵀΣ₁U W are regular, and
+    its eigenvalues are those of Σ₁Σ₂ that are not 0.
+    """
+    from scipy.linalg import orth, sqrtm
 
     def call(mean_1: Any, covariance_1: Any, mean_2: Any, covariance_2: Any) -> Any:
         one, two = covariance_1.astype(float), covariance_2.astype(float)
         apart = mean_1.astype(float) - mean_2.astype(float)
-        root = np.asarray(sqrtm(one @ two)).real
-        return mean_1.dtype.type(apart @ apart + np.trace(one) + np.trace(two) - 2 * np.trace(root))
+        first = orth(one)
+        inner = first.T @ two @ first
+        second = orth(inner)
+        common = second.T @ inner @ second @ second.T @ first.T @ one @ first @ second
+        root = np.trace(np.asarray(sqrtm(common)).real) if common.size else 0.0
+        return mean_1.dtype.type(apart @ apart + np.trace(one) + np.trace(two) - 2 * root)
 
     return call
 

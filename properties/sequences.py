@@ -23,7 +23,7 @@ INTEGERS: dict[str, Any] = {
 }
 COPIES = "elements are copied bit for bit, NaN, ±inf and subnormals too"
 BENGIO = "Bengio et al. 2003, A Neural Probabilistic Language Model, eq. 1"
-PAD = 3
+PAD, WORDS = 3, 7
 LONGEST = 4
 
 
@@ -31,8 +31,8 @@ LONGEST = 4
 
 
 def ragged(known: Mapping[str, Any], generator: np.random.Generator) -> list[np.ndarray]:
-    """B sequences of 0 … LONGEST tokens; ids 0 … 6, so that the padding token occurs inside of them."""
-    return [generator.integers(0, 7, n) for n in generator.integers(0, LONGEST + 1, known["B"])]
+    """B sequences of 0 … LONGEST tokens; ids below WORDS, so that the padding token occurs inside of them."""
+    return [generator.integers(0, WORDS, n) for n in generator.integers(0, LONGEST + 1, known["B"])]
 
 
 def windows(*arguments: int) -> tuple[int, int, int, int]:
@@ -87,14 +87,14 @@ def deque_read(buffer: Any, position: Any) -> Any:
 
 
 @cache
-def tokenizer() -> Any:
-    """A tokenizer of seven words, made in memory, whose padding token is a word of them."""
+def tokenizer(pad_id: int = PAD) -> Any:
+    """A tokenizer of seven words, made in memory, whose padding token is one of them."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.WordLevel({f"w{i}": i for i in range(7)}, unk_token="w0"))
+    made = Tokenizer(models.WordLevel({f"w{i}": i for i in range(WORDS)}, unk_token="w0"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token=f"w{PAD}")
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token=f"w{pad_id}")
 
 
 def with_labels() -> Any:
@@ -102,16 +102,18 @@ def with_labels() -> Any:
     row of the longest length travels along and is taken off again."""
     from transformers import DataCollatorForTokenClassification
 
-    collator: Any = DataCollatorForTokenClassification(tokenizer())
-    return lambda sequences, pad_id: _batch(collator, sequences, ("input_ids", "labels"))
+    return lambda sequences, pad_id: _batch(
+        DataCollatorForTokenClassification(tokenizer(pad_id)), sequences, ("input_ids", "labels")
+    )
 
 
 def language_modelling() -> Any:
     """transformers.DataCollatorForLanguageModeling(mlm=False): every label that is the padding token becomes −100."""
     from transformers import DataCollatorForLanguageModeling
 
-    collator: Any = DataCollatorForLanguageModeling(tokenizer(), mlm=False)
-    return lambda sequences, pad_id: _batch(collator, sequences, ("input_ids",))
+    return lambda sequences, pad_id: _batch(
+        DataCollatorForLanguageModeling(tokenizer(pad_id), mlm=False), sequences, ("input_ids",)
+    )
 
 
 def _batch(collator: Any, sequences: Any, names: Any) -> Any:
@@ -200,7 +202,7 @@ FORMULAS = (
         reference=true.collate,
         equation="ids = w, label = w, mask = 1 for t < n_b;  pad, −100, 0 from there on",
         source="torch.nn.functional.cross_entropy, ignore_index = −100",
-        arguments=(Made("sequences", make=ragged, spans={"B": (0, 4)}), Scalar("pad_id", st.just(PAD))),
+        arguments=(Made("sequences", make=ragged, spans={"B": (0, 4)}), Scalar("pad_id", st.integers(0, WORDS - 1))),
         implementations=(
             ours("collate"),
             peer("torch pad_sequence", torch_collate, "torch"),

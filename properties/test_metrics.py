@@ -211,6 +211,18 @@ def test_a_root_of_the_product_loses_half_of_the_digits_where_ours_does_not() ->
     assert theirs > 100 * mine
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_root_of_a_singular_product_may_be_nan_in_scipy_where_ours_is_its_forty_digit_value() -> None:
+    """Why the oracle of properties/metrics.py first goes to the common support; FID code adds 10⁻⁶ to the diagonal."""
+    linalg = pytest.importorskip("scipy.linalg")
+    one = np.array([[0.0, 0.0, 0.0], [0.0, 1.0, -2.0], [0.0, -2.0, 4.0]])
+    two = np.array([[13.0, 0.0, -6.0], [0.0, 13.0, 6.0], [-6.0, 6.0, 10.0]])
+    assert np.isnan(linalg.sqrtm(one @ two)).any()
+    arguments = np.zeros(3), one, np.zeros(3), two
+    for function in (true.frechet_distance, ours("frechet_distance")):
+        assert_is(forty_digits(*arguments), function(*arguments), true.frechet_distance, *arguments)
+
+
 @both("frechet_distance")
 @given(seed=seeds, at=st.sampled_from((1, 3)), value=st.sampled_from((np.nan, np.inf, -np.inf)))
 def test_a_covariance_that_is_not_finite_gives_nan(function: Any, seed: int, at: int, value: float) -> None:
