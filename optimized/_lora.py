@@ -40,7 +40,8 @@ class LoRALinear(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         for parameter in base.parameters():
             parameter.requires_grad_(False)
-        self._merged: torch.Tensor | None = None
+        self._merged: torch.Tensor | None
+        self.register_buffer("_merged", None, persistent=False)  # moves with the layer, and is not saved
 
     @property
     def merged(self) -> bool:

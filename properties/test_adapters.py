@@ -266,6 +266,17 @@ def test_merging_changes_no_stored_bit_and_unmerging_no_result() -> None:
     assert all(torch.equal(v, state[k]) for k, v in made.state_dict().items())
 
 
+def test_a_merged_layer_can_be_moved_and_saved_like_any_other() -> None:
+    made = layer().eval()
+    made.merge()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    wide = made(x)
+    moved = made.to(torch.float32)(x.float()).double()
+    room = 16 * precision("float32").u * (x.abs() @ made.base.weight.double().abs().T + 32 * wide.abs().max())
+    assert ((moved - wide).abs() <= room).all()
+    assert sorted(made.state_dict()) == ["base.bias", "base.weight", "lora_A", "lora_B"]
+
+
 def test_merging_and_unmerging_the_weight_itself_drifts() -> None:
     """As peft and loralib do it: after a few hundred evaluations in float16 the frozen weight is another one."""
     weight, lora_A, lora_B = (

@@ -21,7 +21,7 @@ from trueness.tools.checks import settings_for
 from trueness.tools.precision import precision
 
 F64 = precision("float64")
-EXAMPLES = 20
+EXAMPLES = 8
 sigmas = st.floats(0.1, 3.0)
 sides = st.integers(1, 9)
 images = st.builds(

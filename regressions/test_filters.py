@@ -79,8 +79,7 @@ def test_a_kernel_off_its_middle_has_a_complex_spectrum_ATLAS_05b_ATLAS_05c() ->
 
     for n in (8, 9):
         assert imaginary(n, 1.0, np.fft.ifftshift) <= n * F64.u
-    assert imaginary(9, 1.0, np.fft.fftshift) > 0.25
-    assert imaginary(9, 1.0, lambda kernel: kernel) > 0.25
+    assert f"{imaginary(9, 1.0, np.fft.fftshift):.2f} {imaginary(9, 1.0, lambda kernel: kernel):.2f}" == "0.50 0.27"
     assert imaginary(8, 1.0, np.fft.fftshift) <= 8 * F64.u, "for even n the two shifts are one"
 
 
@@ -297,13 +296,10 @@ def test_a_clamp_at_a_millionth_does_not_ring_FSB_05() -> None:
         return np.fft.irfft2(np.fft.rfft2(image) * gains(2.0, clamp), s=(64, 64))
 
     free, at_6, at_12 = (response(x, clamp) for clamp in (0.0, 1e-6, 1e-12))
-    assert f"{free.max():.4f}" == "0.0398"
-    assert 1e-7 < np.abs(at_6 - free).max() < 1e-6, "a hundred-thousandth of the peak"
-    assert -1e-8 < at_6.min() < at_12.min() < 0
-    overshoot = response(step, 1e-6).max() - 1
-    assert overshoot < 1e-8, "no visible ringing"
-    energy = abs((at_6**2).sum() / (free**2).sum() - 1)
-    assert energy < 1e-9
+    assert f"{np.abs(at_6 - free).max():.1e} on a peak of {free.max():.4f}" == "4.1e-07 on a peak of 0.0398"
+    assert f"{at_6.min():.1e} {at_12.min():.1e}" == "-2.8e-09 -7.1e-12", "negative lobes"
+    overshoot, energy = response(step, 1e-6).max() - 1, (at_6**2).sum() / (free**2).sum() - 1
+    assert f"{overshoot:.1e} {energy:.1e}" == "6.0e-09 2.2e-11", "nothing that could be seen"
     narrow = np.fft.irfft2(np.fft.rfft2(x) * gains(1.0), s=(64, 64))
     assert f"{narrow.min():.1e}" == "-6.8e-05", "the band limit itself has deeper lobes than any clamp"
 
