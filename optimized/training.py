@@ -251,7 +251,7 @@ def ema(average: torch.Tensor, parameter: torch.Tensor, decay: float) -> torch.T
 
 def memory_estimate(
     batch: int,
-    resolution: int,
+    resolution: float,
     base_channels: int,
     levels: int,
     kernel_cache: int,
@@ -264,17 +264,18 @@ def memory_estimate(
     measured; ``estimate_memory`` simulates the step of a real module and is calibrated.
 
     batch            b  int     images at once
-    resolution       r  int     side of an image, pixels
+    resolution       r  number  side of an image, pixels
     base_channels    C  int     channels of the first level
     levels           L  int     levels of the network (length of its channel multipliers)
     kernel_cache     k  int     kernels held in a cache
     mixed_precision     bool    16-bit activations
     clip_model          bool    whether a CLIP model is loaded beside the network
     returns          M  float   MB
-    raises           ValueError for counts that are no integers, or too small
+    raises           ValueError for counts that are no integers or too small, and a resolution that is not positive
     """
     require_count(batch, "batch", 1)
-    require_count(resolution, "resolution", 1)
+    if isinstance(resolution, bool) or not isinstance(resolution, (int, float)) or not 0 < resolution < math.inf:
+        raise ValueError(f"resolution was {resolution!r}; it must be a positive number of pixels.")
     require_count(kernel_cache, "kernel_cache", 0)
     p = 0.5 if mixed_precision else 1.0
     c = max(require_count(base_channels, "base_channels", 1) / 192, 0.5)

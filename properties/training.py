@@ -38,10 +38,12 @@ def steps(known: Mapping[str, Any], generator: np.random.Generator) -> np.ndarra
 
 
 def elements(sizes: Mapping[str, Any]) -> int:
-    return int(np.prod(sizes["..."], dtype=np.int64))
+    return int(np.prod(sizes["..."], dtype=np.int64)) * sizes.get("N", 1)
 
 
-GRADIENTS = Real("gradients", dims=("K", "..."), decades=(-4.0, 2.0), spans={"K": (1, 5)})
+# of one element alone the terms of a mean may cancel so far that zeros pass for it; of four they do not
+FOUR = {"N": (4, 5)}
+GRADIENTS = Real("gradients", dims=("K", "...", "N"), decades=(-4.0, 2.0), spans={"K": (1, 5), **FOUR})
 COUNTS = Made("counts", make=counts, array=True)
 MAX_NORM = Scalar("max_norm", st.sampled_from((0.01, 0.5, 1.0, 3.0)))
 
@@ -213,8 +215,8 @@ FORMULAS = (
         equation="a' = a + (1 − d)(x − a)",
         source=POLYAK,
         arguments=(
-            Real("average", decades=(-4.0, 2.0)),
-            Real("parameter", decades=(-4.0, 2.0)),
+            Real("average", dims=("...", "N"), decades=(-4.0, 2.0), spans=FOUR),
+            Real("parameter", dims=("...", "N"), decades=(-4.0, 2.0), spans=FOUR),
             Scalar("decay", st.sampled_from((0.0, 0.5, 0.9, 0.99))),
         ),
         implementations=(
@@ -236,7 +238,7 @@ FORMULAS = (
         source=f"{ATLAS}: a heuristic; nothing derives its constants",
         arguments=(
             Scalar("batch", st.integers(1, 20)),
-            Scalar("resolution", st.sampled_from((64, 100, 256, 512, 1024, 1536))),
+            Scalar("resolution", st.sampled_from((64.0, 100.0, 256.0, 512.0, 1024.0, 1536.0))),
             Scalar("base_channels", st.sampled_from((32, 64, 96, 128, 192, 256, 384))),
             Scalar("levels", st.integers(1, 6)),
             Scalar("kernel_cache", st.integers(0, 48)),

@@ -134,7 +134,7 @@ def memory_estimate(batch, resolution, base_channels, levels, kernel_cache, mixe
     constants. The parameters of a convolution grow with C², here they grow with C; attention, with (r²)², is not there.
 
     batch            b  int     images at once
-    resolution       r  int     side of an image, pixels
+    resolution       r  number  side of an image, pixels
     base_channels    C  int     channels of the first level
     levels           L  int     levels of the network (length of its channel multipliers)
     kernel_cache     k  int     kernels held in a cache

@@ -284,7 +284,7 @@ BUGS = (
         "a simulation of the step is off by some percent.",
         evidence=show("ATLAS_14"),
         variant=old_estimate,
-        witness=(4, 1024, 192, 4, 12, True, False),
+        witness=(4, 1024.0, 192, 4, 12, True, False),
     ),
     Bug(
         id="ATLAS-14b",
@@ -298,7 +298,7 @@ BUGS = (
         "double its estimate, while the weights of a 3 × 3 convolution grow fourfold.",
         evidence=show("ATLAS_14"),
         variant=width_squared,
-        witness=(1, 512, 384, 4, 0, True, False),
+        witness=(1, 512.0, 384, 4, 0, True, False),
     ),
     Bug(
         id="ATLAS-15a",
