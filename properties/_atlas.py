@@ -39,12 +39,12 @@ def given(**strategies: Any) -> Callable[[Any], Any]:
     return lambda law: settings_for(EXAMPLES)(hypothesis.given(**strategies)(law))
 
 
-def ours(name: str) -> Callable[..., Any]:
+def ours(name: str, **keywords: Any) -> Callable[..., Any]:
     """The optimized function on NumPy arrays, in float64."""
 
     def call(*arguments: Any) -> Any:
         natives = [torch.from_numpy(np.array(a)) if isinstance(a, np.ndarray) else a for a in arguments]
-        result = getattr(fast, name)(*natives)
+        result = getattr(fast, name)(*natives, **keywords)
         return tuple(y.numpy() for y in result) if isinstance(result, tuple) else result.numpy()
 
     return call
