@@ -11,7 +11,7 @@ Everything here is laid out as (B, H, N, C, …): N chunks of C tokens; K and V 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -114,6 +114,11 @@ def shifted(x: torch.Tensor, dim: int, first: float) -> torch.Tensor:
     return torch.cat([head, x.narrow(dim, 0, x.shape[dim] - 1)], dim)
 
 
+def along(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The tensors chunk by chunk; unbound at once, so that a gradient is put together once and not added N times."""
+    return zip(*(x.unbind(2) for x in tensors), strict=True)
+
+
 def linear(
     c: Chunks, M: torch.Tensor, S: torch.Tensor, objective: str, read: str
 ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -131,11 +136,58 @@ def linear(
         a, f, G_read = shifted(a, -2, 1.0), shifted(f, -2, 0.0), shifted(G, -2, 0.0)
     by_M, by_S, scores = a * c.q, f * c.q, G_read * (c.q @ c.k.mT)
     reads = []
-    for n in range(c.q.shape[2]):
-        E = c.k[:, :, n] @ M - c.v[:, :, n] if objective == "l2" else -c.v[:, :, n]
-        reads.append(by_M[:, :, n] @ M - by_S[:, :, n] @ S - scores[:, :, n] @ E)
-        a_end, b_end, f_end = (x[:, :, n, -1, None, None] for x in (c.a, c.b, c.f))
-        M, S = a_end * M - f_end * S - down[:, :, n] @ E, b_end * S + up[:, :, n] @ E
+    ends = (x[..., -1, None, None] for x in (c.a, c.b, c.f))
+    for k, v, q_M, q_S, weights, down_n, up_n, a_end, b_end, f_end in along(
+        c.k, c.v, by_M, by_S, scores, down, up, *ends
+    ):
+        E = k @ M - v if objective == "l2" else -v
+        reads.append(q_M @ M - q_S @ S - weights @ E)
+        M, S = a_end * M - f_end * S - down_n @ E, b_end * S + up_n @ E
+    return reads, M, S
+
+
+def exact(
+    c: Chunks, M: torch.Tensor, S: torch.Tensor, read: str
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Gradient descent on l2 with every gradient at the memory before its token: C = 1, in tiles of any size.
+
+    One row U_x for every token t and every j of its window, x = (t, j), of key and value k_x, v_x of token t − j:
+
+        U_x = i_t γ_{tj} (k_xᵀ M_{t−1} − v_x),    M_{t−1} = a_{t−1} M − f_{t−1} S − Σ_{y before t} ρ_{t−1,t(y)} k_y U_yᵀ
+
+    so that (I + L) U = Y with a strictly lower L that no memory enters: all systems are solved at once, for the columns
+    that M, S and the values multiply (the UT transform of the delta rule, here with a window and momentum).
+    """
+    size, wide = c.W.shape[-2:]
+    window = wide - size + 1
+    ages = torch.arange(window, device=M.device)
+    tokens = torch.arange(size, device=M.device)
+    rows = (tokens[:, None] + window - 1 - ages).flatten()  # of every (t, j), in K and V
+    weights = (c.W * c.into[..., None])[..., tokens.repeat_interleave(window), rows][..., None]
+    k, v = c.k[..., rows, :], c.v[..., rows, :]
+    rho, rho_before = (x.repeat_interleave(window, -1) for x in (c.rho, shifted(c.rho, -2, 0.0)))
+    a_before, f_before = (
+        shifted(x, -1, first).repeat_interleave(window, -1)[..., None] for x, first in ((c.a, 1.0), (c.f, 0.0))
+    )
+    lower = weights * rho_before.repeat_interleave(window, -2) * (k @ k.mT)
+    columns = torch.cat([a_before * k, f_before * k, v], -1) * weights
+    identity = torch.eye(lower.shape[-1], dtype=M.dtype, device=M.device)
+    solved = torch.linalg.solve_triangular(lower + identity, columns, upper=False, unitriangular=True)
+    by_M, by_S, by_v = solved.split([k.shape[-1], k.shape[-1], v.shape[-1]], -1)
+    down = (rho[..., -1, :, None] * k).mT
+    up = (c.Th[..., -1, :].repeat_interleave(window, -1)[..., None] * k).mT
+    a, f = c.a[..., None], c.f[..., None]
+    if read == "pre":
+        a, f, rho = shifted(a, -2, 1.0), shifted(f, -2, 0.0), rho_before
+    q_M, q_S, scores = a * c.q, f * c.q, rho * (c.q @ k.mT)
+    reads = []
+    ends = (x[..., -1, None, None] for x in (c.a, c.b, c.f))
+    for U_M, U_S, U_v, o_M, o_S, weights_n, down_n, up_n, a_end, b_end, f_end in along(
+        by_M, by_S, by_v, q_M, q_S, scores, down, up, *ends
+    ):
+        U = U_M @ M - U_S @ S - U_v
+        reads.append(o_M @ M - o_S @ S - weights_n @ U)
+        M, S = a_end * M - f_end * S - down_n @ U, b_end * S + up_n @ U
     return reads, M, S
 
 
@@ -160,26 +212,25 @@ def dense(
     powers = torch.tensor(DECAY, dtype=M.dtype, device=M.device) ** (ages[:, None] - ages[None, :]).clamp(min=0)
     powers = powers.tril()
     reads = []
-    for n in range(c.q.shape[2]):
-        k, q = c.k[:, :, n], c.q[:, :, n]
-        E = k @ M - c.v[:, :, n] if objective == "l2" else -c.v[:, :, n]
-        g = (c.W[:, :, n][..., None] * k[..., None, :, :]).mT @ E[..., None, :, :]
+    gates = (c.a[..., None, None], c.b[..., None, None], c.into, Th, A)
+    for q, k, v, W, a, b, into, Th_n, A_n in along(c.q, c.k, c.v, c.W, *gates):
+        E = k @ M - v if objective == "l2" else -v
+        g = (W[..., None] * k[..., None, :, :]).mT @ E[..., None, :, :]
         g = g if clip is None else g.clamp(-clip, clip)
-        a, b = c.a[:, :, n][..., None, None], c.b[:, :, n][..., None, None]
-        S_all = b * S[..., None, :, :] + (Th[:, :, n] @ g.flatten(-2)).unflatten(-1, g.shape[-2:])
+        S_all = b * S[..., None, :, :] + (Th_n @ g.flatten(-2)).unflatten(-1, g.shape[-2:])
         before = M
         if optimizer == "muon_chunk":
             S = S_all[..., -1, :, :]
-            M = a[..., -1, :, :] * M - A[:, :, n, -1].sum(-1)[..., None, None] * step(S)
+            M = a[..., -1, :, :] * M - A_n[..., -1, :].sum(-1)[..., None, None] * step(S)
             reads.append(q @ before)
             continue
         if optimizer == "norm_ema":
             norms = torch.linalg.vector_norm(g, dim=(-2, -1))
             ema = DECAY ** (ages + 1) * m[..., None] + (1 - DECAY) * (powers @ norms[..., None])[..., 0]
-            U, m = (c.into[:, :, n] / (ema + EPS))[..., None, None] * g, ema[..., -1]
+            U, m = (into / (ema + EPS))[..., None, None] * g, ema[..., -1]
         else:
             U = step(S_all)
-        M_all = a * M[..., None, :, :] - (A[:, :, n] @ U.flatten(-2)).unflatten(-1, U.shape[-2:])
+        M_all = a * M[..., None, :, :] - (A_n @ U.flatten(-2)).unflatten(-1, U.shape[-2:])
         M, S = M_all[..., -1, :, :], S_all[..., -1, :, :]
         seen = M_all if read == "post" else torch.cat([before[..., None, :, :], M_all[..., :-1, :, :]], -3)
         reads.append((q[..., None, :] @ seen)[..., 0, :])
@@ -201,18 +252,17 @@ def layers(
     if read == "pre":
         a, f, G_read = shifted(a, -2, 1.0), shifted(f, -2, 0.0), shifted(G, -2, 0.0)
     reads = []
-    for n in range(c.q.shape[2]):
-        k, q = c.k[:, :, n], c.q[:, :, n]
+    ends = (x[..., -1, None, None] for x in (c.a, c.b, c.f))
+    for q, k, v, a_n, f_n, G_n, down, up, a_end, b_end, f_end in along(
+        c.q, c.k, c.v, a, f, G_read, G_end, R_end, *ends
+    ):
         z = k @ w2.mT
         s = torch.sigmoid(z)
         h = z * s
-        e = k + h @ w1.mT - c.v[:, :, n]
+        e = k + h @ w1.mT - v
         d = (e @ w1) * (s * (1 + z * (1 - s)))
-        a_n, f_n, G_n = a[:, :, n], f[:, :, n], G_read[:, :, n]
         h_q = silu(a_n * (q @ w2.mT) - f_n * (q @ s2.mT) - (G_n * (q @ k.mT)) @ d)
         reads.append(q + a_n * (h_q @ w1.mT) - f_n * (h_q @ s1.mT) - (G_n * (h_q @ h.mT)) @ e)
-        a_end, b_end, f_end = (x[:, :, n, -1, None, None] for x in (c.a, c.b, c.f))
-        down, up = G_end[:, :, n], R_end[:, :, n]
         w1, s1 = a_end * w1 - f_end * s1 - (down * e).mT @ h, b_end * s1 + (up * e).mT @ h
         w2, s2 = a_end * w2 - f_end * s2 - (down * d).mT @ k, b_end * s2 + (up * d).mT @ k
     return reads, w1, w2, s1, s2

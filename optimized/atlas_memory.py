@@ -158,9 +158,9 @@ def newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]], eps:
 def _newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]] = JORDAN, eps: float = EPS) -> torch.Tensor:
     if g.shape[-2] > g.shape[-1]:
         return _newton_schulz(g.mT, coefficients, eps).mT
-    largest = g.detach().abs().amax((-2, -1), keepdim=True)
+    largest: torch.Tensor = g.detach().abs().amax((-2, -1), keepdim=True)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
-    x = g / scale  # so that no square leaves the format
+    x: torch.Tensor = g / scale  # so that no square leaves the format
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps / scale)
     for a, b, c in coefficients:
         gram = x @ x.mT
@@ -189,6 +189,8 @@ def omega(
     placement: str,
     read: str,
     clip: float | None,
+    *,
+    tile: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """S_t = θ_t S_{t−1} + i_t g_t,  M_t = α_t M_{t−1} − w_t U_t,  o_t = q_tᵀ M_t        (eq. 9, 15-16, 32-33)
 
@@ -215,6 +217,8 @@ def omega(
     read                            "post": o_t = q_tᵀ M_t (eq. 29); "pre": o_t = q_tᵀ M_{t−1}; not looked at for
                                     "muon_chunk"
     clip                            None, or a positive number
+    tile            int             tokens computed together where their number is not part of the model: for C = 1 and
+                                    for "dot", with gradient descent; None chooses, and the result does not depend on it
     returns     o   (B, T, H, V)    dtype of q
                 M_T (B, H, P, V)
                 S_T (B, H, P, V)
@@ -237,13 +241,18 @@ def omega(
         "q",
     )
     _require_modes(chunk_size, objective, optimizer, placement, read, clip)
-    dtype, length = q.dtype, q.shape[1]
+    _require.require_count(1 if tile is None else tile, "tile", 1)
+    dtype, length, plain = q.dtype, q.shape[1], optimizer == "gd" and clip is None
+    tiled = plain and (objective == "dot" or chunk_size == 1)
+    size = (tile or max(64 // gamma.shape[-1], 1)) if tiled else chunk_size
     q, k, v, alpha, eta, theta, gamma, M, S, k_window, v_window = (
         x.to(_working(x)) for x in (q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window)
     )
     with _exactly(q):
-        parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, chunk_size, placement)
-        if optimizer == "gd" and clip is None:
+        parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, size, placement)
+        if tiled and objective == "l2":
+            reads, M, S = _chunks.exact(parts, M, S, read)
+        elif plain:
             reads, M, S = _chunks.linear(parts, M, S, objective, read)
         else:
             reads, M, S = _chunks.dense(parts, M, S, objective, optimizer, read, clip, _step(optimizer))

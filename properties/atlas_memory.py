@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def matrices() -> dict[str, tuple[Any, ...]]:
 
 
 def rows_of_digits(optimizer: str, clip: float | None) -> Callable[[], dict[str, tuple[Any, ...]]]:
-    """Two handwritten digits: their rows are keys, queries and, one row later, values; eight tokens, windows of three."""
+    """Two handwritten digits: rows are keys, queries and, one row later, values; eight tokens, windows of three."""
 
     def load() -> dict[str, tuple[Any, ...]]:
         if not _digits.available():
@@ -122,6 +123,16 @@ def muon_of_torch(g: Any, coefficients: Any, eps: float) -> Any:
     return torch.stack(found).reshape(g.shape) if found else torch.empty_like(g)
 
 
+PAIRS = Implementation(
+    "trueness, tiles of two",
+    lambda: partial(fast.omega, tile=2),
+    claims=frozenset({"gradient"}),
+    dtypes=("float32",),
+    only="what it shows is that the size of a tile changes nothing",
+    waived={"special values": CHUNKS},
+)
+
+
 # -- declarations -----------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +140,7 @@ def ours(name: str, *claims: str, **fields: Any) -> Implementation:
     return Implementation("trueness", lambda: getattr(fast, name), claims=frozenset(claims), **fields)
 
 
-def omega(name: str, optimizers: tuple[str, ...], clips: Any, **fields: Any) -> Formula:
+def omega(name: str, optimizers: tuple[str, ...], clips: Any, *more: Implementation, **fields: Any) -> Formula:
     """The Omega rule with these optimisers."""
     return Formula(
         name=f"atlas_memory.{name}",
@@ -153,7 +164,7 @@ def omega(name: str, optimizers: tuple[str, ...], clips: Any, **fields: Any) -> 
             Scalar("read", MODES["read"]),
             Scalar("clip", clips),
         ),
-        implementations=(ours("omega", "gradient", "autocast", waived={"special values": CHUNKS}),),
+        implementations=(ours("omega", "gradient", "autocast", waived={"special values": CHUNKS}), *more),
         reduction=longest("P"),
         **fields,
     )
@@ -243,7 +254,7 @@ FORMULAS = (
         real=matrices,
         reduction=terms("R", "C"),
     ),
-    omega("omega", ("gd",), st.none(), real=rows_of_digits("gd", None)),
+    omega("omega", ("gd",), st.none(), PAIRS, real=rows_of_digits("gd", None)),
     omega("omega_clip", ("gd",), st.sampled_from((0.1, 0.5)), real=rows_of_digits("gd", 0.1), **WIDE),
     omega("omega_muon", ("muon", "muon_chunk"), st.none(), real=rows_of_digits("muon", None), **ONE_HALF),
     omega("omega_norm_ema", ("norm_ema",), st.sampled_from((None, 0.5)), real=rows_of_digits("norm_ema", None), **WIDE),
