@@ -22,6 +22,7 @@ from trueness.properties._atlas import (
     chunks,
     given,
     objectives,
+    ours,
     placements,
     problem,
     reads,
@@ -397,6 +398,16 @@ def test_I13_the_exact_rule_does_not_depend_on_how_many_tokens_a_call_has(
         found = call(function, piece)
         state, outs = carried(piece, found), [*outs, found[0]]
     is_now(p, (np.concatenate(outs, axis=1), *found[1:]), function)
+
+
+@given(seed=seeds, size=sizes, tile=st.integers(1, 9), objective=objectives, placement=placements, read=reads)
+def test_I13_tiles_of_any_size_give_the_same(
+    seed: int, size: Sizes, tile: int, objective: str, placement: str, read: str
+) -> None:
+    """A tile is a matter of speed and a chunk is not: C = 1 for squared errors, any C for the inner product."""
+    p = problem(seed, size, objective=objective, placement=placement, read=read)
+    p |= {"chunk_size": 1 + seed % 3 if objective == "dot" else 1}
+    is_now(p, call(true.omega, p), ours("omega", tile=tile))
 
 
 @omega
