@@ -168,6 +168,23 @@ def test_neither_the_product_nor_its_backward_ever_holds_the_features() -> None:
     assert largest(lambda: fast.matvec(x, x, v, W, b).sum().backward()) == n * 1024, "one tile of the default size"
 
 
+def test_the_graph_keeps_no_feature_for_the_backward() -> None:
+    """What autograd saves outside of the tiles that are computed again: a few numbers for every frequency."""
+    n, D, saved = 96, 512, [0]
+    x, v = torch.zeros(n, 2, requires_grad=True), torch.zeros(n, 1, requires_grad=True)
+    W, b = torch.zeros(2, D, requires_grad=True), torch.zeros(D, requires_grad=True)
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved[0] += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        fast.matvec(x, x, v, W, b, feature_tile=64, row_tile=32)
+        kept, saved[0] = saved[0], 0
+        fast.features(x, W, b)
+    assert kept <= 4 * D < n * D <= saved[0], "the features themselves are saved where they are the result"
+
+
 def test_the_draws_do_not_know_of_tiles_or_of_the_dtype() -> None:
     for name, nu in KINDS:
         options = {"nu": nu[0]} if nu else {}
