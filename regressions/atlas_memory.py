@@ -448,8 +448,8 @@ BUGS = (
         "claim false",
         "Loop and parallel module compute the same pointwise function of each token, with the same arithmetic: "
         "the off-token Jacobian is 0, key and value projections get no gradient, the second call returns the first's "
-        "output. What is saved is the launching of "
-        "kernels token by token: about 10 times on one core at width 288, 60 at width 48, where there is less to compute.",
+        "output. What is saved is the launching of kernels token by token: about 10 times on one core at width 288, "
+        "60 at width 48, where there is less to compute.",
     ),
     entry(
         "MEM-01a",
