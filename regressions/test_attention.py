@@ -384,6 +384,19 @@ def test_the_presets_keep_their_own_rules_DIFFIT_08(name: str) -> None:
         assert fast.inconsistencies(*broken), f"{rules} with {other} at {i} cannot be built"
 
 
+@pytest.mark.parametrize("name, blocks", [("cifar10", 2 * 5), ("ffhq64", 4 * 7)])
+def test_the_presets_of_images_can_be_built_DIFFIT_08(name: str, blocks: int) -> None:
+    """Down and up at every stage but the last: 2 · 3 − 1 and 2 · 4 − 1 groups of ResBlocks."""
+    p = fast.PRESETS[name]
+    with torch.device("meta"):
+        model = fast.DiffiT(
+            p.resolution, p.channels, p.width, p.multipliers, blocks=p.blocks, heads=p.heads, window=p.window
+        )
+        x = torch.empty(2, p.channels, p.resolution, p.resolution)
+        assert model(x, torch.empty(2)).shape == x.shape
+    assert sum(isinstance(m, fast.DiffiTResBlock) for m in model.modules()) == blocks
+
+
 def test_a_configuration_that_breaks_a_rule_is_refused_with_its_sentence_DIFFIT_08() -> None:
     with pytest.raises(ValueError, match="window was 5 on a stage of 32 × 32"):
         fast.DiffiT(32, 3, 64, window=5)
