@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
-import hypothesis
 import mpmath
 import numpy as np
 import pytest
@@ -18,57 +15,25 @@ from trueness.optimized import diffusion as fast
 from trueness.optimized._diffusion_common import INTEGERS
 from trueness.properties import _diffusion_draws as draws
 from trueness.properties import _diffusion_peers as peers
+from trueness.properties._diffusion_laws import (
+    COSINE,
+    DIGITS,
+    F64,
+    LINEAR,
+    assert_is,
+    assert_prints,
+    both,
+    bound,
+    every,
+    given,
+    ours,
+    schedules,
+    seeds,
+)
 from trueness.reference import diffusion as true
-from trueness.tools.bounds import LIMITS, Bound, bounds
-from trueness.tools.checks import settings_for
+from trueness.tools.bounds import LIMITS, bounds
 from trueness.tools.complex_step import directional_derivative
 from trueness.tools.precision import precision, round_to
-
-F64 = precision("float64")
-DIGITS, EXAMPLES = 40, 20
-LINEAR = true.linear_betas(1000, 1e-4, 0.02)
-COSINE = true.cosine_betas(1000, 0.008, 0.999)
-schedules = st.builds(draws.betas, steps=st.integers(1, 100), schedule=st.sampled_from(("linear", "cosine")))
-seeds = st.integers(0, 2**16)
-
-
-def given(**strategies: Any) -> Callable[[Any], Any]:
-    """As everywhere in the project: derandomized, without a clock."""
-    return lambda law: settings_for(EXAMPLES)(hypothesis.given(**strategies)(law))
-
-
-def ours(name: str) -> Callable[..., Any]:
-    """The optimized function on NumPy arrays."""
-
-    def call(*arguments: Any) -> Any:
-        natives = [torch.from_numpy(np.array(a)) if isinstance(a, np.ndarray) else a for a in arguments]
-        result = getattr(fast, name)(*natives)
-        return tuple(y.numpy() for y in result) if isinstance(result, tuple) else result.numpy()
-
-    return call
-
-
-def both(name: str) -> Any:
-    pair = [getattr(true, name), ours(name)]
-    return pytest.mark.parametrize("function", pair, ids=["reference", "ours"])
-
-
-def bound(function: Callable[..., Any], *arguments: Any, reduction: int = 1) -> Bound:
-    """The float64 bound of the first output."""
-    units = [F64.u if np.asarray(a).dtype.kind == "f" else 0.0 for a in arguments]
-    with np.errstate(all="ignore"):
-        return bounds(function, arguments, units, F64, reduction)[0]
-
-
-def assert_is(want: Any, out: Any, law: Callable[..., Any], *arguments: Any, reduction: int = 1) -> None:
-    """``out`` is ``want`` to within what rounding does to ``law(*arguments)``."""
-    allowed = LIMITS["eager"] * bound(law, *arguments, reduction=reduction).B
-    assert (np.abs(np.asarray(out) - want) <= allowed).all()
-
-
-def every(table: np.ndarray) -> np.ndarray:
-    return np.arange(len(table))
-
 
 # -- schedules --------------------------------------------------------------------------------------------------------
 
@@ -175,15 +140,6 @@ def test_the_complex_step_proves_the_vjp_of_a_schedule(function: Any, vjp: Any, 
 
 
 # -- golden values: 40-digit mpmath, as many digits as are printed ----------------------------------------------------
-
-
-def assert_prints(text: str, out: float, B: float) -> None:
-    """``out`` is the printed number to half a unit of its last digit; a whole number is exact."""
-    number = Decimal(text)
-    exponent = number.as_tuple().exponent
-    assert isinstance(exponent, int)
-    half = float(Decimal(5).scaleb(exponent - 1)) if "." in text else 0.0
-    assert abs(out - float(number)) <= half + LIMITS["eager"] * B, (text, out)
 
 
 GOLDEN_COSINE = {
