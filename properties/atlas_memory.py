@@ -95,7 +95,7 @@ def matrices() -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def rows_of_digits(optimizer: str, clip: float | None) -> Callable[[], dict[str, tuple[Any, ...]]]:
+def rows_of_digits(optimizer: str, clip: float | None, *chunk_sizes: int) -> Callable[[], dict[str, tuple[Any, ...]]]:
     """Two handwritten digits: rows are keys, queries and, one row later, values; eight tokens, windows of three."""
 
     def load() -> dict[str, tuple[Any, ...]]:
@@ -107,9 +107,22 @@ def rows_of_digits(optimizer: str, clip: float | None) -> Callable[[], dict[str,
         gamma = np.full((2, 8, 1, 3), 0.25)
         state = np.zeros((2, 1, 5, 4)), np.zeros((2, 1, 5, 4)), np.zeros((2, 2, 1, 5)), np.zeros((2, 2, 1, 4))
         tensors = q, k, v, alpha, eta, theta, gamma, *state
-        return {"digits": (*tensors, 3, "l2", optimizer, "outer", "post", clip)}
+        modes = "l2", optimizer, "inner", "post", clip
+        return {f"digits, chunks of {size}": (*tensors, size, *modes) for size in chunk_sizes}
 
     return load
+
+
+def layers_of_digits() -> dict[str, tuple[Any, ...]]:
+    """The same rows for a memory of two layers, whose weights are pixels of a third digit."""
+    if not _digits.available():
+        return {}
+    rows, weights = _digits.digits()[:2].reshape(2, 8, 1, 8) / 4, _digits.digits()[2:4] / 4
+    q, k, v = rows[..., 1:5], rows[..., :4], np.roll(rows[..., 2:6], -1, axis=1)
+    gates = (np.full((2, 8, 1), x) for x in (0.9, 0.3, 0.5))
+    w1, w2 = weights[:, 20:32].reshape(2, 1, 4, 3), weights[:, 30:42].reshape(2, 1, 3, 4)
+    state = w1, w2, 0.1 * w1, 0.1 * w2, np.zeros((2, 2, 1, 4)), np.zeros((2, 2, 1, 4))
+    return {"digits, chunks of 3": (q, k, v, *gates, np.full((2, 8, 1, 3), 0.25), *state, 3, "inner", "post")}
 
 
 def muon_of_torch(g: Any, coefficients: Any, eps: float) -> Any:
@@ -254,10 +267,12 @@ FORMULAS = (
         real=matrices,
         reduction=terms("R", "C"),
     ),
-    omega("omega", ("gd",), st.none(), PAIRS, real=rows_of_digits("gd", None)),
-    omega("omega_clip", ("gd",), st.sampled_from((0.1, 0.5)), real=rows_of_digits("gd", 0.1), **WIDE),
-    omega("omega_muon", ("muon", "muon_chunk"), st.none(), real=rows_of_digits("muon", None), **ONE_HALF),
-    omega("omega_norm_ema", ("norm_ema",), st.sampled_from((None, 0.5)), real=rows_of_digits("norm_ema", None), **WIDE),
+    omega("omega", ("gd",), st.none(), PAIRS, real=rows_of_digits("gd", None, 3, 1)),
+    omega("omega_clip", ("gd",), st.sampled_from((0.1, 0.5)), real=rows_of_digits("gd", 0.1, 3), **WIDE),
+    omega("omega_muon", ("muon", "muon_chunk"), st.none(), real=rows_of_digits("muon", None, 3), **ONE_HALF),
+    omega(
+        "omega_norm_ema", ("norm_ema",), st.sampled_from((None, 0.5)), real=rows_of_digits("norm_ema", None, 3), **WIDE
+    ),
     Formula(
         name="atlas_memory.omega_mlp",
         reference=true.omega_mlp,
@@ -281,6 +296,7 @@ FORMULAS = (
         ),
         implementations=(ours("omega_mlp", "gradient", "autocast", waived={"special values": CHUNKS}),),
         reduction=lambda sizes: sizes["V"] + sizes["N"] + sizes["T"] + sizes["c"],
+        real=layers_of_digits,
         **ONE_HALF,
     ),
     Formula(
