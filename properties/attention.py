@@ -129,8 +129,7 @@ ADDED = {"special values": "its mask is added to the logits: NaN or +∞ of a ke
 MANY = {"special values": "its parts answer for NaN and ±inf one by one; here it would be a hundred cases"}
 AS_FLOAT32 = {"special values float64": "as in float32; its ninety cases take long"}
 DENSE = {"special values": "0 · NaN and 0 · ∞ of other windows' values are NaN"}
-SUMS = "the gradient adds over the pairs of one displacement, so that it has roundings and the value has none"
-ADDS = {f"gradient {d}": "a sum over the pairs of one displacement, which has roundings" for d in DTYPES}
+ADDS = {f"gradient {d}": "a sum over pairs, which has roundings: the laws hold it to its bound" for d in DTYPES}
 LEAKS = "NaN and ±inf go through the equation: 0 times a masked value that is NaN or ±inf is NaN"
 TWO_DTYPES = "an oracle for the formula: a wide and a half format are enough"
 ONE_DTYPE = "an oracle for the formula: one dtype is enough"
@@ -437,9 +436,6 @@ FORMULAS = (
         implementations=(
             Implementation(
                 "trueness", lambda: fast.relative_position_bias, limit="exact", claims=frozenset({"compile", "vmap"})
-            ),
-            Implementation(
-                "trueness, backward", lambda: fast.relative_position_bias, claims=frozenset({"gradient"}), only=SUMS
             ),
             transformers("transformers Swin", swin_bias, limit="exact", waived=ADDS),
         ),

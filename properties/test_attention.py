@@ -18,7 +18,8 @@ from trueness.reference import attention as true
 from trueness.tools import complex_step
 from trueness.tools.bounds import LIMITS, bounds
 from trueness.tools.checks import settings_for
-from trueness.tools.precision import precision
+from trueness.tools.nouns import DTYPES
+from trueness.tools.precision import precision, round_to
 
 F64 = precision("float64")
 seeds = st.integers(0, 2**16)
@@ -189,6 +190,22 @@ def test_the_bias_reads_the_table_at_the_index(function: Any, seed: int, window:
     bias, index = function(table, window), true.relative_position_index(window)
     for i, j in np.ndindex(index.shape):
         assert (bias[:, i, j] == table[index[i, j]]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(seed=seeds, window=sides, heads=few)
+def test_the_backward_of_the_bias_adds_over_the_pairs_of_a_displacement(
+    dtype: str, seed: int, window: int, heads: int
+) -> None:
+    """Within the bound of a fused kernel, which the generic check does not ask of an exact formula."""
+    fmt, generator = precision(dtype), np.random.default_rng(seed)
+    shapes = (heads, window**2, window**2), ((2 * window - 1) ** 2, heads)
+    g, table = (round_to(generator.standard_normal(s), dtype) for s in shapes)
+    leaf = torch.from_numpy(table).to(fmt.torch).requires_grad_()
+    (found,) = torch.autograd.grad(fast.relative_position_bias(leaf, window), leaf, torch.from_numpy(g).to(fmt.torch))
+    units = [fmt.u, fmt.u, 0.0]
+    bound = bounds(true.relative_position_bias_vjp, [g, table, window], units, fmt, window**2)[0]
+    assert bound.ratio(found.double().numpy()).max() <= LIMITS["fused"]
 
 
 @every("tmsa")
