@@ -353,7 +353,7 @@ REFUSED = {
     "eps_uncond was (3, 2)": lambda: fast.classifier_free_guidance(X, X.T, 1.0),
     "eps_cond had dtype torch.int64": lambda: fast.classifier_free_guidance_paper(X.long(), X, 1.0),
     "w was nan; it must be a finite number": lambda: fast.classifier_free_guidance(X, X, math.nan),
-    "eps_cond had shape (3,); it must have an axis of channels": lambda: fast.three_channel_guidance(
+    "eps_cond had shape (2,); it must have an axis of channels": lambda: fast.three_channel_guidance(
         X[:, 0], X[:, 0], 1
     ),
     "power was 0; it must be a positive number": lambda: fast.power_cosine_weight(TABLE, 1000, 4.6, 0),
