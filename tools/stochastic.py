@@ -21,7 +21,8 @@ from trueness.tools.arithmetic import Arithmetic
 
 GRAINS: tuple[int | None, ...] = (1, 8, 64, None)  # None: one sign for the whole operand
 STABLE = ("eigh", "svd")  # of np.linalg: the exact answer for a matrix within u ‖A‖ of A (Higham 2002 §21)
-_SIGNS = np.array([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0]])
+_XI = np.array([1.0, 1.0, -1.0, -1.0])  # the two signs that one draw of four stands for
+_UNDERFLOW = np.array([1.0, -1.0, 1.0, -1.0])
 COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal isnan isinf isfinite signbit".split())
 
 
@@ -30,15 +31,27 @@ class Noise:
 
     def __init__(self, seed: int, grain: int | None = 1) -> None:
         self.generator, self.grain = np.random.default_rng(seed), grain
+        self._tables: dict[tuple[float, float], tuple[np.ndarray, np.ndarray]] = {}
+
+    def tables(self, u: float, eta: float) -> tuple[np.ndarray, np.ndarray]:
+        """1 + u ξ and η ξ' for each of the four draws."""
+        if (u, eta) not in self._tables:
+            self._tables[u, eta] = 1 + u * _XI, eta * _UNDERFLOW
+        return self._tables[u, eta]
+
+    def draws(self, shape: tuple[int, ...]) -> Any:
+        """0 … 3 for every element, one draw a block; a single number where one block holds them all."""
+        size = math.prod(shape)
+        grain = self.grain or max(size, 1)
+        blocks = self.generator.integers(0, 4, -(-size // grain), dtype=np.int8)
+        if grain == 1:
+            return blocks.reshape(shape)
+        return blocks[0] if len(blocks) == 1 else blocks.repeat(grain)[:size].reshape(shape)
 
     def signs(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """ξ and ξ', two independent fields of signs."""
-        size = math.prod(shape)
-        grain = self.grain or max(size, 1)
-        draws = self.generator.integers(0, 4, -(-size // grain), dtype=np.int8)
-        blocks = np.array(_SIGNS[:, draws])
-        fields = blocks if grain == 1 else np.repeat(blocks, grain, axis=1)[:, :size]
-        return fields[0].reshape(shape), fields[1].reshape(shape)
+        draws = self.draws(shape)
+        return np.broadcast_to(_XI[draws], shape), np.broadcast_to(_UNDERFLOW[draws], shape)
 
 
 class Stochastic(Arithmetic):
@@ -84,6 +97,9 @@ def stochastic(values: Any, u: float, eta: float, noise: Noise) -> Stochastic:
 
 
 def coarsest(inputs: Any) -> Stochastic:
+    """The operand of the largest u, among those inside of lists too."""
+    if len(inputs) == 1 and isinstance(inputs[0], Stochastic):
+        return inputs[0]
     flat = [y for x in inputs for y in (x if isinstance(x, (list, tuple)) else [x])]
     return max((x for x in flat if isinstance(x, Stochastic)), key=lambda x: x.u)
 
@@ -91,9 +107,10 @@ def coarsest(inputs: Any) -> Stochastic:
 def wrap(result: Any, like: Stochastic) -> Any:
     if isinstance(result, tuple):
         return tuple(wrap(r, like) for r in result)
-    if np.asarray(result).dtype != np.float64:
-        return np.asarray(result) if isinstance(result, np.ndarray) else result
-    array = np.asarray(result).view(Stochastic)
+    plain = np.asarray(result)
+    if plain.dtype != np.float64:
+        return plain if isinstance(result, np.ndarray) else result
+    array = plain.view(Stochastic)
     array.u, array.eta, array.noise = like.u, like.eta, like.noise
     return array
 
@@ -102,9 +119,10 @@ def perturbed(operand: Any, like: Stochastic) -> Any:
     plain = np.asarray(operand)
     if plain.dtype.kind != "f" or like.u == 0.0 or like.noise is None:
         return plain
-    xi, underflow = like.noise.signs(plain.shape)
-    moved = plain * (1 + like.u * xi)
+    draws = like.noise.draws(plain.shape)
+    factor, underflow = like.noise.tables(like.u, like.eta)
+    moved = plain * factor[draws]
     if like.eta == 0.0:
         return moved
-    moved = moved + like.eta * underflow * (plain != 0)
+    moved = moved + underflow[draws] * (plain != 0)
     return np.where(moved * plain < 0, 0.0, moved)  # an underflow reaches zero, never the other side

@@ -34,7 +34,7 @@ COLOURS = {"right": "green", "wrong": "bold red", "convention": "yellow", "skipp
 
 def console(stderr: bool = False) -> Console:
     wide = Console(stderr=stderr)
-    return wide if wide.is_terminal else Console(stderr=stderr, width=150, soft_wrap=False)
+    return wide if wide.is_terminal else Console(stderr=stderr, width=160, soft_wrap=False)
 
 
 # -- verify ---------------------------------------------------------------------------------------------------------
@@ -131,13 +131,14 @@ def run_with_progress(planned: Sequence[Sequence[Job]], jobs: int, timeout: floa
 def verdict_table(rows: Sequence[Row]) -> Table:
     """formula · implementation · dtype · cases · worst T of limit · bugs killed k/k · verdict"""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("formula", "left"), ("implementation", "left"), ("dtype", "left"), ("cases", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("worst T of limit", justify="right", no_wrap=True)
-    table.add_column("bugs killed", justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold")
+    table.add_column("formula", overflow="fold", max_width=34)
+    table.add_column("implementation", overflow="fold", max_width=32)
+    table.add_column("dtype", no_wrap=True)
+    for name in ("cases", "worst T of limit", "bugs killed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=24)
     before = ""
-    for row in rows:
+    for row, dtypes in folded(rows):
         of = "–"
         if row.T is not None and row.limit is not None:
             of = f"{row.T:.{'2f' if row.T < 1000 else '1e'}} of {row.limit:g}"
@@ -153,7 +154,7 @@ def verdict_table(rows: Sequence[Row]) -> Table:
         table.add_row(
             escape(row.formula) if row.formula != before else "",
             escape(row.implementation),
-            row.dtype,
+            dtypes,
             str(row.cases) if row.cases else "–",
             of,
             killed,
@@ -161,6 +162,21 @@ def verdict_table(rows: Sequence[Row]) -> Table:
         )
         before = row.formula
     return table
+
+
+def folded(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """Every row with its dtype; the dtypes in which an implementation is skipped for one reason make one row."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        alone = (row.dtype,) if row.status != "skipped" else ()
+        groups.setdefault((row.formula, row.implementation, row.device, row.verdict, *alone), []).append(row)
+    subjects = [(row.formula, row.implementation, row.device) for row in rows]
+    found = []
+    for group in groups.values():
+        row = group[0]
+        everywhere = len(group) == subjects.count((row.formula, row.implementation, row.device))
+        found.append((row, row.dtype if len(group) == 1 else "all" if everywhere else "the others"))
+    return found
 
 
 def summary(results: Results) -> str:
