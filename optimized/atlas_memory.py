@@ -524,8 +524,8 @@ class AtlasAttention(torch.nn.Module):
     def stream(self, x: torch.Tensor, state: AtlasState | None) -> tuple[torch.Tensor, AtlasState]:
         """The next tokens of sequences whose state is ``state``, None at their start, and the state after them.
 
-        A chunk begins with every call: calls of a multiple of ``chunk_size`` tokens give what one call of all gives, but
-        for "norm_ema", whose mean norm begins with every call as well.
+        A chunk begins with every call: calls of a multiple of ``chunk_size`` tokens give what one call of all gives,
+        but for "norm_ema", whose mean norm begins with every call as well.
         """
         require_floating(x, "x")
         if x.ndim != 3 or x.shape[-1] != self.norm.shape[0] or not x.shape[1]:

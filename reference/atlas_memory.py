@@ -145,9 +145,9 @@ def newton_schulz(g, coefficients, eps):
     """NS(G): X = G/(‖G‖_F + ε),  then X ← a X + (b A + c A²) X with A = X Xᵀ for every (a, b, c)
 
     Every singular value goes through the polynomials p(s) = a s + b s³ + c s⁵; singular vectors stay. JORDAN (Jordan
-    et al. 2024, Muon) lands in [0.68, 1.21] from normalised singular values of 0.002 on and converges nowhere; CLASSICAL
-    goes to the polar factor, slowly for small singular values. A matrix with more rows than columns is transposed before
-    and after.
+    et al. 2024, Muon) lands in [0.68, 1.21] from normalised singular values of 0.002 on and converges nowhere;
+    CLASSICAL goes to the polar factor, slowly for small singular values. A matrix with more rows than columns is
+    transposed before and after.
 
     g             G      (..., R, C)  a matrix or several
     coefficients  a,b,c  (k, 3)       one row for every step

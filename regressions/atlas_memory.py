@@ -159,6 +159,11 @@ def stale_residuals(p: Arguments) -> Any:
 # -- MEM-02 … MEM-05: features ----------------------------------------------------------------------------------------
 
 
+def harmonic_coefficients(degree: int) -> Any:
+    """a_i = 1/i, a_0 = 1"""
+    return 1 / np.maximum(np.arange(degree + 1), 1)
+
+
 def factorials_twice(x: Any, degree: int) -> Any:
     """x^{⊗i}/i! on both sides, so that the kernel is Σ (q·k)^i/(i!)²"""
     powers = true._tensors(x, degree)
@@ -587,6 +592,17 @@ BUGS = (
         factorials_twice,
         (np.array([0.5, -1.0]), 3),
         f"{PAPER} eq. 5, 22",
+    ),
+    entry(
+        "MEM-02c",
+        "1/i for 1/i!",
+        "coefficients 1/i! are those of exp",
+        "no bug",
+        "Nobody shipped it: it shows that the check of the coefficients can fail, from the second power on.",
+        "taylor_coefficients",
+        harmonic_coefficients,
+        (3,),
+        f"{PAPER} eq. 5",
     ),
     entry(
         "MEM-02b",
