@@ -22,7 +22,7 @@ verify: $(READY)
 
 # -P keeps the checkout off sys.path: there, reference/ would be importable a second time, as another module.
 test: $(READY)
-	$(BIN)/python -P -m pytest -n 2 $(ARGS)
+	$(BIN)/python -P -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # Three models trained on real data, a few minutes each; interrupted, they go on where they were.
 examples: $(READY)

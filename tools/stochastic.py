@@ -48,11 +48,6 @@ class Noise:
             return blocks.reshape(shape)
         return blocks[0] if len(blocks) == 1 else blocks.repeat(grain)[:size].reshape(shape)
 
-    def signs(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """ξ and ξ', two independent fields of signs."""
-        draws = self.draws(shape)
-        return np.broadcast_to(_XI[draws], shape), np.broadcast_to(_UNDERFLOW[draws], shape)
-
 
 class Stochastic(Arithmetic):
     """An array that perturbs itself whenever it is used; ``array.view(Stochastic)`` at u = 0 is plain float64."""
@@ -84,9 +79,8 @@ def backward(matrix: Stochastic) -> np.ndarray:
     plain = np.asarray(matrix)
     if matrix.u == 0.0 or matrix.noise is None:
         return plain
-    xi, _ = matrix.noise.signs(plain.shape)
     norm = np.sqrt(np.sum(plain * plain, axis=(-2, -1), keepdims=True))
-    return plain + matrix.u * norm * xi
+    return plain + matrix.u * norm * _XI[matrix.noise.draws(plain.shape)]
 
 
 def stochastic(values: Any, u: float, eta: float, noise: Noise) -> Stochastic:

@@ -82,6 +82,7 @@ def test_the_bug_is_named_once_its_diff_is_applied(tmp_path: Path) -> None:
         "-p",
         "no:cacheprovider",
         str(package / "regressions" / "test_fisher.py"),
+        str(package / "regressions" / "test_ledger.py"),
         "-k",
         "FSB_90",
     )

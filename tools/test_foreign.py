@@ -21,6 +21,8 @@ from trueness.tools.nouns import Verdict
 from trueness.tools.pool import Gone, TimedOut, Worker, marked, run_groups
 from trueness.tools.runner import Job
 
+pytestmark = pytest.mark.xdist_group("foreign")  # the hostile ones run once
+
 HOSTILE = """
 import ctypes, os, signal, subprocess, sys, threading, time
 import numpy as np

@@ -190,8 +190,9 @@ def sizes_of(formula: Formula) -> tuple[int, ...]:
 
 
 def timed_formulas() -> list[Formula]:
-    """Those that say what a call costs, and those that take no tensors to be sized."""
-    return [f for f in registry.formulas().values() if f.bytes is not None or not any(a.real for a in f.arguments)]
+    """Those that say what a call costs, and the tables, which have no size to be chosen."""
+    found = registry.formulas().values()
+    return [f for f in found if f.bytes is not None or (f.creates and not f.outputs and not inputs.symbols(f))]
 
 
 def is_ours(implementation: Implementation) -> bool:
