@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import adapters as true
-from trueness.tools.nouns import Bug
+from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
 HU = "Hu et al. 2021 (2106.09685) eq. 3 and the code published with it; peft; loralib"
@@ -100,9 +100,9 @@ BUGS = (
         id="ATLAS-11c",
         formula="adapters.lora",
         title="what dropout keeps is not scaled up",
-        document="the usual slip around a mask that is an argument",
+        document=UNDOCUMENTED,
         claim="a mask is a mask",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source="Srivastava et al. 2014, inverted dropout; torch.nn.Dropout",
         finding="The mean of the adapter is then (1 − p) of what it is in eval mode.",
         evidence=show("ATLAS-11c"),
@@ -113,9 +113,9 @@ BUGS = (
         id="ATLAS-11d",
         formula="adapters.lora",
         title="α in place of α/r",
-        document=HU,
+        document=UNDOCUMENTED,
         claim="the scale is α",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source=HU,
         finding="Invisible at r = 1. α/r keeps the size of the change when r is.",
         evidence=show("ATLAS-11d"),
@@ -126,9 +126,9 @@ BUGS = (
         id="ATLAS-11e",
         formula="adapters.merge",
         title="merged without the scale",
-        document=HU,
+        document=UNDOCUMENTED,
         claim="W = W_0 + B A",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source=HU,
         finding="Right only for α = r: the merged layer is then another one than the adapted layer.",
         evidence=show("ATLAS-11e"),
@@ -139,9 +139,9 @@ BUGS = (
         id="ATLAS-11f",
         formula="adapters.unmerge",
         title="unmerging that merges once more",
-        document=HU,
+        document=UNDOCUMENTED,
         claim="merge and unmerge undo each other",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source=HU,
         finding="Even the right unmerge gives W_0 back only to rounding, so a layer that is merged and unmerged at "
         "every evaluation drifts. LoRALinear keeps W_0 and returns to it bit for bit.",
@@ -165,9 +165,9 @@ BUGS = (
         id="ATLAS-11h",
         formula="adapters.lora",
         title="dropout on the frozen path as well",
-        document="dropout(x) written before the layer",
+        document=UNDOCUMENTED,
         claim="h = (W_0 + (α/r) B A) dropout(x)",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source=HU,
         finding="W_0 x must stay what it was: with B = 0 the adapted layer is the frozen one for every mask.",
         evidence=show("ATLAS-11h"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import filters as true
-from trueness.tools.nouns import Bug
+from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
 FASTSB = "FastSB-OT kernels.py changelog, 2025-11-28"
@@ -343,9 +343,9 @@ BUGS = (
         id="ATLAS-12g",
         formula="filters.tile_starts",
         title="what is left over at the end lies in no tile",
-        document="the usual loop over range(0, L − T + 1, stride)",
+        document=UNDOCUMENTED,
         claim="the tiles cover the image",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source=OVERLAP_ADD,
         finding="ATLAS moves the last tile back, rightly; without it up to stride − 1 pixels stay empty.",
         evidence=show("ATLAS-12g"),
@@ -409,9 +409,9 @@ BUGS = (
         id="ATLAS-21e",
         formula="filters.gaussian_taps",
         title="taps half a pixel off their middle",
-        document="the usual slip around kernel_size / 2",
+        document=UNDOCUMENTED,
         claim="the middle is k/2",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source=SEPARABLE,
         finding="The middle of 0 … k − 1 is (k − 1)/2. Taps around k/2 are not symmetric and move the image.",
         evidence=show("ATLAS-21e"),
@@ -465,9 +465,9 @@ BUGS = (
         id="FSB-05c",
         formula="filters.gaussian_transfer",
         title="the formula of angular frequency with cycles per pixel",
-        document=FASTSB,
+        document=UNDOCUMENTED,
         claim="exp(−σ²f²/2)",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source=TRANSFORM,
         finding="Off by 2π in width: σ = 2 filters like σ = 0.32, so next to nothing.",
         evidence=show("FSB-05c"),
@@ -478,9 +478,9 @@ BUGS = (
         id="FSB-05d",
         formula="filters.gaussian_transfer",
         title="whole-number frequencies, fftfreq · n",
-        document=FASTSB,
+        document=UNDOCUMENTED,
         claim="frequencies are indices",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source=TRANSFORM,
         finding="Only the mean is left: at σ = 1 the gain of the first bin is 3e-9, whatever the image's size.",
         evidence=show("FSB-05d"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trueness.reference import fisher as true
-from trueness.tools.nouns import Bug
+from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 DOCUMENT = "FastSB-OT kernels.py changelog, 2025-11-28"
 MARTENS = "Amari 1998; Martens 2020 (1412.1193) §11"
@@ -113,9 +113,9 @@ BUGS = (
         id="FSB-02b",
         formula="fisher.diagonal",
         title="a constant floor",
-        document=DOCUMENT,
+        document=UNDOCUMENTED,
         claim="ε must depend on ᾱ",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source=DOCUMENT,
         finding="At ᾱ = 1 the constant is right; at ᾱ = 0 it is eleven times too small.",
         evidence=command("FSB-02b"),
@@ -192,9 +192,9 @@ BUGS = (
         id="FSB-08c",
         formula="fisher.smooth",
         title="taps divided by their number and not by their sum",
-        document=DOCUMENT,
+        document=UNDOCUMENTED,
         claim="the filter is an average",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source="3×3 binomial filter",
         finding="[1 2 1]ᵀ[1 2 1] sums to 16; dividing by 9 amplifies by 16/9.",
         evidence=command("FSB-08c"),

