@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,8 +56,9 @@ class TMSA(nn.Module):
         return torch.cat([t, t.new_ones(t.shape[0], 1)], 1) if self.bias else t
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        weights = [w.to(x.dtype) for w in self.weights()]
-        return attention.tmsa(x, self.token(t.to(x.dtype)), *weights, self.window, self.heads)
+        weights: list[Any] = [w.to(x.dtype) for w in self.weights()]
+        weights += [self.window, self.heads]
+        return attention.tmsa(x, self.token(t.to(x.dtype)), *weights)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, window={self.window}, bias={self.bias}"
@@ -86,9 +88,10 @@ class DiffiTBlock(nn.Module):
         return [*first, self.norm2.weight, self.norm2.bias, self.w_1, self.b_1, self.w_2, self.b_2]
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        weights = [w.to(x.dtype) for w in self.weights()]
+        weights: list[Any] = [w.to(x.dtype) for w in self.weights()]
         token = self.tmsa.token(t.to(x.dtype))
-        return attention.diffit_block(x, token, *weights, self.tmsa.window, self.tmsa.heads, self.eps)
+        weights += [self.tmsa.window, self.tmsa.heads, self.eps]
+        return attention.diffit_block(x, token, *weights)
 
 
 class DiffiTResBlock(nn.Module):
@@ -116,9 +119,9 @@ class DiffiTResBlock(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         own = [self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias]
-        weights = [w.to(x.dtype) for w in [*own, *self.block.weights()]]  # type: ignore[union-attr]
+        weights: list[Any] = [w.to(x.dtype) for w in [*own, *self.block.weights()]]  # type: ignore[union-attr]
         tmsa = self.block.tmsa
-        numbers = (tmsa.window, tmsa.heads, self.norm.num_groups, self.norm.eps)
+        numbers: tuple[Any, ...] = (tmsa.window, tmsa.heads, self.norm.num_groups, self.norm.eps)
         return attention.diffit_resblock(x, tmsa.token(t.to(x.dtype)), *weights, *numbers)
 
 
@@ -135,7 +138,8 @@ class Conditioning(nn.Module):
         half = self.frequencies // 2
         rate = torch.exp(-math.log(10_000.0) / half * torch.arange(half, device=t.device))
         angle = t.float()[:, None] * rate
-        token: Tensor = self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(self.mlp[0].weight.dtype))
+        first: Any = self.mlp[0]
+        token: Tensor = self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(first.weight.dtype))
         if self.labels is None:
             if labels is not None:
                 raise ValueError("labels were given to a model without classes; build it with classes=…")

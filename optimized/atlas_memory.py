@@ -343,10 +343,10 @@ def omega_mlp(
     dtype, length = q.dtype, q.shape[1]
     tokens = (q, k, v, alpha, eta, theta, gamma, k_window, v_window)
     q, k, v, alpha, eta, theta, gamma, k_window, v_window = (x.to(_working(x)) for x in tokens)
-    weights = [x.to(_working(x)) for x in (w1, w2, s1, s2)]
+    w1, w2, s1, s2 = (x.to(_working(x)) for x in (w1, w2, s1, s2))
     with _exactly(q):
         parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, chunk_size, placement)
-        reads, w1, w2, s1, s2 = _chunks.layers(parts, *weights, read)
+        reads, w1, w2, s1, s2 = _chunks.layers(parts, w1, w2, s1, s2, read)
         out = _chunks.joined(reads, length)
         return out.to(dtype), w1.to(dtype), w2.to(dtype), s1.to(dtype), s2.to(dtype)
 

@@ -10,7 +10,7 @@ in. ``SlidingWindows`` and ``Collator`` are what a ``DataLoader`` takes; ``RingB
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,6 +97,9 @@ class SlidingWindows(torch.utils.data.Dataset[torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> torch.Tensor:
         if not -len(self) <= index < len(self):

@@ -175,7 +175,7 @@ def diffusers_ddim_step(to_one: bool = True) -> Any:
 
 def diffusers_guidance(original: bool) -> Any:
     def call(eps_cond: Any, eps_uncond: Any, w: Any) -> Any:
-        from diffusers.guiders import ClassifierFreeGuidance
+        from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 
         made: Any = ClassifierFreeGuidance(guidance_scale=w, use_original_formulation=original)
         return made.forward(eps_cond, eps_uncond).pred

@@ -86,7 +86,9 @@ def terms(*names: str) -> Any:
 
 def matrices() -> dict[str, tuple[Any, ...]]:
     """All five steps, and what classical ones tend to: of one small matrix, and of gradients of handwritten digits."""
-    found = {"two by three": (np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), true.JORDAN, 1e-8)}
+    found: dict[str, tuple[Any, ...]] = {
+        "two by three": (np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), true.JORDAN, 1e-8)
+    }
     if _digits.available():
         pixels = _digits.digits()[:60].reshape(5, 12, 64)
         gradients = np.swapaxes(pixels[..., 18:24], -1, -2) @ pixels[..., 34:38]

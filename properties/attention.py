@@ -218,11 +218,12 @@ def swin_attention(
     x: Any, t: Any, qs: Any, ks: Any, vs: Any, qt: Any, kt: Any, vt: Any, o: Any, table: Any, window: int, heads: int
 ) -> Any:
     """transformers' SwinAttention, image by image: what time adds to q, k and v is a bias of their projections."""
+    from transformers import SwinConfig
     from transformers.models.swin import modeling_swin
 
     class Windows(modeling_swin.SwinAttention):
         def __init__(self) -> None:
-            config = modeling_swin.SwinConfig(qkv_bias=True, attention_probs_dropout_prob=0.0)
+            config = SwinConfig(qkv_bias=True, attention_probs_dropout_prob=0.0)
             config._attn_implementation = "eager"
             super().__init__(config, x.shape[-1], heads, window)
 

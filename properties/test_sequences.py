@@ -198,7 +198,8 @@ def test_the_loss_does_not_depend_on_how_much_is_padded_or_with_what(
 
 
 def test_a_batch_of_padding_alone_has_no_mean_loss() -> None:
-    _, labels, _ = fast.collate([[], []], 0)
+    empty: Any = [[], []]
+    _, labels, _ = fast.collate(empty, 0)
     assert labels.shape == (2, 0)
     all_ignored = torch.full((3,), fast.IGNORED)
     assert torch.nn.functional.cross_entropy(torch.zeros(3, 5), all_ignored).isnan()

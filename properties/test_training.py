@@ -375,8 +375,8 @@ def test_swapping_the_average_in_and_out_gives_the_same_bits_back_also_after_an_
         model[0].weight.mul_(3)
     own = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(KeyError), ema.averaged() as averaged:
-        assert torch.equal(averaged[0].weight, ema.average["0.weight"])
-        assert not torch.equal(averaged[0].weight, own["0.weight"])
+        assert torch.equal(model[0].weight, ema.average["0.weight"])
+        assert averaged is model and not torch.equal(model[0].weight, own["0.weight"])
         with pytest.raises(RuntimeError, match="twice"), ema.averaged():
             pass
         with pytest.raises(RuntimeError, match="inside of averaged"):

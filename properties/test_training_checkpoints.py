@@ -34,7 +34,10 @@ class Run:
         schedule = fast.WarmupCosine(self.optimizer, 3, 20, 0.1)
         ema = fast.EMA(self.model, 0.9)
         accumulator = fast.GradientAccumulator(self.optimizer, 2, max_norm=1.0, schedule=schedule, ema=ema)
-        self.generators = {"numpy": np.random.default_rng(seed), "torch": torch.Generator().manual_seed(seed)}
+        self.generators: dict[str, Any] = {
+            "numpy": np.random.default_rng(seed),
+            "torch": torch.Generator().manual_seed(seed),
+        }
         self.objects: dict[str, Any] = {
             "model": self.model,
             "optimizer": self.optimizer,
@@ -435,7 +438,7 @@ def test_a_run_that_stops_resumes_to_the_identical_state(tmp_path: Path, stop: A
     fast.seed(1)
     again = Run(seed=9)
     with fast.Checkpointing(tmp_path / "a.pt", again.objects, generators=again.generators) as kept:
-        assert (kept.step, kept.extra) == (5, {"k": 4})
+        assert kept.step == 5 and kept.extra == {"k": 4}
         for k in range(kept.step, 8):
             again.step()
             kept.completed(k + 1)

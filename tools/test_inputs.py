@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from trueness.tools import check_contract, check_reference, check_value, diagnosis, inputs
+from trueness.tools import check_contract, check_reference, check_value, diagnosis, inputs  # noqa: F401 (registers)
 from trueness.tools.bounds import bounds
-from trueness.tools.checks import CHECKS, run, search
+from trueness.tools.checks import CHECKS, Failed, run, search
 from trueness.tools.inputs import Index, Made, Mask, Real, Scalar
 from trueness.tools.nouns import Bug, Case, Formula, Implementation, Verdict
 from trueness.tools.precision import precision
@@ -42,7 +42,7 @@ def reference_trial(made: Formula, dtype: str = "float64", *bugs: Bug) -> Trial:
 
 
 def bug(variant: Callable[..., Any], witness: Any) -> Bug:
-    text = dict.fromkeys(("title", "document", "claim", "source", "finding", "evidence"), "here")
+    text: Any = dict.fromkeys(("title", "document", "claim", "source", "finding", "evidence"), "here")
     return Bug("FSB-99", "made.up", verdict="no bug", variant=variant, witness=witness, **text)
 
 
@@ -234,7 +234,7 @@ def test_the_ball_certificate_takes_integers_as_exact() -> None:
 
 def test_the_ball_certificate_sees_a_count_that_float64_gets_wrong() -> None:
     tipped = formula(lambda x: np.sum((x + 1e30) - 1e30 > 0), Real("x", dims=("n",), positive=True), outputs=("int64",))
-    with pytest.raises((check_reference.Failed, ArithmeticError)):
+    with pytest.raises((Failed, ArithmeticError)):
         CHECKS["ball certificate"].function(reference_trial(tipped))
 
 
@@ -243,6 +243,7 @@ def test_a_variant_with_more_rows_dies_and_is_named(dtype: str) -> None:
     wrong = bug(lambda items: np.array([len(x) for x in items if len(x)], dtype=np.int64), ([np.ones(2), np.ones(0)],))
     found = verdict("known bugs", reference_trial(LENGTHS, dtype, wrong))
     assert found and dict(found.kills)[wrong.id] == np.inf
+    assert wrong.variant is not None and wrong.witness is not None
     standing = trial(LENGTHS, as_torch(wrong.variant, LENGTHS), dtype)
     standing.bugs, standing.data = (wrong,), {wrong.id: wrong.witness}
     assert diagnosis.behaves_like(standing, verdict("value", standing)) == [wrong.id]
