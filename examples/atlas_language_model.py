@@ -110,7 +110,7 @@ def needle(net: Model, haystack: torch.Tensor, known: dict[str, int]) -> tuple[f
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("report/examples"), show_default=True)
-@click.option("--steps", type=click.IntRange(2), default=500, show_default=True)
+@click.option("--steps", type=click.IntRange(2), default=1500, show_default=True)
 @click.option("--stop", type=int, default=None, help="Leave off after so many steps; the next run goes on from there.")
 def main(out: Path, steps: int, stop: int | None) -> None:
     learn, held, known = texts()

@@ -90,7 +90,7 @@ def picture(samples: torch.Tensor, labels: torch.Tensor, real: torch.Tensor, fil
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("report/examples"), show_default=True)
-@click.option("--steps", type=click.IntRange(2), default=400, show_default=True, help="Optimiser steps.")
+@click.option("--steps", type=click.IntRange(2), default=1500, show_default=True, help="Optimiser steps.")
 @click.option("--samples", type=click.IntRange(2), default=500, show_default=True)
 @click.option("--stop", type=int, default=None, help="Leave off after so many steps; the next run goes on from there.")
 def main(out: Path, steps: int, samples: int, stop: int | None) -> None:
