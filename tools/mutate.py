@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trueness.tools import registry
@@ -139,28 +139,31 @@ def survives(mutation: Mutation, root: Path) -> tuple[bool, str]:
 def pasted(bug: Bug, dtypes: Sequence[str] = DTYPES) -> str:
     """The format in which the value check rejects ``bug`` where our own function stood; empty when none does.
 
-    ValueError when the formula has no implementation of ours whose function could be replaced.
+    A function that is declared by an adapter around it is replaced together with the adapter.
+    ValueError when the formula has no implementation of ours.
     """
     formula = registry.formula(bug.formula)
     assert bug.variant is not None
-    for ours in (i for i in formula.implementations if i.origin == "ours" and not i.env):
-        function = ours.load()
-        module, name = sys.modules[function.__module__], function.__name__
-        if getattr(module, name, None) is not function:
-            raise ValueError(f"{ours.name} of {formula.name} is not {name} of its module {module.__name__}.")
-        setattr(module, name, as_torch(bug.variant, formula))
-        try:
-            if ours.load() is function:
-                raise ValueError(f"{ours.name} of {formula.name} is bound before it is loaded; load it by its module.")
-            for dtype in dtypes:
-                if dtype in formula.dtypes and dtype not in bug.invisible:
-                    job = Job(formula.name, ours.name, dtype, profile="quick", checks=("value",))
-                    if not all(run_job(job)):
-                        return dtype
-        finally:
-            setattr(module, name, function)
+    wrong = as_torch(bug.variant, formula)
+    ours = next((i for i in formula.implementations if i.origin == "ours" and not i.env), None)
+    if ours is None:
+        raise ValueError(f"{formula.name} has no implementation of ours.")
+    function = ours.load()
+    module, name = sys.modules[function.__module__], function.__name__
+    in_module = getattr(module, name, None) is function
+    if in_module:
+        setattr(module, name, wrong)
+    candidate = ours if in_module and ours.load() is wrong else replace(ours, load=lambda: wrong)
+    try:
+        for dtype in dtypes:
+            if dtype in formula.dtypes and dtype not in bug.invisible:
+                job = Job(formula.name, ours.name, dtype, profile="quick", checks=("value",))
+                if not all(run_job(job, candidate=candidate)):
+                    return dtype
         return ""
-    raise ValueError(f"{formula.name} has no implementation of ours.")
+    finally:
+        if in_module:
+            setattr(module, name, function)
 
 
 def ledger(ids: Sequence[str]) -> int:
