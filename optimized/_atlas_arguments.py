@@ -22,11 +22,6 @@ def require_choice(value: object, name: str) -> None:
         raise ValueError(f"{name} was {value!r}; allowed are {', '.join(map(repr, CHOICES[name]))}.")
 
 
-def require_count(value: object, name: str, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} was {value!r}; it must be an integer of at least {least}.")
-
-
 def require_positive(value: object, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ValueError(f"{name} was {value!r}; it must be a positive number.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from trueness.optimized._arguments import require_count
 from trueness.optimized._elementwise import require_floating
 
 HALF = (torch.float16, torch.bfloat16)
@@ -14,11 +15,6 @@ HALF = (torch.float16, torch.bfloat16)
 def wide(x: torch.Tensor) -> torch.Tensor:
     """float16 and bfloat16 as float32, anything else as it is."""
     return x.float() if x.dtype in HALF else x
-
-
-def require_count(value: int, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < 1:
-        raise ValueError(f"{name} was {value!r}; it must be an integer of at least 1.")
 
 
 def require_grid(window: int, height: int, width: int) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from trueness.optimized import attention
-from trueness.optimized._attention_checks import require_count, require_group, require_heads, require_shape
+from trueness.optimized._arguments import require_count
+from trueness.optimized._attention_checks import require_group, require_heads, require_shape
 from trueness.optimized._attention_presets import inconsistencies, stage_sides, stage_window
 
 Tensor = torch.Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trueness.optimized._attention_checks import require_count
+from trueness.optimized._arguments import require_count
 
 
 @dataclass(frozen=True)

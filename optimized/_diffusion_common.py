@@ -14,11 +14,6 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def require_count(steps: int, least: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
-        raise ValueError(f"steps was {steps!r}; it must be an integer of at least {least}.")
-
-
 def require_number(value: float, name: str, allowed: str, low: float, high: float) -> None:
     """Refuse what is not a number in (low, high); ``allowed`` says it in words."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
+
+from trueness.optimized._optimization import evaluating
 
 Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Step = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
@@ -16,7 +18,7 @@ def walk(
     model: Model, x: torch.Tensor, pairs: Sequence[tuple[int, int]], step: Step, progress: Progress | None
 ) -> torch.Tensor:
     """x after ``x = step(x, model(x, t), t, t_prev)`` for every (t, t_prev); no gradients, the model in eval mode."""
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), evaluating(model) if isinstance(model, torch.nn.Module) else nullcontext():
         for done, (t, t_prev) in enumerate(pairs, 1):
             eps = model(x, steps_of(x, t))
             if not isinstance(eps, torch.Tensor) or eps.shape != x.shape:
@@ -26,23 +28,6 @@ def walk(
             if progress is not None:
                 progress(done, len(pairs))
     return x
-
-
-@contextmanager
-def evaluating(model: object) -> Iterator[None]:
-    """``model`` in eval mode, if it is a module; afterwards every part of it is in the mode it was in."""
-    if not isinstance(model, torch.nn.Module):
-        yield
-        return
-    parts = list(model.modules())
-    modes = [part.training for part in parts]
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(modes[0])
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
 
 
 def steps_of(x: torch.Tensor, t: int) -> torch.Tensor:

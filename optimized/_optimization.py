@@ -20,13 +20,8 @@ from typing import Any, Literal
 
 import torch
 
+from trueness.optimized._arguments import require_count
 from trueness.optimized._norms import clip_factor, global_norm, require_max_norm
-
-
-def require_count(value: object, name: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} was {value!r}; it must be an integer of at least {least}.")
-    return value
 
 
 def require_schedule(warmup: int, total: int, floor: float) -> None:

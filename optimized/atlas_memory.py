@@ -20,6 +20,7 @@ import torch
 
 from trueness.optimized import _atlas_arguments as _require
 from trueness.optimized import _atlas_chunks as _chunks
+from trueness.optimized._arguments import require_count
 from trueness.optimized._elementwise import require_floating
 
 __all__ = [
@@ -64,7 +65,7 @@ def taylor_coefficients(degree: int, *, dtype: torch.dtype = torch.float64, devi
     returns  a  (p+1,)  Taylor's of exp
     raises   ValueError if degree is not such an integer
     """
-    _require.require_count(degree, "degree", 0)
+    require_count(degree, "degree", 0)
     exact = [1 / math.factorial(i) for i in range(degree + 1)]
     return torch.tensor(exact, dtype=torch.float64).to(device=device, dtype=dtype)
 
@@ -79,7 +80,7 @@ def window_weights(
     returns  γ  (c,)    weight by age, the youngest first; their sum is 1
     raises   ValueError if window is not such an integer or decay is negative
     """
-    _require.require_count(window, "window", 1)
+    require_count(window, "window", 1)
     _require.require_not_negative(decay, "decay")
     weights = torch.exp(-decay * torch.arange(window, dtype=torch.float64))
     return (weights / weights.sum()).to(device=device, dtype=dtype)
@@ -117,7 +118,7 @@ def tensor_features(x: torch.Tensor, degree: int) -> torch.Tensor:
     raises   ValueError if x is not floating or has no axis, or degree is not such an integer
     """
     _require_features(x)
-    _require.require_count(degree, "degree", 0)
+    require_count(degree, "degree", 0)
     wide = x.to(_working(x))
     tensors = [wide[..., :1].pow(0)]
     for _ in range(degree):
@@ -241,7 +242,7 @@ def omega(
         "q",
     )
     _require_modes(chunk_size, objective, optimizer, placement, read, clip)
-    _require.require_count(1 if tile is None else tile, "tile", 1)
+    require_count(1 if tile is None else tile, "tile", 1)
     dtype, length, plain = q.dtype, q.shape[1], optimizer == "gd" and clip is None
     tiled = plain and (objective == "dot" or chunk_size == 1)
     size = (tile or max(64 // gamma.shape[-1], 1)) if tiled else chunk_size
@@ -267,7 +268,7 @@ def _step(optimizer: str) -> _chunks.Step:
 def _require_modes(
     chunk_size: int, objective: str, optimizer: str, placement: str, read: str, clip: float | None
 ) -> None:
-    _require.require_count(chunk_size, "chunk_size", 1)
+    require_count(chunk_size, "chunk_size", 1)
     given = {"objective": objective, "optimizer": optimizer, "placement": placement, "read": read}
     for name, value in given.items():
         _require.require_choice(value, name)
@@ -482,7 +483,7 @@ class AtlasAttention(torch.nn.Module):
         super().__init__()
         least = {"width": 1, "heads": 1, "degree": 0, "window": 1, "convolution": 1}
         for value, name in zip((width, heads, degree, window, convolution), least, strict=True):
-            _require.require_count(value, name, least[name])
+            require_count(value, name, least[name])
         if width % heads:
             raise ValueError(f"heads was {heads}; it must divide width, {width}.")
         _require.require_positive(rate, "rate")

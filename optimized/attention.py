@@ -17,8 +17,8 @@ import math
 import torch
 from torch.nn import functional as F
 
+from trueness.optimized._arguments import require_count
 from trueness.optimized._attention_checks import (
-    require_count,
     require_grid,
     require_group,
     require_heads,

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
+from trueness.optimized._arguments import require_count
 from trueness.optimized._diffusion_common import (
     clip_bound,
     in_place,
     per_sample,
     plus,
     require_alike,
-    require_count,
     require_number,
     require_offset,
     require_previous,
@@ -126,7 +126,7 @@ def cosine_betas(
     returns   β      (T,)    in (0, β_max]; no lower clip
     raises    ValueError     if steps < 1, s < 0 or beta_max lies outside (0, 1)
     """
-    require_count(steps, 1)
+    require_count(steps, "steps", 1)
     require_number(beta_max, "beta_max", "a number in (0, 1)", 0, 1)
     alpha_bar = cosine_alphas_cumprod(torch.arange(steps + 1, dtype=torch.float64) / steps, s)
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max).to(device=device, dtype=dtype)
@@ -179,7 +179,7 @@ def sigmoid_betas(
 
 def _share(steps: int, beta_1: float, beta_T: float) -> torch.Tensor:
     """i/(T − 1) in float64, the arguments of a schedule of β being what they must be."""
-    require_count(steps, 1)
+    require_count(steps, "steps", 1)
     require_number(beta_1, "beta_1", "a number in (0, 1)", 0, 1)
     require_number(beta_T, "beta_T", "a number in (0, 1)", 0, 1)
     return torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
@@ -302,7 +302,7 @@ def timesteps(steps: int, end: float, *, dtype: torch.dtype = torch.float64, dev
     returns  t  (N,)    strictly decreasing in float64
     raises   ValueError if steps < 2 or end lies outside (0, 1)
     """
-    require_count(steps, 2)
+    require_count(steps, "steps", 2)
     require_number(end, "end", "a number in (0, 1): at t = 0 there is no noise and no score", 0, 1)
     return (1 + (end - 1) * (torch.arange(steps, dtype=torch.float64) / (steps - 1))).to(device=device, dtype=dtype)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from trueness.optimized._arguments import require_count
 from trueness.optimized._elementwise import require_floating
 
 __all__ = [
@@ -34,11 +35,6 @@ Device = torch.device | str | None
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
-
-
-def _require_count(n: int, name: str) -> None:
-    if isinstance(n, bool) or not isinstance(n, (int, torch.SymInt)) or n < 1:
-        raise ValueError(f"{name} was {n!r}; it must be an integer of at least 1.")
 
 
 def _require_width(width: float, name: str, zero: bool) -> None:
@@ -100,8 +96,8 @@ def gaussian_transfer(
     returns  G  (H, W//2 + 1)  in (0, 1] or rounded to 0, 1 at f = 0; to be multiplied to rfft2
     raises   ValueError        if height or width is below 1, or sigma is negative or not finite
     """
-    _require_count(height, "height")
-    _require_count(width, "width")
+    require_count(height, "height")
+    require_count(width, "width")
     _require_width(sigma, "sigma", zero=True)
     f_y = _signed(height, device)[:, None] / height
     f_x = torch.arange(width // 2 + 1, dtype=torch.float64, device=device) / width
@@ -165,7 +161,7 @@ def gaussian_taps(k: int, sigma: float, *, dtype: torch.dtype = torch.float64, d
     returns  c  (k,)    symmetric, sum 1
     raises   ValueError if k is below 1, or sigma is not positive and finite
     """
-    _require_count(k, "k")
+    require_count(k, "k")
     _require_width(sigma, "sigma", zero=False)
     j = torch.arange(k, dtype=torch.float64, device=device) - (k - 1) / 2
     taps = torch.exp(-(j**2) / (2 * sigma**2))
@@ -197,7 +193,7 @@ def blur(x: torch.Tensor, k: int, sigma: float) -> torch.Tensor:
     raises   ValueError      if x is not floating or too small to reflect, k is even, or sigma is not above 0
     """
     _require_image(x, "x")
-    _require_count(k, "k")
+    require_count(k, "k")
     if k % 2 == 0:
         raise ValueError(f"k was {k}; it must be odd, so that the taps have a middle.")
     wide = _wide(x)
@@ -219,7 +215,7 @@ def tile_window(n: int, kind: str, *, dtype: torch.dtype = torch.float64, device
     returns  w  (n,)  symmetric and nowhere zero
     raises   ValueError if n is below 1, or for another kind
     """
-    _require_count(n, "n")
+    require_count(n, "n")
     _require_window(kind)
     i = torch.arange(n, dtype=torch.float64, device=device)
     if kind == "triangular":
@@ -236,8 +232,8 @@ def tile_starts(length: int, tile: int, overlap: float, *, device: Device = None
     returns  s  (K,)    int64, strictly increasing: no tile is computed twice
     raises   ValueError if length or tile is below 1, tile is above length, or overlap is outside [0, 1)
     """
-    _require_count(length, "length")
-    _require_count(tile, "tile")
+    require_count(length, "length")
+    require_count(tile, "tile")
     _require_overlap(overlap)
     if tile > length:
         raise ValueError(f"tile was {tile}; it must not exceed the length {length}.")
@@ -302,8 +298,8 @@ def blend(
     returns  y  (..., H, W)     dtype of tiles
     raises   ValueError         if tiles is not floating, a place lies outside, or a pixel lies in no tile
     """
-    _require_count(height, "height")
-    _require_count(width, "width")
+    require_count(height, "height")
+    require_count(width, "width")
     _require_window(window)
     require_floating(tiles, "tiles")
     if tiles.ndim < 3:
@@ -342,7 +338,7 @@ def tiled(
     raises   ValueError       if x has no axes (H, W), tile is below 1, or model changes the size of a tile
     """
     _require_image(x, "x")
-    _require_count(tile, "tile")
+    require_count(tile, "tile")
     _require_window(window)
     height, width = x.shape[-2:]
     h, w = min(tile, height), min(tile, width)

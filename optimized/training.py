@@ -23,6 +23,7 @@ import math
 
 import torch
 
+from trueness.optimized._arguments import require_count
 from trueness.optimized._checkpointing import Checkpointing
 from trueness.optimized._checkpoints import (
     Checkpoint,
@@ -54,7 +55,6 @@ from trueness.optimized._optimization import (
     GradientAccumulator,
     WarmupCosine,
     evaluating,
-    require_count,
     require_decay,
     require_schedule,
 )
