@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from trueness.reference import diffusion as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import Bug
 
 HOMEWORK = "AFHQ diffusion homework (A3_PartB/diffusion.py), changelog of 2025-11-29"
@@ -16,10 +17,6 @@ HO = "Ho, Jain & Abbeel 2020 (2006.11239)"
 DDIM = "Song, Meng & Ermon 2021 (2010.02502) eq. 12 and 16"
 GUIDANCE = "Ho & Salimans 2022 (2207.12598) eq. 6"
 DIT = "Peebles & Xie 2023 (2212.09748), code"
-
-
-def show(name: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {name}"
 
 
 # -- one step ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import diffusion as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
@@ -14,10 +15,6 @@ FASTSB = "FastSB-OT kernels.py changelog, 2025-11-28"
 SONG = "Song et al. 2021 (2011.13456) eq. 11 and 13"
 COSINE = "Nichol & Dhariwal 2021 (2102.09672) eq. 17"
 KARRAS = "Karras et al. 2022 (2206.00364) eq. 5"
-
-
-def show(name: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {name}"
 
 
 # -- the Schrödinger bridge -------------------------------------------------------------------------------------------

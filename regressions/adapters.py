@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import adapters as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
 HU = "Hu et al. 2021 (2106.09685) eq. 3 and the code published with it; peft; loralib"
-
-
-def show(id: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {id.replace('-', '_')}"
 
 
 def bits(mask: Any, width: int) -> Any:

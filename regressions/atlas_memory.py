@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import atlas_memory as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import Bug
 
 CHANGELOG = "Atlas memory (davidbasilefilho/atlas), changelog of 2025-07-17"
@@ -19,10 +20,6 @@ OMEGA = tuple(inspect.signature(true.omega).parameters)
 MLP = tuple(inspect.signature(true.omega_mlp).parameters)
 ATTENTION = tuple(inspect.signature(true.atlas_attention).parameters)
 Arguments = dict[str, Any]
-
-
-def show(name: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {name}"
 
 
 def named(names: tuple[str, ...], wrong: Callable[[Arguments], Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import attention as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
@@ -15,10 +16,6 @@ DIFFIT = "DiffiT-v2, improvement report at commit 57f956f6"
 VASWANI = "Vaswani et al. 2017 (1706.03762) eq. 1"
 SWIN = "Liu et al. 2021 (2103.14030)"
 PAPER = "Hatamizadeh et al. 2023 (2312.02139)"
-
-
-def show(name: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {name}"
 
 
 # -- masks ------------------------------------------------------------------------------------------------------------

@@ -9,16 +9,13 @@ import torch
 
 from trueness.reference import diffusion as true
 from trueness.regressions import _diffusion_sampling, _diffusion_sde
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
 HOMEWORK = "AFHQ diffusion homework (A3_PartB/diffusion.py), changelog of 2025-11-29"
 HO = "Ho, Jain & Abbeel 2020 (2006.11239)"
 COSINE = "Nichol & Dhariwal 2021 (2102.09672) eq. 17"
-
-
-def show(name: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {name}"
 
 
 def plain(x: Any) -> Any:

@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import embeddings as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
 VASWANI = "Vaswani et al. 2017 (1706.03762) §3.5; Ho et al. 2020 after tensor2tensor"
-
-
-def show(id: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {id.replace('-', '_')}"
 
 
 def always_shift_one(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:

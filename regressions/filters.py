@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import filters as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
@@ -15,10 +16,6 @@ TRANSFORM = "Gaussian transform pair (Bracewell); scipy.ndimage.fourier_gaussian
 CONVOLUTION = "circular convolution theorem: the kernel's middle belongs at index 0"
 OVERLAP_ADD = "Allen & Rabiner 1977 (overlap-add); Harris 1978 (windows)"
 SEPARABLE = "separable filtering; scipy.ndimage.correlate1d"
-
-
-def show(id: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {id.replace('-', '_')}"
 
 
 # -- transfer function ------------------------------------------------------------------------------------------------

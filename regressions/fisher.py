@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trueness.reference import fisher as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 DOCUMENT = "FastSB-OT kernels.py changelog, 2025-11-28"
@@ -77,10 +78,6 @@ def unnormalised_taps(fisher, padding):
     return true.smooth(fisher, padding) * 16 / 9
 
 
-def command(id: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {id.replace('-', '_')}"
-
-
 BUGS = (
     Bug(
         id="FSB-01",
@@ -92,7 +89,7 @@ BUGS = (
         source=MARTENS,
         finding="E|s| is not the information: for N(μ, 2²) it is 0.399 where 1/σ² is 0.25. |s| is convex, not "
         "'non-convex' as the changelog says; what it lacks is smoothness at 0.",
-        evidence=command("FSB-01"),
+        evidence=show("FSB-01"),
         variant=absolute_score,
         witness=(SCORES, 0.5),
     ),
@@ -105,7 +102,7 @@ BUGS = (
         verdict="real bug, right fix",
         source=DOCUMENT,
         finding="Every test of the changelog uses ᾱ = 0.5, where both floors are 6e-4: the swap was invisible to it.",
-        evidence=command("FSB-02"),
+        evidence=show("FSB-02"),
         variant=swapped_floor,
         witness=(SCORES / 1000, 0.0),
     ),
@@ -118,7 +115,7 @@ BUGS = (
         verdict="no bug",
         source=DOCUMENT,
         finding="At ᾱ = 1 the constant is right; at ᾱ = 0 it is eleven times too small.",
-        evidence=command("FSB-02b"),
+        evidence=show("FSB-02b"),
         variant=constant_floor,
         witness=(SCORES / 1000, 0.0),
     ),
@@ -132,7 +129,7 @@ BUGS = (
         source="Ho et al. 2020 (2006.11239) §4; Nichol & Dhariwal 2021 (2102.09672) eq. 17",
         finding="The linear schedule is the worse case: |ᾱ − (1 − t)| reaches 0.4246 there and 0.107 for the cosine. "
         "alpha=None is refused here; alpha_from_time(t) keeps the fallback under a name that says so, and warns.",
-        evidence=command("FSB-03"),
+        evidence=show("FSB-03"),
         variant=time_for_alpha,
         witness=(SCORES / 1000, 0.1054),
     ),
@@ -145,7 +142,7 @@ BUGS = (
         verdict="real bug, right fix",
         source="the formula is elementwise",
         finding="A grid of n // BLOCK programs leaves n mod BLOCK elements unwritten; sizes that divide hide it.",
-        evidence=command("FSB-07a"),
+        evidence=show("FSB-07a"),
         variant=tail_dropped,
         witness=(np.linspace(-2, 2, 513), 0.5),
     ),
@@ -159,7 +156,7 @@ BUGS = (
         source=MARTENS,
         finding="At the fix commit the kernel computed |s| + ε: the fix created the inconsistency it claims to remove. "
         "The wrong variant is FSB-01's, reached by another path.",
-        evidence=command("FSB-07b"),
+        evidence=show("FSB-07b"),
     ),
     Bug(
         id="FSB-08",
@@ -171,7 +168,7 @@ BUGS = (
         source="3×3 binomial filter",
         finding="Images get a different formula than vectors, and on one code path only. Here smoothing is its own "
         "function with the border as an argument.",
-        evidence=command("FSB-08"),
+        evidence=show("FSB-08"),
         variant=hidden_smoothing,
         witness=(np.arange(1.0, 33.0).reshape(1, 2, 4, 4) / 8, 0.5),
     ),
@@ -184,7 +181,7 @@ BUGS = (
         verdict="convention",
         source="3×3 binomial filter",
         finding="With zero padding a constant 1 becomes 9/16 in the corners and 3/4 on the edges.",
-        evidence=command("FSB-08b"),
+        evidence=show("FSB-08b"),
         variant=unpadded_average,
         witness=(np.ones((4, 5)), "replicate"),
     ),
@@ -197,7 +194,7 @@ BUGS = (
         verdict="no bug",
         source="3×3 binomial filter",
         finding="[1 2 1]ᵀ[1 2 1] sums to 16; dividing by 9 amplifies by 16/9.",
-        evidence=command("FSB-08c"),
+        evidence=show("FSB-08c"),
         variant=unnormalised_taps,
         witness=(np.ones((4, 5)), "circular"),
     ),
@@ -210,7 +207,7 @@ BUGS = (
         verdict="real bug, wrong fix",
         source=MARTENS,
         finding="≥ 0 accepts zero, and accepts |s| + ε as well. F ≥ ε > 0 is the law.",
-        evidence=command("FSB-09"),
+        evidence=show("FSB-09"),
         variant=no_floor,
         witness=(SCORES / 1000, 0.5),
     ),
@@ -223,7 +220,7 @@ BUGS = (
         verdict="claim false",
         source="the changelog's own tests",
         finding="The test of fix 1 passes with |s| as well at |s| = 1; the thresholds' ratio of 1 000 000 is right.",
-        evidence=command("FSB-10"),
+        evidence=show("FSB-10"),
     ),
     Bug(
         id="FSB-01b",
@@ -234,7 +231,7 @@ BUGS = (
         verdict="real bug, right fix",
         source="Amari 1998 eq. 3",
         finding="s/(|s| + ε) is below 1 everywhere: the sign of s, not a natural gradient.",
-        evidence=command("FSB-01b"),
+        evidence=show("FSB-01b"),
         variant=absolute_step,
         witness=(SCORES, 0.5),
     ),
@@ -247,7 +244,7 @@ BUGS = (
         verdict="real bug, right fix",
         source=DOCUMENT,
         finding="At ᾱ = 0 the small steps are eleven times too long.",
-        evidence=command("FSB-02c"),
+        evidence=show("FSB-02c"),
         variant=swapped_step,
         witness=(SCORES / 1000, 0.0),
     ),
@@ -260,7 +257,7 @@ BUGS = (
         verdict="convention",
         source="Amari 1998 eq. 3",
         finding="F has its floor already; 1e-6 more changes the longest steps by 1 %.",
-        evidence=command("FSB-01c"),
+        evidence=show("FSB-01c"),
         variant=twice_damped_step,
         witness=(SCORES / 1000, 1.0),
         invisible={"bfloat16": "a change of 1 % is below the bound of a format with u = 0.4 %"},

@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import kernels as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
 RAHIMI = "Rahimi & Recht 2007, Alg. 1, Claim 1 and Fig. 1"
-
-
-def show(name: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {name}"
 
 
 # -- item 5: the bandwidth --------------------------------------------------------------------------------------------

@@ -7,16 +7,13 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import metrics as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import Bug
 
 CHANGELOG = "Atlas memory (davidbasilefilho/atlas), changelog of 2025-07-17"
 DIFFIT = "DiffiT-v2, changelog and README at 57f956f6"
 JELINEK = "Jelinek et al. 1977; torchmetrics.text.Perplexity"
 CHONG = "Heusel et al. 2017 (1706.08500); Chong & Forsyth 2020 (1911.07023)"
-
-
-def show(name: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {name}"
 
 
 # -- perplexity -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from trueness.reference import sequences as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import Bug
 
 CHANGELOG = "Atlas memory (davidbasilefilho/atlas), changelog of 2025-07-17"
@@ -14,10 +15,6 @@ BEHROUZ = "Behrouz et al. 2025, ATLAS (2505.23735) §3: the last c tokens"
 WINDOWS = "the windows themselves: every token is to be seen"
 CROSS_ENTROPY = "torch.nn.functional.cross_entropy: ignore_index = −100"
 BENGIO = "Bengio et al. 2003 eq. 1"
-
-
-def show(name: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {name}"
 
 
 # -- ring buffer ------------------------------------------------------------------------------------------------------

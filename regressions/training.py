@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trueness.reference import training as true
+from trueness.regressions._evidence import show
 from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS changelog, 2025-11-20"
@@ -13,10 +14,6 @@ GOYAL = "Goyal et al. 2017 (1706.02677) §3"
 GRADIENTS = np.array([[1.0, -2.0, 0.5], [3.0, 0.25, -1.0], [-0.5, 4.0, 2.0]])
 COUNTS = np.array([8, 8, 2])
 SCHEDULE = (np.arange(19), 5, 20, 0.1)
-
-
-def show(name: str) -> str:
-    return f"pytest --pyargs trueness.regressions -k {name}"
 
 
 # -- accumulation -----------------------------------------------------------------------------------------------------

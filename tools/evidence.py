@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from junitparser import JUnitXml
@@ -29,7 +29,7 @@ class Shown:
     bug: Bug
     passed: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = field(default=())
+    skipped: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.passed) and not self.failed
