@@ -9,13 +9,6 @@ import torch
 from trueness.optimized._arguments import require_count
 from trueness.optimized._elementwise import require_floating
 
-HALF = (torch.float16, torch.bfloat16)
-
-
-def wide(x: torch.Tensor) -> torch.Tensor:
-    """float16 and bfloat16 as float32, anything else as it is."""
-    return x.float() if x.dtype in HALF else x
-
 
 def require_grid(window: int, height: int, width: int) -> None:
     """Refuse a window that does not divide the grid: nothing is padded, nothing is shifted."""

@@ -11,9 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 from trueness.optimized._elementwise import require_floating
 
-HALVES = (torch.float16, torch.bfloat16)
-
-
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -89,16 +86,6 @@ def require_count(value: int | None, name: str) -> None:
 
 
 # -- working precision ------------------------------------------------------------------------------------------------
-
-
-def wide(tensor: torch.Tensor) -> torch.Tensor:
-    """Half formats in float32, the others as they are."""
-    return tensor.float() if tensor.dtype in HALVES else tensor
-
-
-def exact(tensor: torch.Tensor) -> torch.autocast:
-    """No autocast inside: what is computed in float32 stays in float32."""
-    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def distances(x: torch.Tensor, y: torch.Tensor, p: float = 2.0) -> torch.Tensor:

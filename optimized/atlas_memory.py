@@ -22,6 +22,7 @@ from trueness.optimized import _atlas_arguments as _require
 from trueness.optimized import _atlas_chunks as _chunks
 from trueness.optimized._arguments import require_count
 from trueness.optimized._elementwise import require_floating
+from trueness.optimized._precision import exact
 
 __all__ = [
     "CLASSICAL",
@@ -48,11 +49,6 @@ Device = torch.device | str | None
 def _working(x: torch.Tensor) -> torch.dtype:
     """The type that x is computed in."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _exactly(x: torch.Tensor) -> torch.autocast:
-    """Under autocast the products still keep their type."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 # -- features ---------------------------------------------------------------------------------------------------------
@@ -152,7 +148,7 @@ def newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]], eps:
         raise ValueError(f"g had shape {tuple(g.shape)}; it must have at least the axes (R, C).")
     _require.require_steps(coefficients)
     _require.require_not_negative(eps, "eps")
-    with _exactly(g):
+    with exact(g):
         return _newton_schulz(g.to(_working(g)), coefficients, eps).to(g.dtype)
 
 
@@ -249,7 +245,7 @@ def omega(
     q, k, v, alpha, eta, theta, gamma, M, S, k_window, v_window = (
         x.to(_working(x)) for x in (q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window)
     )
-    with _exactly(q):
+    with exact(q):
         parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, size, placement)
         if tiled and objective == "l2":
             reads, M, S = _chunks.exact(parts, M, S, read)
@@ -345,7 +341,7 @@ def omega_mlp(
     tokens = (q, k, v, alpha, eta, theta, gamma, k_window, v_window)
     q, k, v, alpha, eta, theta, gamma, k_window, v_window = (x.to(_working(x)) for x in tokens)
     w1, w2, s1, s2 = (x.to(_working(x)) for x in (w1, w2, s1, s2))
-    with _exactly(q):
+    with exact(q):
         parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, chunk_size, placement)
         reads, w1, w2, s1, s2 = _chunks.layers(parts, w1, w2, s1, s2, read)
         out = _chunks.joined(reads, length)

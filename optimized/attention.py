@@ -25,9 +25,9 @@ from trueness.optimized._attention_checks import (
     require_like,
     require_shape,
     require_table,
-    wide,
 )
 from trueness.optimized._elementwise import require_floating
+from trueness.optimized._precision import wide
 
 __all__ = [
     "diffit_block",

@@ -22,7 +22,6 @@ from trueness.optimized._kernels_common import (
     again,
     blocks,
     distances,
-    exact,
     require_count,
     require_frequencies,
     require_matrix,
@@ -32,13 +31,13 @@ from trueness.optimized._kernels_common import (
     require_share,
     require_vector,
     smooth_matern,
-    wide,
 )
 from trueness.optimized._kernels_sampling import (
     sample_frequencies,
     sample_offsets,
     sample_orthogonal_frequencies,
 )
+from trueness.optimized._precision import exact, wide
 
 __all__ = [
     "cauchy_product",

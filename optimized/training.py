@@ -58,6 +58,7 @@ from trueness.optimized._optimization import (
     require_decay,
     require_schedule,
 )
+from trueness.optimized._precision import wide
 from trueness.optimized._random_state import random_state, restore_random_state
 from trueness.optimized._settings import JsonLines, override
 
@@ -112,11 +113,6 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 TIERS = ((8.0, 1), (12.0, 2), (16.0, 4), (24.0, 8))  # GiB free, images more
 
 
-def _working(x: torch.Tensor) -> torch.Tensor:
-    """Half formats in float32."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
@@ -144,7 +140,7 @@ def _mean(gradients: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         )
     if not torch.compiler.is_compiling() and counts.device.type == "cpu" and int(counts.min()) < 1:
         raise ValueError(f"counts had {int(counts.min())} in it; every micro-batch must have at least 1 sample.")
-    x = _working(gradients)
+    x = wide(gradients)
     n = counts.to(device=x.device, dtype=x.dtype)
     share = n / n.sum()  # first, so that n g cannot overflow where g does not
     return (x * share.reshape(share.shape + (1,) * (x.ndim - 1))).sum(0)
@@ -160,7 +156,7 @@ def clip_by_global_norm(gradient: torch.Tensor, max_norm: float) -> torch.Tensor
     """
     require_floating(gradient, "gradient")
     require_max_norm(max_norm)
-    return _clipped(_working(gradient), max_norm).to(gradient.dtype)
+    return _clipped(wide(gradient), max_norm).to(gradient.dtype)
 
 
 def _clipped(x: torch.Tensor, max_norm: float) -> torch.Tensor:
@@ -242,7 +238,7 @@ def ema(average: torch.Tensor, parameter: torch.Tensor, decay: float) -> torch.T
             f"it must be like average, {tuple(average.shape)} {average.dtype} on {average.device}."
         )
     require_decay(decay)
-    a, x = _working(average), _working(parameter)
+    a, x = wide(average), wide(parameter)
     return (a + (1 - decay) * (x - a)).to(average.dtype)
 
 
