@@ -1,0 +1,1 @@
+"""Ours and its peers, timed in turn on the tensors on which they were judged."""
