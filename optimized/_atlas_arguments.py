@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from trueness.optimized._arguments import require_count
 from trueness.optimized._elementwise import require_floating
 
 CHOICES = {
@@ -20,6 +21,17 @@ CHOICES = {
 def require_choice(value: object, name: str) -> None:
     if value not in CHOICES[name]:
         raise ValueError(f"{name} was {value!r}; allowed are {', '.join(map(repr, CHOICES[name]))}.")
+
+
+def require_modes(
+    chunk_size: int, objective: str, optimizer: str, placement: str, read: str, clip: float | None
+) -> None:
+    require_count(chunk_size, "chunk_size", 1)
+    given = {"objective": objective, "optimizer": optimizer, "placement": placement, "read": read}
+    for name, value in given.items():
+        require_choice(value, name)
+    if clip is not None:
+        require_positive(clip, "clip")
 
 
 def require_positive(value: object, name: str) -> None:

@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 
 from trueness.optimized import _atlas_arguments as _require
 from trueness.optimized import _atlas_chunks as _chunks
+from trueness.optimized import _atlas_features as _features
+from trueness.optimized import _atlas_muon as _muon
+from trueness.optimized import _atlas_omega as _omega
 from trueness.optimized._arguments import require_count
+from trueness.optimized._atlas_module import AtlasAttention, AtlasState
+from trueness.optimized._atlas_muon import CLASSICAL, EPS, JORDAN
 from trueness.optimized._elementwise import require_floating
-from trueness.optimized._precision import exact
+from trueness.optimized._precision import exact, wide
 
 __all__ = [
     "CLASSICAL",
@@ -40,15 +44,7 @@ __all__ = [
     "window_weights",
 ]
 
-JORDAN = ((3.4445, -4.7750, 2.0315),) * 5
-CLASSICAL = ((15 / 8, -5 / 4, 3 / 8),) * 12
-EPS = 1e-8
 Device = torch.device | str | None
-
-
-def _working(x: torch.Tensor) -> torch.dtype:
-    """The type that x is computed in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 # -- features ---------------------------------------------------------------------------------------------------------
@@ -62,8 +58,7 @@ def taylor_coefficients(degree: int, *, dtype: torch.dtype = torch.float64, devi
     raises   ValueError if degree is not such an integer
     """
     require_count(degree, "degree", 0)
-    exact = [1 / math.factorial(i) for i in range(degree + 1)]
-    return torch.tensor(exact, dtype=torch.float64).to(device=device, dtype=dtype)
+    return torch.tensor(_features.taylor(degree), dtype=torch.float64).to(device=device, dtype=dtype)
 
 
 def window_weights(
@@ -94,15 +89,7 @@ def elementwise_features(x: torch.Tensor, coefficients: torch.Tensor, clamp: flo
     _require_features(x)
     _require.require_coefficients(coefficients, x)
     _require.require_positive(clamp, "clamp")
-    return _elementwise(x.to(_working(x)), coefficients.to(_working(x)), clamp).to(x.dtype)
-
-
-def _elementwise(x: torch.Tensor, coefficients: torch.Tensor, clamp: float) -> torch.Tensor:
-    bounded = x.clamp(-clamp, clamp)
-    powers = [bounded.pow(0), bounded]  # not ones: autograd then knows that x was there
-    for _ in range(len(coefficients) - 2):
-        powers.append(powers[-1] * bounded)
-    return torch.cat([a * x_i for a, x_i in zip(coefficients, powers, strict=False)], -1)
+    return _features.elementwise(x, coefficients, clamp)
 
 
 def tensor_features(x: torch.Tensor, degree: int) -> torch.Tensor:
@@ -115,11 +102,7 @@ def tensor_features(x: torch.Tensor, degree: int) -> torch.Tensor:
     """
     _require_features(x)
     require_count(degree, "degree", 0)
-    wide = x.to(_working(x))
-    tensors = [wide[..., :1].pow(0)]
-    for _ in range(degree):
-        tensors.append((tensors[-1][..., :, None] * wide[..., None, :]).flatten(-2))
-    return torch.cat([t / math.sqrt(math.factorial(i)) for i, t in enumerate(tensors)], -1).to(x.dtype)
+    return _features.tensor(x, degree)
 
 
 def _require_features(x: torch.Tensor) -> None:
@@ -149,20 +132,7 @@ def newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]], eps:
     _require.require_steps(coefficients)
     _require.require_not_negative(eps, "eps")
     with exact(g):
-        return _newton_schulz(g.to(_working(g)), coefficients, eps).to(g.dtype)
-
-
-def _newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]] = JORDAN, eps: float = EPS) -> torch.Tensor:
-    if g.shape[-2] > g.shape[-1]:
-        return _newton_schulz(g.mT, coefficients, eps).mT
-    largest: torch.Tensor = g.detach().abs().amax((-2, -1), keepdim=True)
-    scale = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
-    x: torch.Tensor = g / scale  # so that no square leaves the format
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps / scale)
-    for a, b, c in coefficients:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x
+        return _muon.newton_schulz(wide(g), coefficients, eps).to(g.dtype)
 
 
 # -- the Omega rule ---------------------------------------------------------------------------------------------------
@@ -237,39 +207,10 @@ def omega(
         },
         "q",
     )
-    _require_modes(chunk_size, objective, optimizer, placement, read, clip)
+    _require.require_modes(chunk_size, objective, optimizer, placement, read, clip)
     require_count(1 if tile is None else tile, "tile", 1)
-    dtype, length, plain = q.dtype, q.shape[1], optimizer == "gd" and clip is None
-    tiled = plain and (objective == "dot" or chunk_size == 1)
-    size = (tile or max(64 // gamma.shape[-1], 1)) if tiled else chunk_size
-    q, k, v, alpha, eta, theta, gamma, M, S, k_window, v_window = (
-        x.to(_working(x)) for x in (q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window)
-    )
-    with exact(q):
-        parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, size, placement)
-        if tiled and objective == "l2":
-            reads, M, S = _chunks.exact(parts, M, S, read)
-        elif plain:
-            reads, M, S = _chunks.linear(parts, M, S, objective, read)
-        else:
-            reads, M, S = _chunks.dense(parts, M, S, objective, optimizer, read, clip, _step(optimizer))
-        return _chunks.joined(reads, length).to(dtype), M.to(dtype), S.to(dtype)
-
-
-def _step(optimizer: str) -> _chunks.Step:
-    """U of S, token by token or of a whole chunk"""
-    return (lambda S: S) if optimizer == "gd" else _newton_schulz
-
-
-def _require_modes(
-    chunk_size: int, objective: str, optimizer: str, placement: str, read: str, clip: float | None
-) -> None:
-    require_count(chunk_size, "chunk_size", 1)
-    given = {"objective": objective, "optimizer": optimizer, "placement": placement, "read": read}
-    for name, value in given.items():
-        _require.require_choice(value, name)
-    if clip is not None:
-        _require.require_positive(clip, "clip")
+    tokens, state = (q, k, v, alpha, eta, theta, gamma), (memory, momentum, k_window, v_window)
+    return _omega.run(*tokens, *state, chunk_size, objective, optimizer, placement, read, clip, tile)
 
 
 # -- a memory of two layers -------------------------------------------------------------------------------------------
@@ -336,11 +277,11 @@ def omega_mlp(
         },
         "q",
     )
-    _require_modes(chunk_size, "l2", "gd", placement, read, None)
+    _require.require_modes(chunk_size, "l2", "gd", placement, read, None)
     dtype, length = q.dtype, q.shape[1]
     tokens = (q, k, v, alpha, eta, theta, gamma, k_window, v_window)
-    q, k, v, alpha, eta, theta, gamma, k_window, v_window = (x.to(_working(x)) for x in tokens)
-    w1, w2, s1, s2 = (x.to(_working(x)) for x in (w1, w2, s1, s2))
+    q, k, v, alpha, eta, theta, gamma, k_window, v_window = (wide(x) for x in tokens)
+    w1, w2, s1, s2 = (wide(x) for x in (w1, w2, s1, s2))
     with exact(q):
         parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, chunk_size, placement)
         reads, w1, w2, s1, s2 = _chunks.layers(parts, w1, w2, s1, s2, read)
@@ -389,180 +330,16 @@ def atlas_attention(
     _require.require_shapes(shapes, "q")
     _require.require_coefficients(coefficients, q)
     _require.require_positive(clamp, "clamp")
-    _require_modes(chunk_size, objective, optimizer, placement, read, clip)
+    _require.require_modes(chunk_size, objective, optimizer, placement, read, clip)
     dtype = q.dtype
     q, k, v, alpha, eta, theta, gamma, coefficients = (
-        x.to(_working(x)) for x in (q, k, v, alpha, eta, theta, gamma, coefficients)
+        wide(x) for x in (q, k, v, alpha, eta, theta, gamma, coefficients)
     )
     scale = math.sqrt(coefficients.shape[0] * q.shape[-1])
-    phi_q, phi_k = (_elementwise(x, coefficients, clamp) / scale for x in (q, k))
+    phi_q, phi_k = (_features.elementwise(x, coefficients, clamp) / scale for x in (q, k))
     batch, _, heads, width = phi_k.shape
     memory = q.new_zeros(batch, heads, width, v.shape[-1])
-    k_window = q.new_zeros(batch, gamma.shape[-1] - 1, heads, width)
-    v_window = q.new_zeros(batch, gamma.shape[-1] - 1, heads, v.shape[-1])
-    o, _, _ = omega(
-        phi_q,
-        phi_k,
-        v,
-        alpha,
-        eta,
-        theta,
-        gamma,
-        memory,
-        memory,
-        k_window,
-        v_window,
-        chunk_size,
-        objective,
-        optimizer,
-        placement,
-        read,
-        clip,
-    )
-    return o.to(dtype)
-
-
-# -- the layer of a network -------------------------------------------------------------------------------------------
-
-
-class AtlasState(NamedTuple):
-    """What one call of ``AtlasAttention.stream`` leaves to the next."""
-
-    memory: torch.Tensor  # (B, H, P, V)
-    momentum: torch.Tensor  # (B, H, P, V)
-    k_window: torch.Tensor  # (B, c−1, H, P)
-    v_window: torch.Tensor  # (B, c−1, H, V)
-    inputs: torch.Tensor  # (B, convolution − 1, width): what the convolution still looks back at
-
-    def detach(self) -> AtlasState:
-        """The same numbers without their history: for truncated backpropagation through time."""
-        return AtlasState(*(x.detach() for x in self))
-
-
-class AtlasAttention(torch.nn.Module):
-    """Causal attention by a memory that learns while it reads: y = W_o (norm(omega(φ(q), φ(k), v, …)) ∘ silu(W_g x))
-
-    q, k and v are projections of a short causal convolution of x; q and k have a mean square of one in every head. The
-    gates α, η, θ are sigmoids of projections of x, η times ``rate``; the weights γ of the window are learned for every
-    head and sum to one, exp(−decay · age) at first. The coefficients of the features are learned from 1/i! on.
-
-    width        of x and of the result
-    heads        H; it must divide width
-    degree       p of the features: P = (p + 1) width/heads
-    window       c, tokens in every gradient
-    chunk_size   C, tokens whose gradients are taken at one memory: part of the model, as c is
-    rate         largest η
-    convolution  taps of the causal convolution of x, 1 for none
-    objective, optimizer, placement, read, clip, clamp  as in ``omega`` and ``elementwise_features``
-
-    ``updates = False`` sets η = 0: the memory stays as it is, and from an empty one nothing is read - for ablations.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        heads: int = 4,
-        *,
-        degree: int = 2,
-        window: int = 4,
-        chunk_size: int = 16,
-        rate: float = 1.0,
-        decay: float = 0.1,
-        clamp: float = 10.0,
-        convolution: int = 4,
-        objective: str = "l2",
-        optimizer: str = "gd",
-        placement: str = "outer",
-        read: str = "post",
-        clip: float | None = None,
-    ) -> None:
-        super().__init__()
-        least = {"width": 1, "heads": 1, "degree": 0, "window": 1, "convolution": 1}
-        for value, name in zip((width, heads, degree, window, convolution), least, strict=True):
-            require_count(value, name, least[name])
-        if width % heads:
-            raise ValueError(f"heads was {heads}; it must divide width, {width}.")
-        _require.require_positive(rate, "rate")
-        _require.require_positive(clamp, "clamp")
-        _require_modes(chunk_size, objective, optimizer, placement, read, clip)
-        self.heads, self.window, self.clamp, self.rate = heads, window, clamp, rate
-        self.chunk_size, self.objective, self.optimizer = chunk_size, objective, optimizer
-        self.placement, self.read, self.clip = placement, read, clip
-        self.updates = True
-        self.qkv = torch.nn.Linear(width, 3 * width, bias=False)
-        self.gates = torch.nn.Linear(width, 3 * heads)
-        self.gate = torch.nn.Linear(width, width, bias=False)
-        self.norm = torch.nn.Parameter(torch.ones(width))
-        self.out = torch.nn.Linear(width, width, bias=False)
-        self.taps = torch.nn.Parameter(torch.zeros(convolution, width))
-        self.coefficients = torch.nn.Parameter(taylor_coefficients(degree, dtype=torch.float32))
-        ages = torch.arange(window, dtype=torch.float32)
-        self.weights = torch.nn.Parameter((-decay * ages).expand(heads, window).clone())
-        with torch.no_grad():
-            self.taps[-1] = 1.0  # x itself at first
-            self.gates.weight.mul_(0.1)
-            # α = 0.99, η = rate/4, θ = 0.1 at first
-            self.gates.bias.copy_(torch.tensor([4.6, -1.1, -2.2]).repeat_interleave(heads))
-
-    def empty(self, x: torch.Tensor) -> AtlasState:
-        """The state before any token of a batch like x (B, T, width)."""
-        batch, _, width = x.shape
-        each = width // self.heads
-        features = self.coefficients.shape[0] * each
-        memory = x.new_zeros(batch, self.heads, features, each)
-        before = batch, self.window - 1, self.heads
-        windows = x.new_zeros(*before, features), x.new_zeros(*before, each)
-        return AtlasState(memory, memory, *windows, x.new_zeros(batch, self.taps.shape[0] - 1, width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, T, width) → (B, T, width), every sequence from an empty memory."""
-        return self.stream(x, None)[0]
-
-    def stream(self, x: torch.Tensor, state: AtlasState | None) -> tuple[torch.Tensor, AtlasState]:
-        """The next tokens of sequences whose state is ``state``, None at their start, and the state after them.
-
-        A chunk begins with every call: calls of a multiple of ``chunk_size`` tokens give what one call of all gives,
-        but for "norm_ema", whose mean norm begins with every call as well.
-        """
-        require_floating(x, "x")
-        if x.ndim != 3 or x.shape[-1] != self.norm.shape[0] or not x.shape[1]:
-            raise ValueError(f"x had shape {tuple(x.shape)}; it must be (B, T, {self.norm.shape[0]}), T at least 1.")
-        memory, momentum, k_window, v_window, inputs = self.empty(x) if state is None else state
-        long = torch.cat([inputs, x], 1)
-        taps = self.taps.shape[0]
-        mixed = sum((long[:, i : i + x.shape[1]] * self.taps[i] for i in range(taps)), torch.zeros_like(x))
-        q, k, v = self.qkv(mixed).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        alpha, eta, theta = torch.sigmoid(self.gates(x)).unflatten(-1, (3, self.heads)).unbind(2)
-        eta = self.rate * eta if self.updates else torch.zeros_like(eta)
-        gamma = self.weights.softmax(-1).expand(*x.shape[:2], -1, -1)
-        each = (q.shape[-1],)
-        scale = math.sqrt(self.coefficients.shape[0] * q.shape[-1])
-        phi_q, phi_k = (
-            elementwise_features(torch.nn.functional.rms_norm(y, each), self.coefficients, self.clamp) / scale
-            for y in (q, k)
-        )
-        kind = v.dtype  # under autocast the projections have one and the rest another
-        o, memory, momentum = omega(
-            phi_q.to(kind),
-            phi_k.to(kind),
-            v,
-            alpha.to(kind),
-            eta.to(kind),
-            theta.to(kind),
-            gamma.to(kind),
-            memory.to(kind),
-            momentum.to(kind),
-            k_window.to(kind),
-            v_window.to(kind),
-            self.chunk_size,
-            self.objective,
-            self.optimizer,
-            self.placement,
-            self.read,
-            self.clip,
-        )
-        o = torch.nn.functional.rms_norm(o, each).flatten(-2) * self.norm
-        y = self.out(o * torch.nn.functional.silu(self.gate(x)))
-        k_window = torch.cat([k_window, phi_k], 1)[:, x.shape[1] :]
-        v_window = torch.cat([v_window, v], 1)[:, x.shape[1] :]
-        return y, AtlasState(memory, momentum, k_window, v_window, long[:, x.shape[1] :])
+    windows = (q.new_zeros(batch, gamma.shape[-1] - 1, heads, n) for n in (width, v.shape[-1]))
+    tokens = phi_q, phi_k, v, alpha, eta, theta, gamma
+    modes = chunk_size, objective, optimizer, placement, read, clip
+    return _omega.run(*tokens, memory, memory, *windows, *modes)[0].to(dtype)

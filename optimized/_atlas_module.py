@@ -1,0 +1,142 @@
+"""The layer of a network made of the Omega rule: projections, gates, features, a norm, and the state of a stream."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from trueness.optimized import _atlas_arguments as _require
+from trueness.optimized import _atlas_features as _features
+from trueness.optimized import _atlas_omega as _omega
+from trueness.optimized._arguments import require_count
+from trueness.optimized._elementwise import require_floating
+
+
+class AtlasState(NamedTuple):
+    """What one call of ``AtlasAttention.stream`` leaves to the next."""
+
+    memory: torch.Tensor  # (B, H, P, V)
+    momentum: torch.Tensor  # (B, H, P, V)
+    k_window: torch.Tensor  # (B, c−1, H, P)
+    v_window: torch.Tensor  # (B, c−1, H, V)
+    inputs: torch.Tensor  # (B, convolution − 1, width): what the convolution still looks back at
+
+    def detach(self) -> AtlasState:
+        """The same numbers without their history: for truncated backpropagation through time."""
+        return AtlasState(*(x.detach() for x in self))
+
+
+class AtlasAttention(torch.nn.Module):
+    """Causal attention by a memory that learns while it reads: y = W_o (norm(omega(φ(q), φ(k), v, …)) ∘ silu(W_g x))
+
+    q, k and v are projections of a short causal convolution of x; q and k have a mean square of one in every head. The
+    gates α, η, θ are sigmoids of projections of x, η times ``rate``; the weights γ of the window are learned for every
+    head and sum to one, exp(−decay · age) at first. The coefficients of the features are learned from 1/i! on.
+
+    width        of x and of the result
+    heads        H; it must divide width
+    degree       p of the features: P = (p + 1) width/heads
+    window       c, tokens in every gradient
+    chunk_size   C, tokens whose gradients are taken at one memory: part of the model, as c is
+    rate         largest η
+    convolution  taps of the causal convolution of x, 1 for none
+    objective, optimizer, placement, read, clip, clamp  as in ``omega`` and ``elementwise_features``
+
+    ``updates = False`` sets η = 0: the memory stays as it is, and from an empty one nothing is read - for ablations.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 4,
+        *,
+        degree: int = 2,
+        window: int = 4,
+        chunk_size: int = 16,
+        rate: float = 1.0,
+        decay: float = 0.1,
+        clamp: float = 10.0,
+        convolution: int = 4,
+        objective: str = "l2",
+        optimizer: str = "gd",
+        placement: str = "outer",
+        read: str = "post",
+        clip: float | None = None,
+    ) -> None:
+        super().__init__()
+        least = {"width": 1, "heads": 1, "degree": 0, "window": 1, "convolution": 1}
+        for value, name in zip((width, heads, degree, window, convolution), least, strict=True):
+            require_count(value, name, least[name])
+        if width % heads:
+            raise ValueError(f"heads was {heads}; it must divide width, {width}.")
+        _require.require_positive(rate, "rate")
+        _require.require_positive(clamp, "clamp")
+        _require.require_modes(chunk_size, objective, optimizer, placement, read, clip)
+        self.heads, self.window, self.clamp, self.rate = heads, window, clamp, rate
+        self.chunk_size, self.objective, self.optimizer = chunk_size, objective, optimizer
+        self.placement, self.read, self.clip = placement, read, clip
+        self.updates = True
+        self.qkv = torch.nn.Linear(width, 3 * width, bias=False)
+        self.gates = torch.nn.Linear(width, 3 * heads)
+        self.gate = torch.nn.Linear(width, width, bias=False)
+        self.norm = torch.nn.Parameter(torch.ones(width))
+        self.out = torch.nn.Linear(width, width, bias=False)
+        self.taps = torch.nn.Parameter(torch.zeros(convolution, width))
+        self.coefficients = torch.nn.Parameter(torch.tensor(_features.taylor(degree)))
+        ages = torch.arange(window, dtype=torch.float32)
+        self.weights = torch.nn.Parameter((-decay * ages).expand(heads, window).clone())
+        with torch.no_grad():
+            self.taps[-1] = 1.0  # x itself at first
+            self.gates.weight.mul_(0.1)
+            # α = 0.99, η = rate/4, θ = 0.1 at first
+            self.gates.bias.copy_(torch.tensor([4.6, -1.1, -2.2]).repeat_interleave(heads))
+
+    def empty(self, x: torch.Tensor) -> AtlasState:
+        """The state before any token of a batch like x (B, T, width)."""
+        batch, _, width = x.shape
+        each = width // self.heads
+        features = self.coefficients.shape[0] * each
+        memory = x.new_zeros(batch, self.heads, features, each)
+        before = batch, self.window - 1, self.heads
+        windows = x.new_zeros(*before, features), x.new_zeros(*before, each)
+        return AtlasState(memory, memory, *windows, x.new_zeros(batch, self.taps.shape[0] - 1, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, T, width) → (B, T, width), every sequence from an empty memory."""
+        return self.stream(x, None)[0]
+
+    def stream(self, x: torch.Tensor, state: AtlasState | None) -> tuple[torch.Tensor, AtlasState]:
+        """The next tokens of sequences whose state is ``state``, None at their start, and the state after them.
+
+        A chunk begins with every call: calls of a multiple of ``chunk_size`` tokens give what one call of all gives,
+        but for "norm_ema", whose mean norm begins with every call as well.
+        """
+        require_floating(x, "x")
+        if x.ndim != 3 or x.shape[-1] != self.norm.shape[0] or not x.shape[1]:
+            raise ValueError(f"x had shape {tuple(x.shape)}; it must be (B, T, {self.norm.shape[0]}), T at least 1.")
+        memory, momentum, k_window, v_window, inputs = self.empty(x) if state is None else state
+        long = torch.cat([inputs, x], 1)
+        taps = self.taps.shape[0]
+        mixed = sum((long[:, i : i + x.shape[1]] * self.taps[i] for i in range(taps)), torch.zeros_like(x))
+        q, k, v = self.qkv(mixed).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        alpha, eta, theta = torch.sigmoid(self.gates(x)).unflatten(-1, (3, self.heads)).unbind(2)
+        eta = self.rate * eta if self.updates else torch.zeros_like(eta)
+        gamma = self.weights.softmax(-1).expand(*x.shape[:2], -1, -1)
+        each = (q.shape[-1],)
+        scale = math.sqrt(self.coefficients.shape[0] * q.shape[-1])
+        phi_q, phi_k = (
+            _features.elementwise(torch.nn.functional.rms_norm(y, each), self.coefficients, self.clamp) / scale
+            for y in (q, k)
+        )
+        kind = v.dtype  # under autocast the projections have one and the rest another
+        tokens = (y.to(kind) for y in (phi_q, phi_k, v, alpha, eta, theta, gamma))
+        carried = (y.to(kind) for y in (memory, momentum, k_window, v_window))
+        modes = self.chunk_size, self.objective, self.optimizer, self.placement, self.read, self.clip
+        o, memory, momentum = _omega.run(*tokens, *carried, *modes)
+        o = torch.nn.functional.rms_norm(o, each).flatten(-2) * self.norm
+        y = self.out(o * torch.nn.functional.silu(self.gate(x)))
+        k_window = torch.cat([k_window, phi_k], 1)[:, x.shape[1] :]
+        v_window = torch.cat([v_window, v], 1)[:, x.shape[1] :]
+        return y, AtlasState(memory, momentum, k_window, v_window, long[:, x.shape[1] :])
