@@ -3,8 +3,9 @@
     calibrate(profile) -> Calibration
 
 Correct implementations, fused and eager, and mutants of attention, random Fourier features and the Fisher diagonal,
-forward and backward, in float32, float16 and bfloat16, are judged by tools/bounds.py on seeded inputs. It fails when
-a correct one lies beyond its limit, or when a mutant lives that could have been seen.
+forward and backward, in float32, float16 and bfloat16, are judged by tools/bounds.py on seeded inputs; then what the
+optimized families ship, with every wrong variant of the ledger (tools/calibration_ledger.py). It fails when a correct
+one lies beyond its limit, or when a mutant lives that could have been seen.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from trueness.tools import bounds as instrument
-from trueness.tools import calibration_attention, calibration_features, calibration_fisher
+from trueness.tools import calibration_attention, calibration_features, calibration_fisher, calibration_ledger
 from trueness.tools import stochastic as arithmetic
 from trueness.tools.bounds import LIMITS, Bound
 from trueness.tools.calibration_record import SAME, SHIPPED, Calibration, Run
@@ -109,6 +110,7 @@ def calibrate(
     """
     if profile not in PROFILES:
         raise ValueError(f"profile was {profile!r}; allowed are {', '.join(PROFILES)}.")
+    everything = tried is None
     tried = subjects() if tried is None else tried
     cases, again = PROFILES[profile], CHOICE_CASES[profile]
     invisible = INVISIBLE if invisible is None else invisible
@@ -125,12 +127,18 @@ def calibrate(
                     vacuous[*subject.key, dtype] = vacuous.get((*subject.key, dtype), 0) + empty
                     done += 1
                     progress(f"{subject.family} {subject.direction}, {dtype}: case {done} of {total}")
+        ledger = calibration_ledger.runs(profile, progress) if everything else []
     finally:
         torch.set_num_threads(threads)
     seen = {(r.family, r.direction, r.dtype, r.variant) for r in runs}
     expected = ((*s.key, d, v.name) for s in tried for v in s.variants for d in v.dtypes)
-    untried = tuple(key for key in expected if key not in seen)
-    return Calibration(profile, cases, tuple(runs), vacuous, untried, invisible, again, versions())
+    untried = [key for key in expected if key not in seen]
+    if everything:
+        shown = {(r.family, r.direction, r.dtype, r.variant) for r in ledger}
+        untried += [key for key in calibration_ledger.expected(profile) if key not in shown]
+    return Calibration(
+        profile, cases, tuple(runs), vacuous, tuple(untried), invisible, again, versions(), tuple(ledger)
+    )
 
 
 def versions() -> dict[str, str]:

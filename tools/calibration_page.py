@@ -7,6 +7,7 @@ from math import isnan
 
 from trueness.tools.bounds import LIMITS, RUNS
 from trueness.tools.calibration_fisher import FLOOR
+from trueness.tools.calibration_ledger import CASES, ZERO
 from trueness.tools.calibration_record import RIGHT, SAME, SHIPPED, Calibration, Run, Summary, share, survivors
 from trueness.tools.calibration_subjects import DTYPES
 from trueness.tools.stochastic import GRAINS
@@ -81,6 +82,16 @@ killed fails it too. A half format cannot show a mistake below its u: the same k
 reason stands, the mistake is about as large as honest rounding, and another machine or seed may kill it.
 """
 
+FAMILIES = """\
+## The optimized families
+
+What they ship and their eager peers against the bound, with every wrong variant of the ledger on the input recorded
+with it and on drawn cases ({cases} for every formula, direction and dtype); of the gradients, mistakes planted into the
+reference's own, one input at a time: a gain of 1 %, the sign, a gradient dropped, its last row missing. T is the
+largest of the correct ones. *Killed* counts the variants that some case put beyond the limit {limit:g} in float32. Not
+planted: {zero}.
+"""
+
 CHOICES = """\
 ## What every choice does
 
@@ -140,6 +151,9 @@ def page(found: Calibration) -> str:
                 gap(found),
                 NEVER,
                 never(found),
+                FAMILIES.format(cases=CASES[found.profile], limit=LIMIT, zero=zero()) + "\n" + families(found)
+                if found.ledger
+                else "",
                 CHOICES.format(cases=found.choice_cases, limit=LIMIT, runs=RUNS, more=2 * RUNS),
                 choices(found),
                 POOLED + "\n" + pooled(found) if ("fisher", "forward") in found.parts else "",
@@ -267,6 +281,29 @@ def never(found: Calibration) -> str:
         if not s.rejected
     ]
     return table(["", "dtype", "mutant", "largest T", "reason"], rows) if rows else "None.\n"
+
+
+def zero() -> str:
+    return "; ".join(f"{argument} of {formula}: {why}" for (formula, argument), why in ZERO.items())
+
+
+def families(found: Calibration) -> str:
+    """A row for every formula and direction."""
+    rows = []
+    for part in dict.fromkeys((s.family, s.direction) for s in found.families):
+        here = [s for s in found.families if (s.family, s.direction) == part]
+        right = {d: [s.worst for s in here if s.kind in RIGHT and s.dtype == d] for d in DTYPES}
+        wrong = [s for s in here if s.kind == "mutant" and s.dtype == "float32"]
+        weakest = min(((s.worst, s.variant) for s in wrong), default=None)
+        rows.append(
+            [
+                title(*part),
+                *(number(max(right[d])) if right[d] else "" for d in DTYPES),
+                f"{sum(s.rejected > 0 for s in wrong)} of {len(wrong)}",
+                f"{weakest[1]} ({number(weakest[0])})" if weakest else "",
+            ]
+        )
+    return table(["", *(f"T {name}" for name in SHORT.values()), "killed", "weakest (its largest T)"], rows)
 
 
 def worst(runs: Iterable[Run]) -> str:

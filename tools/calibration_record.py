@@ -11,7 +11,7 @@ from trueness.tools.bounds import LIMITS
 from trueness.tools.calibration_subjects import DTYPES
 
 SHIPPED, SAME = "as shipped", "as shipped, the same cases"
-RIGHT = ("fused", "eager")
+RIGHT = ("fused", "eager", "exact")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Run:
 
     @property
     def limit(self) -> float:
-        return LIMITS["eager" if self.kind == "eager" else "fused"]
+        return LIMITS.get(self.kind, LIMITS["fused"])
 
     @property
     def accepted(self) -> bool:
@@ -81,6 +81,8 @@ class Calibration:
     invisible: dict[tuple[str, str, str, str], str]
     choice_cases: int
     versions: dict[str, str] = field(default_factory=dict)
+    ledger: tuple[Run, ...] = ()
+    """the optimized families: what they ship, and the ledger's variants; a run's family is the name of its formula"""
 
     @cached_property
     def shipped(self) -> tuple[Run, ...]:
@@ -88,13 +90,12 @@ class Calibration:
 
     @cached_property
     def summaries(self) -> tuple[Summary, ...]:
-        groups: dict[tuple[str, str, str, str, str], list[Run]] = {}
-        for run in self.shipped:
-            groups.setdefault((run.family, run.direction, run.dtype, run.variant, run.kind), []).append(run)
-        return tuple(
-            Summary(*key, runs[0].limit, len(runs), max(r.T for r in runs), share(not r.accepted for r in runs))
-            for key, runs in groups.items()
-        )
+        return summarised(self.shipped)
+
+    @cached_property
+    def families(self) -> tuple[Summary, ...]:
+        """Of the runs in ``ledger``."""
+        return summarised(self.ledger)
 
     @property
     def correct(self) -> tuple[Summary, ...]:
@@ -129,11 +130,12 @@ class Calibration:
     @cached_property
     def problems(self) -> tuple[str, ...]:
         found = []
-        for s in self.correct:
+        everything = (*self.summaries, *self.families)
+        for s in (s for s in everything if s.kind in RIGHT):
             if s.worst > s.limit:
                 what = f"{s.family} {s.direction}, {s.dtype}: the correct implementation “{s.variant}” ({s.kind})"
                 found.append(f"{what} reached T = {s.worst:.3g}, limit {s.limit:g}.")
-        for s in self.mutants:
+        for s in (s for s in everything if s.kind == "mutant"):
             key = (s.family, s.direction, s.dtype, s.variant)
             what = f"{s.family} {s.direction}, {s.dtype}: the mutant “{s.variant}”"
             if key in self.invisible and s.rejected:
@@ -155,6 +157,16 @@ class Calibration:
 
     def write(self, path: str | Path) -> None:
         Path(path).write_text(self.markdown(), encoding="utf-8")
+
+
+def summarised(runs: Iterable[Run]) -> tuple[Summary, ...]:
+    groups: dict[tuple[str, str, str, str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.family, run.direction, run.dtype, run.variant, run.kind), []).append(run)
+    return tuple(
+        Summary(*key, runs[0].limit, len(runs), max(r.T for r in runs), share(not r.accepted for r in runs))
+        for key, runs in groups.items()
+    )
 
 
 def share(truths: Iterable[bool]) -> float:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from trueness.tools import bounds, calibration_fixtures, stochastic
+from trueness.tools import bounds, calibration_fixtures, calibration_ledger, registry, stochastic
 from trueness.tools.calibrate import CHOICES, INVISIBLE, calibrate, subjects
 from trueness.tools.calibration_page import number, percent
-from trueness.tools.calibration_record import Calibration
+from trueness.tools.calibration_record import Calibration, Run
 from trueness.tools.calibration_subjects import Subject, Variant
 from trueness.tools.complex_step import directional_derivative
 from trueness.tools.precision import precision
@@ -185,6 +185,42 @@ def test_a_run_says_how_far_it_is(fisher: Subject) -> None:
 def test_an_unknown_profile_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^profile was 'swift'; allowed are quick, full\.$"):
         calibrate("swift")
+
+
+# -- the families and the ledger -------------------------------------------------------------------------------------
+
+
+def test_every_float32_variant_of_the_families_is_tried_and_killed(quick: Calibration) -> None:
+    killed = {s.variant for s in quick.families if s.kind == "mutant" and s.rejected}
+    bugs = [b for b in registry.bugs().values() if b.formula.split(".")[0] in calibration_ledger.FAMILIES]
+    assert {b.id for b in bugs if b.variant is not None and "float32" not in b.invisible} <= killed
+
+
+def test_every_formula_of_the_families_is_tried_forward_and_backward(quick: Calibration) -> None:
+    tried = {(s.family, s.direction) for s in quick.families if s.kind != "mutant"}
+    for formula in calibration_ledger.formulas():
+        assert (formula.name, "forward") in tried or "float32" not in formula.dtypes
+        if formula.vjp is not None and calibration_ledger.with_gradient(formula, "float32"):
+            assert (formula.name, "backward") in tried
+
+
+def problems_of(*runs: Run) -> tuple[str, ...]:
+    return Calibration("quick", 1, (), {}, (), {}, 0, {}, runs).problems
+
+
+def test_a_wrong_implementation_of_a_family_and_a_variant_that_lives_are_problems() -> None:
+    assert problems_of(Run("kernels.matvec", "forward", "float32", "trueness", "fused", 1.4)) == ()
+    (wrong,) = problems_of(Run("kernels.matvec", "forward", "float32", "trueness", "fused", 1.6))
+    assert wrong.startswith("kernels.matvec forward, float32: the correct implementation “trueness”")
+    (alive,) = problems_of(Run("kernels.matvec", "forward", "float32", "ATLAS-01", "mutant", 1.4))
+    assert alive.endswith("“ATLAS-01” was never killed (T = 1.4, limit 1.5).")
+
+
+@pytest.mark.parametrize("mistake", calibration_ledger.PLANTED)
+def test_a_planted_mistake_changes_the_gradient_that_is_named_alone(mistake: str) -> None:
+    right = [normal(3, 2, seed=1), normal(4, seed=2)]
+    wrong = calibration_ledger.PLANTED[mistake](right, 1)
+    assert np.array_equal(wrong[0], right[0]) and not np.array_equal(wrong[1], right[1])
 
 
 # -- the page -------------------------------------------------------------------------------------------------------
