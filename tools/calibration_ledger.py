@@ -140,7 +140,7 @@ def forward(formula: Formula, dtype: str, count: int) -> list[Run]:
             T = trial.judge(trial.call(v), trial.truth(v)).T
             found.append(Run(formula.name, "forward", dtype, implementation.name, implementation.limit, T))
     for bug, witness in zip(bugs, recorded, strict=True):
-        variant = Implementation(bug.id, lambda bug=bug: as_torch(bug.variant, formula))  # type: ignore[misc, arg-type]
+        variant = Implementation(bug.id, lambda bug=bug: as_torch(bug.variant, formula))
         trial = Trial(formula, variant, dtype)
         for v in [witness, *values]:
             found.append(Run(formula.name, "forward", dtype, bug.id, "mutant", judged(trial, v)))

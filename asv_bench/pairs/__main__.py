@@ -1,4 +1,4 @@
-"""Paired ratios, and T on the same tensors:  python asv_bench/pairs [FAMILY …] [--threads 1 2] [--only TEXT]
+"""Paired ratios, and T on the same tensors:  python asv_bench/pairs [FAMILY …] [--threads 1 2] [--write FILE]
 
 Prints one line for every side of every pair. Status 1 when a goal is missed or an answer is wrong.
 """
@@ -17,7 +17,7 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() not 
 
 
 def families() -> list[str]:
-    return sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__init__", "__main__", "harness"))
+    return sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("__init__", "__main__", "harness", "page"))
 
 
 def main() -> int:
@@ -25,6 +25,7 @@ def main() -> int:
     from rich.table import Table
 
     from pairs.harness import ROUNDS, Line, Prepared, measure
+    from pairs.page import COLUMNS, cells, page
     from trueness.tools.results import installed
 
     parser = argparse.ArgumentParser(prog="python asv_bench/pairs", description=__doc__)
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="pairs whose name contains this")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="where the lines are written, too")
+    parser.add_argument("--write", type=Path, help="the page of all lines, docs/speed.md")
     asked = parser.parse_args()
     if unknown := set(asked.family) - set(families()):
         parser.error(f"family was {', '.join(sorted(unknown))}; allowed are {', '.join(families())}.")
@@ -44,41 +46,22 @@ def main() -> int:
                 continue
             prepared = Prepared(pair)
             table = Table(title=f"{family}: {pair.name}, {pair.dtype}", title_justify="left")
-            for head in ("threads", "side", "T", "ms", "× ours", "goal", "extra MB", ""):
+            for head in COLUMNS:
                 table.add_column(head, justify="left" if head in ("side", "") else "right")
             for count in asked.threads:
-                for line in measure(prepared, count, asked.rounds):
+                for line in measure(prepared, count, asked.rounds, family):
                     lines.append(line)
-                    table.add_row(*row(line))
+                    table.add_row(*cells(line))
             console.print(table)
     if asked.json:
         document = {"versions": installed(), "lines": [asdict(line) for line in lines]}
         asked.json.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    if asked.write:
+        asked.write.write_text(page(lines, installed()), "utf-8")
     missed = [line for line in lines if not line.met]
     goals = sum(line.goal is not None and line.ratio is not None for line in lines)
     console.print(f"{len(lines)} lines, {goals} goals, {len(missed)} missed.")
     return 1 if missed else 0
-
-
-def row(line: object) -> list[str]:
-    def number(x: float | None, text: str) -> str:
-        return "" if x is None else format(x, text)
-
-    extra = number(None if line.extra is None else line.extra / 2**20, ".1f")
-    if line.allowed is not None and line.extra is not None:
-        extra += f" of {line.allowed / 2**20:.1f}"
-    mark = line.note or ("" if line.met else "MISSED")
-    goal = "" if line.goal is None else f"≥ {line.goal:g}"
-    return [
-        str(line.threads),
-        line.side,
-        number(line.T, ".3f"),
-        number(line.milliseconds, ".3f"),
-        number(line.ratio, ".2f"),
-        goal,
-        extra,
-        mark,
-    ]
 
 
 if __name__ == "__main__":

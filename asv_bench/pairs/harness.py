@@ -96,6 +96,7 @@ class Line:
     extra: float | None = None
     allowed: int | None = None
     note: str = ""
+    family: str = ""
 
     @property
     def met(self) -> bool:
@@ -184,11 +185,11 @@ def memory(call: Call) -> int | None:
     return max(rise, 0)
 
 
-def measure(prepared: Prepared, count: int, rounds: int = ROUNDS) -> Iterator[Line]:
+def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = "") -> Iterator[Line]:
     """Every side of the pair on ``count`` threads; a wrong one of ours is told and not timed."""
     pair, device = prepared.pair, prepared.device
     clock = time.process_time if count == 1 else time.perf_counter
-    where = {"pair": pair.name, "dtype": pair.dtype, "threads": count}
+    where = {"pair": pair.name, "dtype": pair.dtype, "threads": count, "family": family}
     with threads(count):
         ours = pair.ours.prepare(*prepared.natives)
         found = prepared.T(ours)
