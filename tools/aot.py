@@ -1,24 +1,54 @@
 """Compile Triton kernels for GPUs that are not here, and read what the assembler says of them.
 
 The whole pipeline to machine code runs without a device or a driver. What is read: registers, stack, spilled bytes,
-shared memory, and whether memory is accessed 16 bytes at a time. It must run in a process without TRITON_INTERPRET.
+shared memory, accesses of 16 bytes, and matrix instructions. It must run in a process without TRITON_INTERPRET.
 
-    python -m trueness.tools.aot        prints the table of every kernel that the registry's implementations declare
+    python -m trueness.tools.aot                    compiles every kernel that the registry's implementations declare
+    python -m trueness.tools.aot --triton FOLDER    the same under the Triton unpacked in FOLDER
+    python -m trueness.tools.aot --only attention   those whose name contains a text
+    python -m trueness.tools.aot --write docs       keeps the table docs/kernels.json and docs/kernels.md current
+    python -m trueness.tools.aot --check docs       says whether it is
+
+The rules (``wrong``): nothing is spilled; shared memory and registers suffice for a block; an elementwise kernel
+accesses memory 16 bytes at a time whatever its length is, and leaves room for enough warps to hide the latency; a
+product of matrices with 64 rows or more is done by matrix instructions, unless it was asked for in plain float32.
 """
 
 from __future__ import annotations
 
+import argparse
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+ARCHITECTURES = (80, 90)
 SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
+REGISTERS = 65536  # of a multiprocessor
+RESIDENT = 48  # warps that an elementwise kernel leaves room for, so that others work while one waits for memory
+ROWS = 64  # of a product from which on matrix instructions are demanded
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel as an implementation declares it; a tuple of the first three means the same.
+
+    function     the jitted function
+    arguments    parameter → type ("*bf16:16": a pointer divisible by 16, "i64", "fp32"), or the value of a constexpr
+    options      num_warps, num_stages
+    elementwise  whether the rules of an elementwise kernel hold; None: where all tensors of the formula are elementwise
+    """
+
+    function: Any
+    arguments: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    elementwise: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +62,12 @@ class Compiled:
     shared: int
     wide_loads: int
     wide_stores: int
+    matrix: int = 0
+    """matrix instructions: HMMA, HGMMA and their likes"""
+    dots: tuple[str, ...] = ()
+    """every product of the kernel: "64x16x64 bf16 ieee", rows, inner and columns"""
+    stores: int = 0
+    """stores of whole blocks without a mask"""
 
     @property
     def fits(self) -> bool:
@@ -90,7 +126,19 @@ def read(compiled: Any, arch: int, tools: Path) -> Compiled:
         shared=int(compiled.metadata.shared),
         wide_loads=len(re.findall(r"LDG\.E\.(?:\w+\.)*128", machine)),
         wide_stores=len(re.findall(r"STG\.E\.(?:\w+\.)*128", machine)),
+        matrix=len(re.findall(r"\b[HDIQ]G?MMA\b", machine)),
+        dots=tuple(products(compiled.asm["ttir"])),
+        stores=len(re.findall(r"tt\.store %[\w#]+, %[\w#]+ (?:\{[^}]*\} )?: tensor<", compiled.asm["ttir"])),
     )
+
+
+def products(ttir: str) -> Iterable[str]:
+    """Every tt.dot of the first intermediate text: "rows x inner x columns", what is multiplied, and how precisely."""
+    pattern = r"tt\.dot ([^:]*): tensor<([\dx]+)x(\w+)> \* tensor<([\dx]+)x\w+>"
+    for operands, left, dtype, right in re.findall(pattern, ttir):
+        asked = re.search(r"inputPrecision = (\w+)", operands)
+        rows, inner = left.split("x")[-2:]
+        yield f"{rows}x{inner}x{right.split('x')[-1]} {dtype} {asked[1] if asked else 'ieee'}"
 
 
 def said(*command: Any) -> str:
@@ -108,30 +156,119 @@ def number(pattern: str, text: str) -> int:
     return int(found[1])
 
 
-def declared() -> list[tuple[str, Any, Mapping[str, Any], Mapping[str, Any]]]:
-    """(name, kernel, arguments, options) of every kernel that an implementation of the registry declares."""
+# -- what is declared, and what is demanded of it --------------------------------------------------------------------
+
+
+def declared(only: str = "") -> list[tuple[str, Kernel]]:
+    """(name, kernel) of every kernel that an implementation of the registry declares; ``elementwise`` is decided."""
     from trueness.tools.registry import formulas
 
     found = []
     for formula in formulas().values():
+        tensors = [getattr(a, "dims", ()) for a in formula.arguments if a.tensor]
+        elementwise = bool(tensors) and all(dims == ("...",) for dims in tensors)
         for implementation in formula.implementations:
-            for name, (kernel, arguments, options) in implementation.kernels().items():
-                found.append((f"{formula.name} {name}", kernel, arguments, options))
+            for label, given in implementation.kernels().items():
+                kernel = given if isinstance(given, Kernel) else Kernel(*given)
+                decided = elementwise if kernel.elementwise is None else kernel.elementwise
+                name = f"{formula.name} {label}"
+                if only in name:
+                    found.append((name, Kernel(kernel.function, kernel.arguments, kernel.options, decided)))
     return found
 
 
-def main(architectures: tuple[int, ...] = (80, 90)) -> int:
-    """Print one line per kernel and architecture; 1 when one spills or needs more shared memory than there is."""
-    wrong = 0
-    for name, kernel, arguments, options in declared():
-        for arch in architectures:
-            c = compile_for(kernel, arguments, arch, **options)
-            wrong += not c.fits
-            print(
-                f"{name} sm_{arch}: {c.registers} registers, {c.spilled} bytes spilled, {c.shared} bytes shared, "
-                f"{c.wide_loads} loads and {c.wide_stores} stores of 16 bytes{'' if c.fits else '  DOES NOT FIT'}"
-            )
-    return 1 if wrong else 0
+def needs_matrix(dot: str) -> bool:
+    """Whether a product, as ``Compiled.dots`` writes it, is one for the matrix units."""
+    shape, dtype, precision = dot.split()
+    plain = dtype in ("f32", "f64") and precision == "ieee"
+    return int(shape.split("x")[0]) >= ROWS and not plain
+
+
+def wrong(c: Compiled, elementwise: bool, warps: int, arguments: Mapping[str, Any]) -> list[str]:
+    """The rules that a compiled kernel breaks, one clause each; empty when it keeps them all."""
+    found = []
+    if c.spilled:
+        found.append(f"spills {c.spilled} bytes")
+    if c.shared > SHARED[c.arch]:
+        found.append(f"needs {c.shared} bytes of shared memory where a block has {SHARED[c.arch]}")
+    if c.registers * 32 * warps > REGISTERS:
+        found.append(f"needs {c.registers * 32 * warps} registers a block where there are {REGISTERS}")
+    if elementwise:
+        exact = [n for n, t in arguments.items() if isinstance(t, str) and re.fullmatch(r"[iu]\d+:\d+", t)]
+        if exact:
+            found.append(f"is declared for a divisible {exact[0]}, and so for some lengths only")
+        if not c.wide_loads:
+            found.append("loads nothing 16 bytes at a time")
+        if c.wide_stores < max(c.stores, 1):
+            found.append(f"has {c.stores} unmasked stores, and {c.wide_stores} of 16 bytes")
+        warps_resident = REGISTERS // (32 * (-(-c.registers // 8) * 8))
+        if warps_resident < RESIDENT:
+            found.append(f"takes {c.registers} registers, which leaves room for {warps_resident} warps of {RESIDENT}")
+    if any(map(needs_matrix, c.dots)) and not c.matrix:
+        found.append(f"multiplies {c.dots[0]} without a matrix instruction")
+    return found
+
+
+# -- all of them -----------------------------------------------------------------------------------------------------
+
+_TASKS: list[tuple[Kernel, int]] = []  # inherited by the forked workers: a kernel cannot be sent to one
+
+
+def _compile(task: int) -> Compiled:
+    kernel, arch = _TASKS[task]
+    return compile_for(kernel.function, kernel.arguments, arch, **kernel.options)
+
+
+def compile_all(tasks: Iterable[tuple[Kernel, int]], workers: int = 2) -> list[Compiled]:
+    """``compile_for`` of every (kernel, architecture), ``workers`` processes side by side."""
+    _TASKS[:] = tasks
+    if not _TASKS:
+        return []
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        _compile(0)  # which says what is wrong with that
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        return pool.map(_compile, range(len(_TASKS)), chunksize=1)
+
+
+def under(triton: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``python -m trueness.tools.aot`` with these arguments in a process that imports Triton from the folder given."""
+    if not Path(triton, "triton", "__init__.py").is_file():
+        raise ValueError(f"--triton was {triton!r}; it must be a folder in which Triton was unpacked.")
+    path = os.pathsep.join(filter(None, [str(Path(triton).resolve()), os.environ.get("PYTHONPATH", "")]))
+    command = [sys.executable, "-m", "trueness.tools.aot", *arguments]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, text=True, stdout=subprocess.PIPE)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print one line per kernel and architecture; 1 when a rule is broken or the table is not current."""
+    from trueness.tools import kernel_table as table
+
+    parser = argparse.ArgumentParser(prog="python -m trueness.tools.aot", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--triton", default="", help="folder in which another Triton was unpacked, tried as well")
+    parser.add_argument("--only", default="", help="kernels whose name contains this text")
+    parser.add_argument("--write", default="", metavar="FOLDER", help="bring kernels.json and kernels.md up to date")
+    parser.add_argument("--check", default="", metavar="FOLDER", help="compile, and compare with what is written there")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    given = parser.parse_args(arguments)
+    rows = table.compiled_rows(declared(given.only), table.read(given.write) if given.write else [])
+    if given.triton:
+        done = under(given.triton, "--json", "--only", given.only, *(["--write", given.write] if given.write else []))
+        if not done.stdout:
+            return done.returncode or 1
+        rows += table.from_json(done.stdout)
+    if given.json:
+        print(table.to_json(rows))
+        return 0
+    broken = [f"{table.label(row)} {clause}" for row in rows for clause in row["wrong"]]
+    for row in rows:
+        print(table.line(row))
+    if given.write:
+        table.write(given.write, rows)
+    if given.check:
+        broken += table.differences(rows, table.read(given.check), declared())
+    for sentence in broken:
+        print(sentence, file=sys.stderr)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
