@@ -6,6 +6,10 @@ the checks of the reference. All checks that apply are run on it, whatever anoth
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -344,6 +348,22 @@ def test_a_check_of_the_device_is_skipped_without_one_and_fails_with_one(check: 
         assert {name for name, v in found.items() if not v.passed} == {check}
 
 
+# -- the checks of interpreted kernels --------------------------------------------------------------------------------
+
+INTERPRETED = ("kernel memory", "kernel tiles", "kernel offsets")
+
+
+def test_a_kernel_fails_these_checks_and_no_other() -> None:
+    """All in one process, which was started so that it interprets kernels."""
+    pytest.importorskip("triton", reason="triton is not installed: pip install triton")
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "trueness.regressions._wrong_kernels"]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {name: set(f["failing"]) for name, f in found.items()} == {n: set(f["wanted"]) for n, f in found.items()}
+    assert {check for f in found.values() for check in f["failing"]} == set(INTERPRETED)
+
+
 # -- the checks of a reference ----------------------------------------------------------------------------------------
 
 
@@ -423,4 +443,4 @@ def test_a_formula_fails_this_check_of_references_and_no_other(check: str) -> No
 
 def test_every_check_has_an_implementation_that_fails_it() -> None:
     registry.formulas()
-    assert {*WRONG, *ON_A_DEVICE, *WRONG_REFERENCE} == set(CHECKS)
+    assert {*WRONG, *ON_A_DEVICE, *INTERPRETED, *WRONG_REFERENCE} == set(CHECKS)

@@ -9,14 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from trueness.tools import check_contract, check_cuda, check_reference, check_torch, check_value, registry
+from trueness.tools import (
+    check_contract,
+    check_cuda,
+    check_kernels,
+    check_reference,
+    check_torch,
+    check_value,
+    registry,
+)
 from trueness.tools.checks import CHECKS, Failed, excluded, failed, run
 from trueness.tools.diagnosis import behaves_like
 from trueness.tools.frameworks import Rejected, guess
 from trueness.tools.nouns import Case, Formula, Implementation, Verdict
 from trueness.tools.trial import Trial, guarded
 
-KINDS = (check_value, check_contract, check_torch, check_cuda, check_reference)
+KINDS = (check_value, check_contract, check_torch, check_kernels, check_cuda, check_reference)
 PROFILES = {"quick": 10, "ci": 30, "deep": 300}
 REFERENCE = "reference"
 SAYS_IT_ALL = {

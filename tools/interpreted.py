@@ -1,0 +1,258 @@
+"""Watch Triton kernels while they are interpreted: which addresses they touch, which programs, which masks are cut.
+
+    with watched() as record:
+        ...                         # launches in a process that was started with TRITON_INTERPRET=1
+    record.faults                   # sentences: outside of every tensor, two programs in one place, float atomics
+
+The interpreter runs one program after another on real addresses, so an overrun is a silent write and a race always ends
+well. Here every address of every active lane is seen before it is used: one outside of the tensors that the launch was
+given stops the launch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Site = tuple[str, ...]
+
+
+class Outside(Exception):
+    """A kernel was about to touch memory that it was not given."""
+
+
+@dataclass
+class Launch:
+    """One launch: its grid, the tensors it was given, and what each program read and wrote."""
+
+    name: str
+    regions: list[tuple[int, int]]
+    grid: tuple[int, int, int] = (1, 1, 1)
+    program: int = 0
+    axes: set[int] = field(default_factory=set)
+    read: list[tuple[np.ndarray, int]] = field(default_factory=list)
+    written: list[tuple[np.ndarray, int]] = field(default_factory=list)
+
+    @property
+    def programs(self) -> int:
+        return int(np.prod(self.grid))
+
+    def race(self) -> str:
+        """Which two programs meet in one place; empty when none do."""
+        if not self.written:
+            return ""
+        where, who = merged(self.written)
+        meets = np.flatnonzero((where[1:] == where[:-1]) & (who[1:] != who[:-1]))
+        if meets.size:
+            return f"{self.name}: programs {who[meets[0]]} and {who[meets[0] + 1]} write the same element"
+        if self.read:
+            read, reader = merged(self.read)
+            at = np.minimum(np.searchsorted(where, read), where.size - 1)
+            meets = np.flatnonzero((where[at] == read) & (who[at] != reader))
+            if meets.size:
+                first = meets[0]
+                return f"{self.name}: program {reader[first]} reads what program {who[at[first]]} writes"
+        return ""
+
+
+def merged(parts: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Addresses in order, and the program of each; an address twice in one program is one."""
+    addresses = np.concatenate([a for a, _ in parts])
+    programs = np.concatenate([np.full(a.size, p) for a, p in parts])
+    pairs = np.unique(np.stack([addresses.astype(np.int64), programs]), axis=1)
+    return pairs[0], pairs[1]
+
+
+@dataclass
+class Record:
+    """What was seen of all launches.
+
+    only     of the number of programs: the few that are run of a launch too large to be interpreted
+    bounds   comparison of a block with a bound → whether it was ever true for some lanes of a block and not for others
+    """
+
+    only: Callable[[int], list[int]] | None = None
+    launches: list[Launch] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    bounds: dict[Site, bool] = field(default_factory=dict)
+
+    @property
+    def now(self) -> Launch:
+        return self.launches[-1]
+
+
+def span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The addresses from the first element of a view to the end of its last."""
+    if not tensor.numel():
+        return tensor.data_ptr(), tensor.data_ptr()
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def site() -> Site:
+    """Where in the kernel's source, through its helpers, an operation stands: outermost first.
+
+    Empty for what Triton does of itself, which is to ask of every product of integers whether it overflowed.
+    """
+    import triton
+
+    inside, places, frame = str(Path(triton.__file__).parent), [], sys._getframe(2)
+    while frame is not None and frame.f_code.co_name != "watched_call":
+        code = frame.f_code
+        if "sanitize_overflow" in code.co_name:
+            return ()
+        if not code.co_filename.startswith(inside) and code.co_filename != __file__:
+            places.append(f"{Path(code.co_filename).name} line {frame.f_lineno} ({frame.f_lasti})")
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(reversed(places))
+
+
+def bits(pointers: Any) -> int:
+    return int(pointers.get_element_ty().primitive_bitwidth)
+
+
+@contextmanager
+def watched(only: Callable[[int], list[int]] | None = None) -> Iterator[Record]:
+    """Record every launch of an interpreted kernel; one that leaves its tensors raises Outside inside of it."""
+    from triton.runtime import interpreter
+
+    record = Record(only)
+    builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
+    kept: list[tuple[Any, str, Any]] = []
+
+    def replaced(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
+        original = getattr(owner, name)
+        kept.append((owner, name, original))
+
+        def put(make: Callable[..., Any]) -> None:
+            setattr(owner, name, make(original))
+
+        return put
+
+    def touched(pointers: Any, mask: Any, what: str) -> np.ndarray:
+        launch = record.now
+        addresses: np.ndarray = np.asarray(pointers.data)[np.asarray(mask.data, bool)].astype(np.int64)
+        size = max(1, bits(pointers) // 8)
+        inside = np.zeros(addresses.shape, bool)
+        for begin, end in launch.regions:
+            inside |= (addresses >= begin) & (addresses + size <= end)
+        if not inside.all():
+            count = int((~inside).sum())
+            place = " <- ".join(reversed([p.rpartition(" (")[0] for p in site()]))
+            sentence = f"{launch.name}: {what} {count} elements outside of every tensor it was given ({place})"
+            record.faults.append(sentence)
+            raise Outside(sentence)
+        return addresses
+
+    @replaced(builder, "create_masked_load")
+    def _(original: Any) -> Any:
+        def load(self: Any, ptrs: Any, mask: Any, *rest: Any) -> Any:
+            record.now.read.append((np.unique(touched(ptrs, mask, "reads")), record.now.program))
+            return original(self, ptrs, mask, *rest)
+
+        return load
+
+    @replaced(builder, "create_masked_store")
+    def _(original: Any) -> Any:
+        def store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+            addresses = touched(ptrs, mask, "writes")
+            once, at = np.unique(addresses, return_inverse=True)
+            if once.size < addresses.size:
+                values = np.broadcast_to(value.data, np.shape(ptrs.data))[np.asarray(mask.data, bool)]
+                first = np.zeros(once.size, values.dtype)
+                first[at] = values
+                if not np.array_equal(first[at], values, equal_nan=values.dtype.kind == "f"):
+                    record.faults.append(
+                        f"{record.now.name}: two lanes of one store write different values to one place"
+                    )
+            record.now.written.append((once, record.now.program))
+            return original(self, ptrs, value, mask, *rest)
+
+        return store
+
+    @replaced(builder, "create_atomic_rmw")
+    def _(original: Any) -> Any:
+        def atomic(self: Any, op: Any, ptr: Any, val: Any, mask: Any, *rest: Any) -> Any:
+            touched(ptr, mask, "adds to")
+            if np.asarray(val.data).dtype.kind == "f":
+                record.faults.append(f"{record.now.name}: an atomic operation on floating numbers, in no fixed order")
+            return original(self, op, ptr, val, mask, *rest)
+
+        return atomic
+
+    @replaced(builder, "create_get_program_id")
+    def _(original: Any) -> Any:
+        def program_id(self: Any, axis: int) -> Any:
+            record.now.axes.add(axis)
+            return original(self, axis)
+
+        return program_id
+
+    for name in ("SLE", "SLT", "SGE", "SGT", "ULE", "ULT", "UGE", "UGT"):
+
+        @replaced(builder, f"create_icmp{name}")
+        def _(original: Any) -> Any:
+            def compare(self: Any, lhs: Any, rhs: Any) -> Any:
+                result = original(self, lhs, rhs)
+                one = [np.ptp(x.data) == 0 if x.data.size else True for x in (lhs, rhs)]
+                if result.data.size > 1 and one[0] != one[1] and (places := site()):
+                    where = (record.now.name, *places)
+                    mixed = bool(result.data.any()) and not bool(result.data.all())
+                    record.bounds[where] = record.bounds.get(where, False) or mixed
+                return result
+
+            return compare
+
+    chosen: list[int] = []
+
+    @replaced(builder, "set_grid_dim")
+    def _(original: Any) -> Any:
+        return lambda self, *dims: original(self, *record.now.grid)
+
+    @replaced(builder, "set_grid_idx")
+    def _(original: Any) -> Any:
+        def place(self: Any, x: int, y: int, z: int) -> None:
+            x = chosen[x] if chosen else x
+            record.now.program = (x * record.now.grid[1] + y) * record.now.grid[2] + z
+            original(self, x, y, z)
+
+        return place
+
+    @replaced(executor, "__call__")
+    def _(original: Any) -> Any:
+        def watched_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.Tensor)]
+            launch = Launch(self.fn.__name__, [span(t) for t in tensors])
+            record.launches.append(launch)
+            whole = self.grid
+
+            def grid(values: Any) -> tuple[int, ...]:
+                told = tuple(whole(values) if callable(whole) else whole)
+                launch.grid = (*told, 1, 1, 1)[:3]
+                chosen[:] = record.only(launch.grid[0]) if record.only else []
+                return (len(chosen), *told[1:]) if chosen else told
+
+            self.grid = grid
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                self.grid = whole
+                if sentence := launch.race():
+                    record.faults.append(sentence)
+                launch.read.clear()
+                launch.written.clear()
+
+        return watched_call
+
+    try:
+        yield record
+    finally:
+        for owner, name, original in reversed(kept):
+            setattr(owner, name, original)
