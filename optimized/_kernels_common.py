@@ -85,6 +85,26 @@ def require_count(value: int | None, name: str) -> None:
         raise ValueError(f"{name} was {value!r}; it must be a whole number of at least 1.")
 
 
+def require_precision(precision: str) -> None:
+    """How CUDA multiplies."""
+    if precision not in ("ieee", "tf32"):
+        raise ValueError(f"precision was {precision!r}; it must be 'ieee' or 'tf32'.")
+
+
+def require_place(out: torch.Tensor | None, shape: tuple[int, ...], x: torch.Tensor, *others: torch.Tensor) -> None:
+    """An ``out`` that can take a result of this shape like ``x``, where nobody wants a gradient."""
+    if out is None:
+        return
+    if not isinstance(out, torch.Tensor):
+        raise ValueError(f"out was {type(out).__name__}; it must be a torch.Tensor.")
+    if tuple(out.shape) != shape or out.dtype != x.dtype or out.device != x.device:
+        raise ValueError(
+            f"out was {tuple(out.shape)} {out.dtype} on {out.device}; it must be {shape} {x.dtype} on {x.device}."
+        )
+    if out.requires_grad or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *others))):
+        raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or leave out= away.")
+
+
 # -- working precision ------------------------------------------------------------------------------------------------
 
 

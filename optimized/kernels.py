@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from trueness.optimized import _kernels_gradients as tiles
 from trueness.optimized._elementwise import require_floating
 from trueness.optimized._kernels_common import (
     again,
@@ -25,8 +26,10 @@ from trueness.optimized._kernels_common import (
     require_count,
     require_frequencies,
     require_matrix,
+    require_place,
     require_points,
     require_positive,
+    require_precision,
     require_same_kind,
     require_share,
     require_vector,
@@ -73,7 +76,7 @@ __all__ = [
 ]
 
 Device = torch.device | str | None
-FEATURE_TILE, ROW_TILE = 1024, 4096
+ROW_TILE = 4096  # of an exact kernel matrix
 
 
 # -- kernel matrices --------------------------------------------------------------------------------------------------
@@ -236,38 +239,65 @@ def _require_vectors(v: torch.Tensor, y: torch.Tensor) -> None:
 # -- random Fourier features ------------------------------------------------------------------------------------------
 
 
-def _cosines(x: torch.Tensor, frequencies: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    return torch.cos(torch.addmm(offsets, x, frequencies))
+def _choices(row_tile: int | None, feature_tile: int | None, precision: str) -> tuple[int | None, int | None]:
+    require_count(row_tile, "row_tile")
+    require_count(feature_tile, "feature_tile")
+    require_precision(precision)
+    return row_tile, feature_tile
 
 
-def features(x: torch.Tensor, frequencies: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+def features(
+    x: torch.Tensor,
+    frequencies: torch.Tensor,
+    offsets: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    feature_tile: int | None = None,
+    row_tile: int | None = None,
+    precision: str = "ieee",
+) -> torch.Tensor:
     """φ(x) = √(2/D) cos(x W + b)        (Rahimi & Recht 2007 Alg. 1; E φ(x)·φ(y) = k(x − y))
 
-    x            x  (n, d)  points, any floating dtype
-    frequencies  W  (d, D)  columns from the kernel's spectral density, like x
-    offsets      b  (D,)    uniform on [0, 2π), like x
-    returns      φ  (n, D)  dtype of x
-    raises       ValueError if the arguments do not fit together
+    x             x  (n, d)  points, any floating dtype
+    frequencies   W  (d, D)  columns from the kernel's spectral density, like x
+    offsets       b  (D,)    uniform on [0, 2π), like x
+    out              (n, D)  optional: where the result is written, no gradient then
+    feature_tile     int     features computed at a time
+    row_tile         int     points they are computed for at a time
+    precision        name    "ieee", or "tf32": on CUDA products of x and W keep 11 bits of every factor
+    returns       φ  (n, D)  dtype of x
+    raises        ValueError if the arguments do not fit together
     """
     require_frequencies(x, frequencies, offsets)
-    with exact(x):
-        cosines = _cosines(wide(x), wide(frequencies), wide(offsets))
-        return (cosines * math.sqrt(2 / offsets.shape[0])).to(x.dtype)
+    chosen = _choices(row_tile, feature_tile, precision)
+    require_place(out, (x.shape[0], frequencies.shape[1]), x, frequencies, offsets)
+    return tiles.features(x, frequencies, offsets, math.sqrt(2 / offsets.shape[0]), chosen, out, precision)
 
 
-def features_paired(x: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+def features_paired(
+    x: torch.Tensor,
+    frequencies: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    feature_tile: int | None = None,
+    row_tile: int | None = None,
+    precision: str = "ieee",
+) -> torch.Tensor:
     """φ(x) = √(2/D) [cos(x W), sin(x W)],  D = 2 · columns of W        (Sutherland & Schneider 2015 eq. 1)
 
-    x            x  (n, d)    points, any floating dtype
-    frequencies  W  (d, D/2)  columns from the kernel's spectral density, like x
-    returns      φ  (n, D)    dtype of x; φ(x)·φ(x) = 1
-    raises       ValueError if the arguments do not fit together
+    x             x  (n, d)    points, any floating dtype
+    frequencies   W  (d, D/2)  columns from the kernel's spectral density, like x
+    out              (n, D)    optional: where the result is written, no gradient then
+    feature_tile     int       columns of W computed at a time
+    row_tile         int       points they are computed for at a time
+    precision        name      "ieee", or "tf32": on CUDA products of x and W keep 11 bits of every factor
+    returns       φ  (n, D)    dtype of x; φ(x)·φ(x) = 1
+    raises        ValueError if the arguments do not fit together
     """
     require_frequencies(x, frequencies, None)
-    with exact(x):
-        angle = wide(x) @ wide(frequencies)
-        pair = torch.cat([torch.cos(angle), torch.sin(angle)], 1)
-        return (pair * math.sqrt(1 / frequencies.shape[1])).to(x.dtype)
+    chosen = _choices(row_tile, feature_tile, precision)
+    require_place(out, (x.shape[0], 2 * frequencies.shape[1]), x, frequencies)
+    return tiles.features(x, frequencies, None, math.sqrt(1 / frequencies.shape[1]), chosen, out, precision)
 
 
 def _require_scales(frequencies: torch.Tensor, weights: torch.Tensor, counts: Sequence[int]) -> None:
@@ -283,7 +313,7 @@ def _require_scales(frequencies: torch.Tensor, weights: torch.Tensor, counts: Se
 def _shares(weights: torch.Tensor, counts: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     """2 w_s/D_s, once for every feature of scale s, in the working precision of ``like``."""
     parts = [(2 * weights[s] / count).expand(count) for s, count in enumerate(counts)]
-    return torch.cat(parts).to(wide(like).dtype)
+    return torch.cat(parts).to(wide(like[:0]).dtype)
 
 
 def features_multiscale(
@@ -292,78 +322,62 @@ def features_multiscale(
     offsets: torch.Tensor,
     weights: torch.Tensor,
     counts: Sequence[int],
+    *,
+    out: torch.Tensor | None = None,
+    feature_tile: int | None = None,
+    row_tile: int | None = None,
+    precision: str = "ieee",
 ) -> torch.Tensor:
     """φ(x) = [√(2 w_s/D_s) cos(x W_s + b_s)]_s,  Σ w_s = 1: for k = Σ_s w_s k_s        (Rahimi & Recht 2007, linearity)
 
-    x            x    (n, d)  points, any floating dtype
-    frequencies  W    (d, D)  the columns of all scales, one scale after the other, like x
-    offsets      b    (D,)    uniform on [0, 2π), like x
-    weights      w    (S,)    share of every scale's kernel, summing to 1; best in float64
-    counts       D_s  tuple   number of features of every scale, summing to D
-    returns      φ    (n, D)  dtype of x
-    raises       ValueError if the arguments do not fit together
+    x             x    (n, d)  points, any floating dtype
+    frequencies   W    (d, D)  the columns of all scales, one scale after the other, like x
+    offsets       b    (D,)    uniform on [0, 2π), like x
+    weights       w    (S,)    share of every scale's kernel, summing to 1; best in float64
+    counts        D_s  tuple   number of features of every scale, summing to D
+    out                (n, D)  optional: where the result is written, no gradient then
+    feature_tile       int     features computed at a time
+    row_tile           int     points they are computed for at a time
+    precision          name    "ieee", or "tf32": on CUDA products of x and W keep 11 bits of every factor
+    returns       φ    (n, D)  dtype of x
+    raises        ValueError if the arguments do not fit together
     """
     require_frequencies(x, frequencies, offsets)
     _require_scales(frequencies, weights, counts)
-    with exact(x):
-        cosines = _cosines(wide(x), wide(frequencies), wide(offsets))
-        return (cosines * _shares(weights, counts, x).sqrt()).to(x.dtype)
+    chosen = _choices(row_tile, feature_tile, precision)
+    require_place(out, (x.shape[0], frequencies.shape[1]), x, frequencies, offsets, weights)
+    return tiles.features(x, frequencies, offsets, _shares(weights, counts, x).sqrt(), chosen, out, precision)
 
 
-def gram(x: torch.Tensor, y: torch.Tensor, frequencies: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """K̂ = φ(x) φ(y)ᵀ = (2/D) cos(x W + b) cos(y W + b)ᵀ        (Rahimi & Recht 2007 Alg. 1), over tiles of features
+def gram(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    frequencies: torch.Tensor,
+    offsets: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    feature_tile: int | None = None,
+    row_tile: int | None = None,
+    precision: str = "ieee",
+) -> torch.Tensor:
+    """K̂ = φ(x) φ(y)ᵀ = (2/D) cos(x W + b) cos(y W + b)ᵀ        (Rahimi & Recht 2007 Alg. 1), φ never stored
 
-    x            x  (n, d)  points, any floating dtype
-    y            y  (m, d)  points, like x
-    frequencies  W  (d, D)  columns from the kernel's spectral density, like x
-    offsets      b  (D,)    uniform on [0, 2π), like x
-    returns      K̂  (n, m)  dtype of x
-    raises       ValueError if the arguments do not fit together
+    x             x  (n, d)  points, any floating dtype
+    y             y  (m, d)  points, like x
+    frequencies   W  (d, D)  columns from the kernel's spectral density, like x
+    offsets       b  (D,)    uniform on [0, 2π), like x
+    out              (n, m)  optional: where the result is written, no gradient then
+    feature_tile     int     features computed at a time
+    row_tile         int     points they are computed for at a time; the backward makes every tile once more
+    precision        name    "ieee", or "tf32": on CUDA products keep 11 bits of every factor
+    returns       K̂  (n, m)  dtype of x
+    raises        ValueError if the arguments do not fit together
     """
     require_points(x, y)
     require_frequencies(x, frequencies, offsets)
-
-    def product(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return _cosines(x, w, b) @ _cosines(y, w, b).T
-
-    with exact(x):
-        left, right, w, b = wide(x), wide(y), wide(frequencies), wide(offsets)
-        total = torch.zeros((), dtype=left.dtype, device=x.device)
-        for tile in blocks(w.shape[1], FEATURE_TILE):
-            total = total + again(product, left, right, w[:, tile], b[tile])
-        return torch.mul(total, 2 / w.shape[1]).to(x.dtype)
-
-
-def _push(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    return _cosines(x, w, b) @ u
-
-
-def _pull(y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return _cosines(y, w, b).T @ v
-
-
-def _tiled(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    v: torch.Tensor,
-    frequencies: torch.Tensor,
-    offsets: torch.Tensor,
-    shares: torch.Tensor,
-    feature_tile: int | None,
-    row_tile: int | None,
-) -> torch.Tensor:
-    """cos(x W + b) (share · (cos(y W + b)ᵀ v)), of which row_tile × feature_tile cosines exist at a time."""
-    left, right, vectors, w, b = wide(x), wide(y), wide(v), wide(frequencies), wide(offsets)
-    rows = row_tile or ROW_TILE
-    parts = [torch.zeros((), dtype=left.dtype, device=x.device) for _ in blocks(x.shape[0], rows)]
-    for tile in blocks(w.shape[1], feature_tile or FEATURE_TILE):
-        pulled = torch.zeros((), dtype=left.dtype, device=x.device)
-        for at in blocks(y.shape[0], rows):
-            pulled = pulled + again(_pull, right[at], w[:, tile], b[tile], vectors[at])
-        pulled = shares[tile, None] * pulled
-        for i, at in enumerate(blocks(x.shape[0], rows)):
-            parts[i] = parts[i] + again(_push, left[at], w[:, tile], b[tile], pulled)
-    return torch.cat(parts).to(x.dtype)
+    chosen = _choices(row_tile, feature_tile, precision)
+    require_place(out, (x.shape[0], y.shape[0]), x, y, frequencies, offsets)
+    return tiles.gram(x, y, frequencies, offsets, chosen, out, precision)
 
 
 def matvec(
@@ -373,30 +387,33 @@ def matvec(
     frequencies: torch.Tensor,
     offsets: torch.Tensor,
     *,
+    out: torch.Tensor | None = None,
     feature_tile: int | None = None,
     row_tile: int | None = None,
+    precision: str = "ieee",
 ) -> torch.Tensor:
-    """u = φ(x) (φ(y)ᵀ v) ≈ K(x, y) v,  φ = √(2/D) cos(· W + b)        (Rahimi & Recht 2007 Alg. 1)
+    """u = φ(x) (φ(y)ᵀ v) ≈ K(x, y) v,  φ = √(2/D) cos(· W + b)        (Rahimi & Recht 2007 Alg. 1), φ never stored
 
     x             x  (n, d)  points, any floating dtype
     y             y  (m, d)  points, like x
     v             v  (m, p)  vectors in columns, like x
     frequencies   W  (d, D)  columns from the kernel's spectral density, like x
     offsets       b  (D,)    uniform on [0, 2π), like x
+    out              (n, p)  optional: where the result is written, no gradient then
     feature_tile     int     features computed at a time
     row_tile         int     points they are computed for at a time; the backward makes every tile once more
+    precision        name    "ieee", or "tf32": on CUDA products keep 11 bits of every factor
     returns       u  (n, p)  dtype of x; the tiles change the order of summation and nothing else
     raises        ValueError if the arguments do not fit together
     """
     require_points(x, y)
     _require_vectors(v, y)
     require_frequencies(x, frequencies, offsets)
-    require_count(feature_tile, "feature_tile")
-    require_count(row_tile, "row_tile")
-    with exact(x):
-        count = frequencies.shape[1]
-        shares = torch.full((count,), 2 / count, dtype=wide(x).dtype, device=x.device)
-        return _tiled(x, y, v, frequencies, offsets, shares, feature_tile, row_tile)
+    chosen = _choices(row_tile, feature_tile, precision)
+    require_place(out, (x.shape[0], v.shape[1]), x, y, v, frequencies, offsets)
+    count = frequencies.shape[1]
+    shares = torch.full((count,), 2 / count, dtype=wide(x[:0]).dtype, device=x.device)
+    return tiles.matvec(x, y, v, frequencies, offsets, shares, chosen, out, precision)
 
 
 def matvec_multiscale(
@@ -408,10 +425,12 @@ def matvec_multiscale(
     weights: torch.Tensor,
     counts: Sequence[int],
     *,
+    out: torch.Tensor | None = None,
     feature_tile: int | None = None,
     row_tile: int | None = None,
+    precision: str = "ieee",
 ) -> torch.Tensor:
-    """u = φ(x) (φ(y)ᵀ v) ≈ Σ_s w_s K_s(x, y) v with the features of ``features_multiscale``
+    """u = φ(x) (φ(y)ᵀ v) ≈ Σ_s w_s K_s(x, y) v with the features of ``features_multiscale``, none of them stored
 
     x             x    (n, d)  points, any floating dtype
     y             y    (m, d)  points, like x
@@ -420,8 +439,10 @@ def matvec_multiscale(
     offsets       b    (D,)    uniform on [0, 2π), like x
     weights       w    (S,)    share of every scale's kernel, summing to 1; best in float64
     counts        D_s  tuple   number of features of every scale, summing to D
+    out                (n, p)  optional: where the result is written, no gradient then
     feature_tile       int     features computed at a time
     row_tile           int     points they are computed for at a time
+    precision          name    "ieee", or "tf32": on CUDA products keep 11 bits of every factor
     returns       u    (n, p)  dtype of x
     raises        ValueError if the arguments do not fit together
     """
@@ -429,11 +450,9 @@ def matvec_multiscale(
     _require_vectors(v, y)
     require_frequencies(x, frequencies, offsets)
     _require_scales(frequencies, weights, counts)
-    require_count(feature_tile, "feature_tile")
-    require_count(row_tile, "row_tile")
-    with exact(x):
-        shares = _shares(weights, counts, x)
-        return _tiled(x, y, v, frequencies, offsets, shares, feature_tile, row_tile)
+    chosen = _choices(row_tile, feature_tile, precision)
+    require_place(out, (x.shape[0], v.shape[1]), x, y, v, frequencies, offsets, weights)
+    return tiles.matvec(x, y, v, frequencies, offsets, _shares(weights, counts, x), chosen, out, precision)
 
 
 def _require_table(tensor: torch.Tensor, name: str) -> None:

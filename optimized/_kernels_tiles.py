@@ -1,0 +1,276 @@
+"""Tiles of cosines: what is in memory at a time, on how many threads, and the product φ(x)(φ(y)ᵀv) with its backward.
+
+Angles are a matrix product into a scratch tile, and their cosine is taken in place there: by NumPy on the CPU, which is
+several times as fast as torch and releases the interpreter. What is summed over points lies as (vectors, features),
+the layout in which thin matrix products are fast. With several threads every one has rows, scratch and sums of its own
+- torch's own threads would wait on each other at every tile - and the sums are added in a fixed order.
+Nothing here knows of gradients: these functions run where none is recorded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from trueness.optimized._precision import wide
+
+COSINES = 1 << 18  # of one tile: a mebibyte in float32, which a core's cache holds
+FEATURES = 1024
+WORTH = 1 << 21  # cosines from which threads of our own pay for themselves
+PARTIAL = 1 << 19  # numbers that all threads' own sums may hold beyond the first's
+
+Found = TypeVar("Found")
+Optional = torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows and features of a tile, and the number of threads."""
+
+    rows: int
+    features: int
+    threads: int
+
+
+def plan(
+    points: int, features: int, widest: int, device: torch.device, row_tile: int | None, feature_tile: int | None
+) -> Plan:
+    """Tiles of ``points`` × ``features`` cosines; ``widest`` is the longest row of whatever else a tile needs."""
+    threads = torch.get_num_threads() if device.type == "cpu" and points * features >= WORTH else 1
+    at_a_time = min(feature_tile or FEATURES, features)
+    cosines = COSINES if device.type == "cpu" else 32 * COSINES
+    cosines = min(cosines, max(2 * cosines // threads, 1 << 15))
+    rows = row_tile or max(cosines // max(at_a_time, widest, 1), cosines >> 10, 1)
+    return Plan(max(1, min(rows, points)), max(1, at_a_time), threads)
+
+
+def slices(start: int, stop: int, size: int) -> list[slice]:
+    """start … stop in slices of ``size``."""
+    return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
+def parallel(work: Callable[[int, int], Found], points: int, threads: int) -> list[Found]:
+    """``work(start, stop)`` for as many ranges of points as there are threads, each on a thread of its own.
+
+    A thread tells torch to stay on it; the number of threads of the process is put back before the work begins.
+    """
+    if threads == 1:
+        return [work(0, points)]
+    found: list[Any] = [None] * threads
+    failed: list[BaseException] = []
+    before, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    ready, begin = threading.Barrier(threads + 1), threading.Event()
+
+    def run(k: int) -> None:
+        torch.get_num_threads()  # the number of the process is taken over once, here, and not later in the work
+        torch.set_num_threads(1)
+        ready.wait()
+        begin.wait()
+        try:
+            with torch.inference_mode(inference), torch.no_grad():
+                found[k] = work(points * k // threads, points * (k + 1) // threads)
+        except BaseException as error:
+            failed.append(error)
+
+    workers = [threading.Thread(target=run, args=(k,)) for k in range(threads)]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    torch.set_num_threads(before)
+    begin.set()
+    for worker in workers:
+        worker.join()
+    if failed:
+        raise failed[0]
+    return found
+
+
+def cosine(angles: torch.Tensor, out: torch.Tensor) -> None:
+    """cos, written to ``out``, which may be ``angles``."""
+    if angles.is_cuda:
+        torch.cos(angles, out=out)
+        return
+    with np.errstate(invalid="ignore"):
+        np.cos(angles.numpy(), out=out.numpy())
+
+
+def sine(angles: torch.Tensor, out: torch.Tensor) -> None:
+    """sin, written to ``out``, which may be ``angles``."""
+    if angles.is_cuda:
+        torch.sin(angles, out=out)
+        return
+    with np.errstate(invalid="ignore"):
+        np.sin(angles.numpy(), out=out.numpy())
+
+
+def angles(x: torch.Tensor, w: torch.Tensor, b: Optional, out: torch.Tensor) -> torch.Tensor:
+    """x W + b, written to ``out``."""
+    return torch.mm(x, w, out=out) if b is None else torch.addmm(b, x, w, out=out)
+
+
+class Scratch:
+    """Memory for tiles of one shape or smaller ones."""
+
+    def __init__(self, like: torch.Tensor, rows: int, columns: int) -> None:
+        self.memory = torch.empty(rows * columns, dtype=wide(like[:0]).dtype, device=like.device)
+
+    def tile(self, rows: int, columns: int) -> torch.Tensor:
+        return self.memory[: rows * columns].view(rows, columns)
+
+
+def length(at: slice) -> int:
+    return int(at.stop) - int(at.start)
+
+
+def zeros(like: torch.Tensor, *shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=wide(like[:0]).dtype, device=like.device)
+
+
+def summed(parts: list[torch.Tensor]) -> torch.Tensor:
+    """One after the other, in order."""
+    for part in parts[1:]:
+        parts[0].add_(part)
+    return parts[0]
+
+
+# -- the product ------------------------------------------------------------------------------------------------------
+
+
+def pulled(y: torch.Tensor, v: torch.Tensor, w: torch.Tensor, b: torch.Tensor, by: Plan) -> torch.Tensor:
+    """vᵀ cos(y W + b)  (p, D), in working precision; W and b are in it already."""
+
+    def work(start: int, stop: int) -> torch.Tensor:
+        total, scratch = zeros(y, v.shape[1], w.shape[1]), Scratch(y, by.rows, by.features)
+        for at in slices(start, stop, by.rows):
+            points, vectors = wide(y[at]), wide(v[at]).T
+            for tile in slices(0, w.shape[1], by.features):
+                z = angles(points, w[:, tile], b[tile], scratch.tile(length(at), length(tile)))
+                cosine(z, z)
+                total[:, tile].addmm_(vectors, z)
+        return total
+
+    return summed(parallel(work, y.shape[0], by.threads))
+
+
+def pushed(
+    x: torch.Tensor, total: torch.Tensor, w: torch.Tensor, b: torch.Tensor, by: Plan, out: torch.Tensor
+) -> torch.Tensor:
+    """cos(x W + b) totalᵀ  (n, p), rounded once into ``out``."""
+
+    def work(start: int, stop: int) -> None:
+        scratch, sums = Scratch(x, by.rows, by.features), Scratch(x, by.rows, total.shape[0])
+        for at in slices(start, stop, by.rows):
+            points, result = wide(x[at]), sums.tile(length(at), total.shape[0])
+            for tile in slices(0, w.shape[1], by.features):
+                z = angles(points, w[:, tile], b[tile], scratch.tile(length(at), length(tile)))
+                cosine(z, z)
+                result.addmm_(z, total[:, tile].T, beta=1 if tile.start else 0)
+            out[at].copy_(result)
+
+    parallel(work, x.shape[0], by.threads)
+    return out
+
+
+def product(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    v: torch.Tensor,
+    w: torch.Tensor,
+    b: torch.Tensor,
+    shares: torch.Tensor,
+    tiles: tuple[int | None, int | None],
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """cos(x W + b) (share · (cos(y W + b)ᵀ v)) into ``out``; returns vᵀ cos(y W + b), which the backward needs."""
+    w, b = wide(w), wide(b)
+    columns, widest = w.shape[1], v.shape[1]
+    total = pulled(y, v, w, b, plan(y.shape[0], columns, widest, y.device, *tiles))
+    pushed(x, total * shares, w, b, plan(x.shape[0], columns, widest, x.device, *tiles), out)
+    return total
+
+
+# -- its backward -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sums:
+    """What the points of one thread add to the gradients by W and b, and to vectorsᵀ cos."""
+
+    w: Optional
+    b: Optional
+    cosines: Optional
+
+
+def side(
+    x: torch.Tensor,
+    vectors: torch.Tensor,
+    slope: torch.Tensor,
+    w: torch.Tensor,
+    b: torch.Tensor,
+    tiles: tuple[int | None, int | None],
+    *,
+    by_x: Optional,
+    by_w: bool,
+    sums: bool,
+    products: Optional,
+) -> Sums:
+    """One side of the product, its angles z = x W + b made again; Ā = −sin z · (vectors slope).
+
+    by_x      receives Ā Wᵀ
+    by_w      whether xᵀ Ā and Σ Ā are returned
+    sums      whether vectorsᵀ cos z (p, D) is returned
+    products  receives cos z slopeᵀ
+    """
+    columns, sized = w.shape[1], max(vectors.shape[1], x.shape[1])
+    chosen = plan(x.shape[0], columns, sized, x.device, *tiles)
+    if by_w and (chosen.threads - 1) * w.numel() > PARTIAL:
+        chosen = Plan(chosen.rows, chosen.features, 1)
+    turned = by_x is not None or by_w
+
+    def work(start: int, stop: int) -> Sums:
+        first, second = Scratch(x, chosen.rows, chosen.features), Scratch(x, chosen.rows, chosen.features)
+        rows_of_x = Scratch(x, chosen.rows, x.shape[1] if by_x is not None else 0)
+        rows_of_v = Scratch(x, chosen.rows, vectors.shape[1] if products is not None else 0)
+        own = Sums(
+            zeros(x, *w.shape) if by_w else None,
+            zeros(x, columns) if by_w else None,
+            zeros(x, vectors.shape[1], columns) if sums else None,
+        )
+        for at in slices(start, stop, chosen.rows):
+            points, given, n = wide(x[at]), wide(vectors[at]), length(at)
+            for tile in slices(0, columns, chosen.features):
+                more = 1 if tile.start else 0
+                z = angles(points, w[:, tile], b[tile], first.tile(n, length(tile)))
+                other = second.tile(n, length(tile))
+                if own.cosines is not None or products is not None:
+                    cosine(z, other)
+                    if own.cosines is not None:
+                        own.cosines[:, tile].addmm_(given.T, other)
+                    if products is not None:
+                        rows_of_v.tile(n, vectors.shape[1]).addmm_(other, slope[:, tile].T, beta=more)
+                if turned:
+                    sine(z, z)
+                    torch.mm(given, slope[:, tile], out=other)
+                    z.mul_(other).neg_()
+                    if by_x is not None:
+                        rows_of_x.tile(n, x.shape[1]).addmm_(z, w[:, tile].T, beta=more)
+                    if own.w is not None and own.b is not None:
+                        own.w[:, tile].addmm_(points.T, z)
+                        own.b[tile].add_(z.sum(0))
+            if by_x is not None:
+                by_x[at].copy_(rows_of_x.tile(n, x.shape[1]))
+            if products is not None:
+                products[at].copy_(rows_of_v.tile(n, vectors.shape[1]))
+        return own
+
+    parts = parallel(work, x.shape[0], chosen.threads)
+    return Sums(
+        summed([p.w for p in parts if p.w is not None]) if by_w else None,
+        summed([p.b for p in parts if p.b is not None]) if by_w else None,
+        summed([p.cosines for p in parts if p.cosines is not None]) if sums else None,
+    )
