@@ -1,0 +1,40 @@
+"""Gradient descent of the Omega rule without a clip: which form computes a call. No checks."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from trueness.optimized import _atlas_parts as _parts
+from trueness.optimized._atlas_linear import Rule
+from trueness.optimized._atlas_pieces import Sequences, omega
+
+TILE = 64  # rows of a tile, where their number is not part of the model
+
+
+def descend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    gamma: torch.Tensor,
+    memory: torch.Tensor,
+    momentum: torch.Tensor,
+    k_window: torch.Tensor,
+    v_window: torch.Tensor,
+    chunk_size: int,
+    objective: str,
+    placement: str,
+    read: str,
+    tile: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """o, M_T and S_T of ``atlas_memory.omega``; C = 1 and the inner product in tiles of any size"""
+    exact, window = chunk_size == 1 and objective == "l2", gamma.shape[-1]
+    size = (tile or max(TILE // window if exact else TILE, 1)) if exact or objective == "dot" else chunk_size
+    size = min(size, q.shape[1])
+    prepare = partial(_parts.exact if exact else _parts.linear, size=size, placement=placement, read=read)
+    given = Sequences((q, alpha, eta, theta, gamma), ((k, k_window), (v, v_window)))
+    return omega(Rule(prepare, size, objective == "l2"), given, memory, momentum)
