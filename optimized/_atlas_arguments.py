@@ -23,6 +23,11 @@ def require_choice(value: object, name: str) -> None:
         raise ValueError(f"{name} was {value!r}; allowed are {', '.join(map(repr, CHOICES[name]))}.")
 
 
+def require_layers(optimizer: str) -> None:
+    if optimizer == "norm_ema":
+        raise ValueError("optimizer was 'norm_ema'; a memory of two layers has 'gd', 'muon' and 'muon_chunk'.")
+
+
 def require_modes(
     chunk_size: int, objective: str, optimizer: str, placement: str, read: str, clip: float | None
 ) -> None:

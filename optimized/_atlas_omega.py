@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from trueness.optimized import _atlas_chunks as _chunks
-from trueness.optimized._atlas_muon import newton_schulz
+from trueness.optimized import _atlas_dense as _dense
+from trueness.optimized import _atlas_descent as _descent
+from trueness.optimized import _atlas_layers as _layers
 from trueness.optimized._precision import exact, wide
 
 
@@ -30,19 +31,78 @@ def run(
     tile: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """o, M_T, S_T of ``atlas_memory.omega``"""
-    dtype, length, plain = q.dtype, q.shape[1], optimizer == "gd" and clip is None
-    tiled = plain and (objective == "dot" or chunk_size == 1)
-    size = (tile or max(64 // gamma.shape[-1], 1)) if tiled else chunk_size
-    q, k, v, alpha, eta, theta, gamma, M, S, k_window, v_window = (
-        wide(x) for x in (q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window)
-    )
+    tokens, state = (q, k, v, alpha, eta, theta, gamma), (memory, momentum, k_window, v_window)
+    modes = chunk_size, objective, optimizer, placement, read, clip
     with exact(q):
-        parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, size, placement)
-        if tiled and objective == "l2":
-            reads, M, S = _chunks.exact(parts, M, S, read)
-        elif plain:
-            reads, M, S = _chunks.linear(parts, M, S, objective, read)
-        else:
-            step = (lambda x: x) if optimizer == "gd" else newton_schulz
-            reads, M, S = _chunks.dense(parts, M, S, objective, optimizer, read, clip, step)
-        return _chunks.joined(reads, length).to(dtype), M.to(dtype), S.to(dtype)
+        o, M, S, _ = carried(*(wide(x) for x in (*tokens, *state)), None, None, *modes, tile)
+        return o.to(q.dtype), M.to(q.dtype), S.to(q.dtype)
+
+
+def carried(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    gamma: torch.Tensor,
+    M: torch.Tensor,
+    S: torch.Tensor,
+    k_window: torch.Tensor,
+    v_window: torch.Tensor,
+    norm: torch.Tensor | None,
+    live: torch.Tensor | None,
+    chunk_size: int,
+    objective: str,
+    optimizer: str,
+    placement: str,
+    read: str,
+    clip: float | None,
+    tile: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """o, M_T, S_T and the average norm m_T of float32 or float64 tensors, from a norm, 0 if None.
+
+    live  (B, T), 1 for a token and 0 for one that only fills a row up: its γ must be 0, its α and θ 1
+    """
+    norm = torch.zeros_like(M[..., 0, 0]) if norm is None else norm
+    if optimizer != "gd" or clip is not None:
+        into, out = (eta, torch.ones_like(eta)) if placement == "inner" else (torch.ones_like(eta), eta)
+        out = out if live is None else out * live[..., None]
+        tokens = q, k, v, alpha, into, out, theta, gamma, k_window, v_window
+        how = _dense.Modes(objective == "l2", optimizer, read == "post", clip)
+        return _dense.all_chunks(tokens, M, S, norm, chunk_size, how)
+    if live is not None and placement == "inner":
+        gamma, eta, placement = gamma * eta[..., None], live[..., None].expand_as(eta), "outer"
+    elif live is not None:
+        eta = eta * live[..., None]
+    tokens, state = (q, k, v, alpha, eta, theta, gamma), (M, S, k_window, v_window)
+    return *_descent.descend(*tokens, *state, chunk_size, objective, placement, read, tile), norm
+
+
+def run_layers(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    gamma: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    s1: torch.Tensor,
+    s2: torch.Tensor,
+    k_window: torch.Tensor,
+    v_window: torch.Tensor,
+    chunk_size: int,
+    optimizer: str,
+    placement: str,
+    read: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """o, W1, W2, S1, S2 of ``atlas_memory.omega_mlp``"""
+    one = torch.ones_like(eta)
+    into, out = (eta, one) if placement == "inner" else (one, eta)
+    tokens = tuple(wide(x) for x in (q, k, v, alpha, into, out, theta, gamma, k_window, v_window))
+    modes = _dense.Modes(True, optimizer, read == "post", None)
+    with exact(q):
+        o, w, s = _layers.all_chunks(tokens, (wide(w1), wide(w2)), (wide(s1), wide(s2)), chunk_size, modes)
+        return (o.to(q.dtype), w[0].to(q.dtype), w[1].to(q.dtype), s[0].to(q.dtype), s[1].to(q.dtype))

@@ -18,13 +18,12 @@ from collections.abc import Sequence
 import torch
 
 from trueness.optimized import _atlas_arguments as _require
-from trueness.optimized import _atlas_chunks as _chunks
 from trueness.optimized import _atlas_features as _features
 from trueness.optimized import _atlas_muon as _muon
 from trueness.optimized import _atlas_omega as _omega
 from trueness.optimized._arguments import require_count
 from trueness.optimized._atlas_module import AtlasAttention, AtlasState
-from trueness.optimized._atlas_muon import CLASSICAL, EPS, JORDAN
+from trueness.optimized._atlas_muon import CLASSICAL, EPS, JORDAN, LACT, POLAR_EXPRESS
 from trueness.optimized._elementwise import require_floating
 from trueness.optimized._precision import exact, wide
 
@@ -32,11 +31,14 @@ __all__ = [
     "CLASSICAL",
     "EPS",
     "JORDAN",
+    "LACT",
+    "POLAR_EXPRESS",
     "AtlasAttention",
     "AtlasState",
     "atlas_attention",
     "elementwise_features",
     "newton_schulz",
+    "newton_schulz_lowrank",
     "omega",
     "omega_mlp",
     "taylor_coefficients",
@@ -135,6 +137,34 @@ def newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]], eps:
         return _muon.newton_schulz(wide(g), coefficients, eps).to(g.dtype)
 
 
+def newton_schulz_lowrank(
+    x: torch.Tensor, y: torch.Tensor, coefficients: Sequence[Sequence[float]], eps: float
+) -> torch.Tensor:
+    """NS(Xᵀ Y) = Q_x NS(R_x R_yᵀ) Q_yᵀ,  Xᵀ = Q_x R_x,  Yᵀ = Q_y R_y: steps on r × r matrices, in float32 or float64
+
+    x             X      (..., r, P)  rows, such as keys; any floating dtype
+    y             Y      (..., r, V)  rows, such as their errors; like x, with the same axes before
+    coefficients  a,b,c  (k, 3)       one row for every step: JORDAN, LACT, POLAR_EXPRESS, CLASSICAL or others
+    eps           ε      number       ≥ 0; NS(0) = 0 if it is > 0
+    returns       NS     (..., P, V)  dtype of x
+    raises        ValueError if x or y is not floating, their axes differ, coefficients has not three numbers a row, or
+                  eps < 0
+    """
+    require_floating(x, "x")
+    require_floating(y, "y")
+    if x.ndim < 2:
+        raise ValueError(f"x had shape {tuple(x.shape)}; it must have at least the axes (r, P).")
+    if y.shape[:-1] != x.shape[:-1]:
+        shown = ", ".join(map(str, x.shape[:-1]))
+        raise ValueError(f"y had shape {tuple(y.shape)}; it must be ({shown}, V), with the rows of x.")
+    if y.dtype != x.dtype or y.device != x.device:
+        raise ValueError(f"y was {y.dtype} on {y.device}; it must be like x, {x.dtype} on {x.device}.")
+    _require.require_steps(coefficients)
+    _require.require_not_negative(eps, "eps")
+    with exact(x):
+        return _muon.newton_schulz_lowrank(wide(x), wide(y), coefficients, eps).to(x.dtype)
+
+
 # -- the Omega rule ---------------------------------------------------------------------------------------------------
 
 
@@ -231,10 +261,11 @@ def omega_mlp(
     k_window: torch.Tensor,
     v_window: torch.Tensor,
     chunk_size: int,
+    optimizer: str,
     placement: str,
     read: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t S_t,  o_t = f(q_t; W_t)        (eq. 42)
+    """S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t U_t,  o_t = f(q_t; W_t)        (eq. 42)
 
     The memory is f(x) = x + W1 σ(W2 x), σ(z) = z/(1 + e^{−z}).
     g_t = Σ_{j<c} γ_{t,j} ∇½|f(k_{t−j}) − v_{t−j}|² of both matrices at the weights before the first token of the chunk.
@@ -253,8 +284,10 @@ def omega_mlp(
     k_window        (B, c−1, H, V)  the last c − 1 keys before the first token, zeros where there are none
     v_window        (B, c−1, H, V)  their values
     chunk_size  C   int             tokens whose gradients are taken at one set of weights, at least 1
+    optimizer                       of each matrix, as in ``omega``: "gd", "muon" or "muon_chunk"
     placement                       "outer": i_t = 1, w_t = η_t; "inner": i_t = η_t, w_t = 1
-    read                            "post": o_t = f(q_t; W_t); "pre": o_t = f(q_t; W_{t−1})
+    read                            "post": o_t = f(q_t; W_t); "pre": o_t = f(q_t; W_{t−1}); not looked at for
+                                    "muon_chunk"
     returns     o   (B, T, H, V)    dtype of q
                 W1, W2, S1, S2 after the last token
     raises      ValueError if a tensor does not fit the others, or a mode is not one of those named
@@ -277,16 +310,10 @@ def omega_mlp(
         },
         "q",
     )
-    _require.require_modes(chunk_size, "l2", "gd", placement, read, None)
-    dtype, length = q.dtype, q.shape[1]
-    tokens = (q, k, v, alpha, eta, theta, gamma, k_window, v_window)
-    q, k, v, alpha, eta, theta, gamma, k_window, v_window = (wide(x) for x in tokens)
-    w1, w2, s1, s2 = (wide(x) for x in (w1, w2, s1, s2))
-    with exact(q):
-        parts = _chunks.chunks(q, k, v, alpha, eta, theta, gamma, k_window, v_window, chunk_size, placement)
-        reads, w1, w2, s1, s2 = _chunks.layers(parts, w1, w2, s1, s2, read)
-        out = _chunks.joined(reads, length)
-        return out.to(dtype), w1.to(dtype), w2.to(dtype), s1.to(dtype), s2.to(dtype)
+    _require.require_modes(chunk_size, "l2", optimizer, placement, read, None)
+    _require.require_layers(optimizer)
+    tokens, state = (q, k, v, alpha, eta, theta, gamma), (w1, w2, s1, s2, k_window, v_window)
+    return _omega.run_layers(*tokens, *state, chunk_size, optimizer, placement, read)
 
 
 # -- attention --------------------------------------------------------------------------------------------------------

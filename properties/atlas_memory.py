@@ -97,6 +97,14 @@ def matrices() -> dict[str, tuple[Any, ...]]:
     return found
 
 
+def thin_matrices() -> dict[str, tuple[Any, ...]]:
+    """Rows that are all but equal, as features with a constant block are, and every step of JORDAN."""
+    if not _digits.available():
+        return {}
+    rows = _digits.digits()[:24].reshape(6, 4, 64)
+    return {"digits beside a constant": (1 + rows[..., 18:34] / 256, rows[..., 34:42], true.JORDAN, 1e-8)}
+
+
 def rows_of_digits(optimizer: str, clip: float | None, *chunk_sizes: int) -> Callable[[], dict[str, tuple[Any, ...]]]:
     """Two handwritten digits: rows are keys, queries and, one row later, values; eight tokens, windows of three."""
 
@@ -115,7 +123,7 @@ def rows_of_digits(optimizer: str, clip: float | None, *chunk_sizes: int) -> Cal
     return load
 
 
-def layers_of_digits() -> dict[str, tuple[Any, ...]]:
+def layers_of_digits(optimizer: str) -> dict[str, tuple[Any, ...]]:
     """The same rows for a memory of two layers, whose weights are pixels of a third digit."""
     if not _digits.available():
         return {}
@@ -124,7 +132,9 @@ def layers_of_digits() -> dict[str, tuple[Any, ...]]:
     gates = (np.full((2, 8, 1), x) for x in (0.9, 0.3, 0.5))
     w1, w2 = weights[:, 20:32].reshape(2, 1, 4, 3), weights[:, 30:42].reshape(2, 1, 3, 4)
     state = w1, w2, 0.1 * w1, 0.1 * w2, np.zeros((2, 2, 1, 4)), np.zeros((2, 2, 1, 4))
-    return {"digits, chunks of 3": (q, k, v, *gates, np.full((2, 8, 1, 3), 0.25), *state, 3, "inner", "post")}
+    return {
+        "digits, chunks of 3": (q, k, v, *gates, np.full((2, 8, 1, 3), 0.25), *state, 3, optimizer, "inner", "post")
+    }
 
 
 def muon_of_torch(g: Any, coefficients: Any, eps: float) -> Any:
@@ -181,6 +191,37 @@ def omega(name: str, optimizers: tuple[str, ...], clips: Any, *more: Implementat
         ),
         implementations=(ours("omega", "gradient", "autocast", waived={"special values": CHUNKS}), *more),
         reduction=longest("P"),
+        **fields,
+    )
+
+
+def omega_mlp(name: str, optimizers: tuple[str, ...], **fields: Any) -> Formula:
+    """A memory of two layers with these optimisers."""
+    return Formula(
+        name=f"atlas_memory.{name}",
+        reference=true.omega_mlp,
+        vjp=true.omega_mlp_vjp,
+        equation="S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t U_t,  o_t = q_t + W1 σ(W2 q_t)",
+        source=f"{ATLAS} eq. 42",
+        arguments=(
+            drawn("q", *TOKEN, "V"),
+            drawn("k", *TOKEN, "V"),
+            drawn("v", *TOKEN, "V"),
+            *GATES,
+            drawn("w1", "B", "H", "V", "N"),
+            drawn("w2", "B", "H", "N", "V"),
+            drawn("s1", "B", "H", "V", "N"),
+            drawn("s2", "B", "H", "N", "V"),
+            drawn("k_window", "B", before, "H", "V"),
+            drawn("v_window", "B", before, "H", "V"),
+            Scalar("chunk_size", MODES["chunk_size"]),
+            Scalar("optimizer", st.sampled_from(optimizers)),
+            Scalar("placement", MODES["placement"]),
+            Scalar("read", MODES["read"]),
+        ),
+        implementations=(ours("omega_mlp", "gradient", "autocast", waived={"special values": CHUNKS}),),
+        reduction=lambda sizes: sizes["V"] + sizes["N"] + sizes["T"] + sizes["c"],
+        real=lambda: layers_of_digits(optimizers[0]),
         **fields,
     )
 
@@ -269,38 +310,34 @@ FORMULAS = (
         real=matrices,
         reduction=terms("R", "C"),
     ),
+    Formula(
+        name="atlas_memory.newton_schulz_lowrank",
+        reference=true.newton_schulz_lowrank,
+        vjp=true.newton_schulz_lowrank_vjp,
+        equation="NS(Xᵀ Y) = Q_x NS(R_x R_yᵀ) Q_yᵀ",
+        source=JORDAN,
+        arguments=(
+            Real("x", dims=("...", "r", "P"), decades=(-2.0, 1.0), spans={"r": (1, 3), "P": (1, 8)}),
+            Real("y", dims=("...", "r", "V"), decades=(-2.0, 1.0), spans={"V": (1, 8)}),
+            Made(
+                "coefficients",
+                make=lambda known, _: STEPS[known["steps"]],
+                draws={"steps": st.sampled_from(tuple(STEPS))},
+            ),
+            Scalar("eps", st.sampled_from((1e-8, 1e-7))),
+        ),
+        implementations=(ours("newton_schulz_lowrank", "gradient", "autocast"),),
+        real=thin_matrices,
+        reduction=terms("r", "P", "V"),
+    ),
     omega("omega", ("gd",), st.none(), PAIRS, real=rows_of_digits("gd", None, 3, 1)),
     omega("omega_clip", ("gd",), st.sampled_from((0.1, 0.5)), real=rows_of_digits("gd", 0.1, 3), **WIDE),
     omega("omega_muon", ("muon", "muon_chunk"), st.none(), real=rows_of_digits("muon", None, 3), **ONE_HALF),
     omega(
         "omega_norm_ema", ("norm_ema",), st.sampled_from((None, 0.5)), real=rows_of_digits("norm_ema", None, 3), **WIDE
     ),
-    Formula(
-        name="atlas_memory.omega_mlp",
-        reference=true.omega_mlp,
-        vjp=true.omega_mlp_vjp,
-        equation="S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t S_t,  o_t = q_t + W1 σ(W2 q_t)",
-        source=f"{ATLAS} eq. 42",
-        arguments=(
-            drawn("q", *TOKEN, "V"),
-            drawn("k", *TOKEN, "V"),
-            drawn("v", *TOKEN, "V"),
-            *GATES,
-            drawn("w1", "B", "H", "V", "N"),
-            drawn("w2", "B", "H", "N", "V"),
-            drawn("s1", "B", "H", "V", "N"),
-            drawn("s2", "B", "H", "N", "V"),
-            drawn("k_window", "B", before, "H", "V"),
-            drawn("v_window", "B", before, "H", "V"),
-            Scalar("chunk_size", MODES["chunk_size"]),
-            Scalar("placement", MODES["placement"]),
-            Scalar("read", MODES["read"]),
-        ),
-        implementations=(ours("omega_mlp", "gradient", "autocast", waived={"special values": CHUNKS}),),
-        reduction=lambda sizes: sizes["V"] + sizes["N"] + sizes["T"] + sizes["c"],
-        real=layers_of_digits,
-        **ONE_HALF,
-    ),
+    omega_mlp("omega_mlp", ("gd",), **ONE_HALF),
+    omega_mlp("omega_mlp_muon", ("muon", "muon_chunk"), **WIDE),
     Formula(
         name="atlas_memory.atlas_attention",
         reference=true.atlas_attention,

@@ -638,7 +638,7 @@ def mlp_problem(seed: int, size: Sizes, hidden: int, **given: Any) -> Problem:
     shapes = {"w1": (B, H, P, hidden), "w2": (B, H, hidden, P)}
     shapes |= {"s1": shapes["w1"], "s2": shapes["w2"]}
     matrices = {name: 0.5 * normal(seed + i, *shapes[name]) for i, name in enumerate(MLP)}
-    order = ("q", "k", "v", "alpha", "eta", "theta", "gamma", *MLP, "k_window", "v_window", "chunk_size")
+    order = ("q", "k", "v", "alpha", "eta", "theta", "gamma", *MLP, "k_window", "v_window", "chunk_size", "optimizer")
     every = p | matrices
     return {name: every[name] for name in (*order, "placement", "read")}
 

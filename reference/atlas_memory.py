@@ -17,6 +17,20 @@ import numpy as np
 
 JORDAN = ((3.4445, -4.7750, 2.0315),) * 5
 CLASSICAL = ((15 / 8, -5 / 4, 3 / 8),) * 12
+LACT = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+)
 EPS = 1e-8
 DECAY = 0.9
 
@@ -193,6 +207,27 @@ def newton_schulz_vjp(cotangent, g, coefficients, eps):
     n = _norm(g)
     inner = np.sum(pulled * g, axis=(-2, -1), keepdims=True)
     return pulled / (n + eps) - g * np.where(n > 0, inner / (np.where(n > 0, n, 1.0) * (n + eps) * (n + eps)), 0.0)
+
+
+def newton_schulz_lowrank(x, y, coefficients, eps):
+    """NS(Xᵀ Y)
+
+    A matrix of rank r at most, such as the gradient of r tokens. NS(Xᵀ Y) = Q_x NS(R_x R_yᵀ) Q_yᵀ, Xᵀ = Q_x R_x and
+    Yᵀ = Q_y R_y, so that the steps need no matrix larger than r × r.
+
+    x             X      (..., r, P)  rows, such as keys
+    y             Y      (..., r, V)  rows, such as their errors
+    coefficients  a,b,c  (k, 3)       one row for every step
+    eps           ε      number       ≥ 0; NS(0) = 0 if it is > 0
+    returns       NS     (..., P, V)
+    """
+    return newton_schulz(np.swapaxes(x, -1, -2) @ y, coefficients, eps)
+
+
+def newton_schulz_lowrank_vjp(cotangent, x, y, coefficients, eps):
+    """X̄ = Y S̄ᵀ,  Ȳ = X S̄ with S̄ the gradient by S = Xᵀ Y"""
+    pulled = newton_schulz_vjp(cotangent, np.swapaxes(x, -1, -2) @ y, coefficients, eps)
+    return y @ np.swapaxes(pulled, -1, -2), x @ pulled
 
 
 # -- the Omega rule ---------------------------------------------------------------------------------------------------
@@ -439,10 +474,11 @@ def omega_mlp(
     k_window,
     v_window,
     chunk_size,
+    optimizer,
     placement,
     read,
 ):
-    """S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t S_t,  o_t = f(q_t; W_t)        (eq. 42)
+    """S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t U_t,  o_t = f(q_t; W_t)        (eq. 42)
 
     The memory is f(x) = x + W1 σ(W2 x), σ(z) = z/(1 + e^{−z}).
 
@@ -463,21 +499,30 @@ def omega_mlp(
     k_window        (B, c−1, H, V)  the last c − 1 keys before the first token, zeros where there are none
     v_window        (B, c−1, H, V)  their values
     chunk_size  C   int             tokens whose gradients are taken at one set of weights, at least 1
+    optimizer                       of each matrix, as in ``omega``: "gd", "muon" or "muon_chunk"
     placement                       "outer": i_t = 1, w_t = η_t; "inner": i_t = η_t, w_t = 1
-    read                            "post": o_t = f(q_t; W_t); "pre": o_t = f(q_t; W_{t−1})
+    read                            "post": o_t = f(q_t; W_t); "pre": o_t = f(q_t; W_{t−1}); not looked at for
+                                    "muon_chunk"
     returns     o   (B, T, H, V)
                 W1, W2, S1, S2 after the last token
     """
     arguments = (k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window)
-    tokens = _mlp_tokens(*arguments, chunk_size, placement)
+    tokens = _mlp_tokens(*arguments, chunk_size, optimizer, placement)
     reads = []
     for t, token in enumerate(tokens):
-        outer, inner = token["W"] if read == "post" else token["W before"]
+        outer, inner = _are_read(token, optimizer, read)
         reads = [*reads, q[:, t] + _column(outer, _silu(_column(inner, q[:, t])))]
     return np.stack(reads, axis=1), *tokens[-1]["W"], *tokens[-1]["S"]
 
 
-def _mlp_tokens(k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window, chunk_size, placement):
+def _are_read(token, optimizer, read):
+    """The weights that a token reads."""
+    if optimizer == "muon_chunk":
+        return token["Ŵ"]
+    return token["W"] if read == "post" else token["W before"]
+
+
+def _mlp_tokens(k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window, chunk_size, optimizer, placement):
     """The recurrence token by token: pairs of both layers, by name."""
     length, window = gamma.shape[1], gamma.shape[-1]
     keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
@@ -486,7 +531,7 @@ def _mlp_tokens(k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_wind
     W, S, found = (w1, w2), (s1, s2), []
     for t in range(length):
         if t % chunk_size == 0:
-            W_hat = W
+            W_hat, kept, moved = W, one[:, t], np.zeros(one[:, t].shape)
         g1, g2 = np.zeros(w1.shape), np.zeros(w2.shape)
         for j in range(window):
             x, value = keys[:, window - 1 + t - j], values[:, window - 1 + t - j]
@@ -496,9 +541,16 @@ def _mlp_tokens(k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_wind
             weight = _head(gamma[:, t, :, j])
             g1, g2 = g1 + weight * _outer(e, _silu(z)), g2 + weight * _outer(d, x)
         token = {"Ŵ": W_hat, "W before": W, "S before": S, "g": (g1, g2), "into": into[:, t], "out": out[:, t]}
+        token = {**token, "kept before": kept, "moved before": moved}
         S = tuple(_head(theta[:, t]) * s + _head(into[:, t]) * g for s, g in zip(S, (g1, g2), strict=True))
-        W = tuple(_head(alpha[:, t]) * w - _head(out[:, t]) * s for w, s in zip(W, S, strict=True))
-        found = [*found, {**token, "W": W, "S": S}]
+        U = S if optimizer == "gd" else tuple(newton_schulz(s, JORDAN, EPS) for s in S)
+        if optimizer == "muon_chunk":
+            kept, moved = alpha[:, t] * kept, alpha[:, t] * moved + out[:, t]
+            last = t % chunk_size == chunk_size - 1 or t == length - 1
+            W = tuple(_head(kept) * w - _head(moved) * u for w, u in zip(W_hat, U, strict=True)) if last else W_hat
+        else:
+            W = tuple(_head(alpha[:, t]) * w - _head(out[:, t]) * u for w, u in zip(W, U, strict=True))
+        found = [*found, {**token, "W": W, "S": S, "U": U, "kept": kept, "moved": moved}]
     return found
 
 
@@ -539,6 +591,7 @@ def omega_mlp_vjp(
     k_window,
     v_window,
     chunk_size,
+    optimizer,
     placement,
     read,
 ):
@@ -547,7 +600,7 @@ def omega_mlp_vjp(
     By q, k, v, α, η, θ, γ, W1, W2, S1, S2 and the window's keys and values.
     """
     arguments = (k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window)
-    tokens = _mlp_tokens(*arguments, chunk_size, placement)
+    tokens = _mlp_tokens(*arguments, chunk_size, optimizer, placement)
     length, window = gamma.shape[1], gamma.shape[-1]
     keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
     by_keys = [np.zeros(keys[:, 0].shape) for _ in range(keys.shape[1])]
@@ -555,19 +608,38 @@ def omega_mlp_vjp(
     by_q, by_alpha, by_theta, by_gamma, by_into, by_out = ([None] * length for _ in range(6))
     by_W, by_S = [g_w1, g_w2], [g_s1, g_s2]
     by_hat = [np.zeros(w1.shape), np.zeros(w2.shape)]
+    by_kept, by_moved = np.zeros(alpha[:, 0].shape), np.zeros(alpha[:, 0].shape)
     for t in range(length - 1, -1, -1):
         token = tokens[t]
-        outer, inner = token["W"] if read == "post" else token["W before"]
+        outer, inner = _are_read(token, optimizer, read)
         z = _column(inner, q[:, t])
         by_z = _row(g_o[:, t], outer) * _silu_slope(z)
         by_q[t] = g_o[:, t] + _row(by_z, inner)
         seen = [_outer(g_o[:, t], _silu(z)), _outer(by_z, q[:, t])]
-        by_W = [a + b for a, b in zip(by_W, seen, strict=True)] if read == "post" else by_W
-        by_alpha[t] = _sum(by_W[0], token["W before"][0]) + _sum(by_W[1], token["W before"][1])
-        by_out[t] = -_sum(by_W[0], token["S"][0]) - _sum(by_W[1], token["S"][1])
-        by_S = [s - _head(token["out"]) * w for s, w in zip(by_S, by_W, strict=True)]
-        by_W = [_head(alpha[:, t]) * w for w in by_W]
-        by_W = [a + b for a, b in zip(by_W, seen, strict=True)] if read == "pre" else by_W
+        if optimizer == "muon_chunk":
+            if t % chunk_size == chunk_size - 1 or t == length - 1:
+                by_hat = [_head(token["kept"]) * w for w in by_W]
+                by_kept = _sum(by_W[0], token["Ŵ"][0]) + _sum(by_W[1], token["Ŵ"][1])
+                by_moved = -_sum(by_W[0], token["U"][0]) - _sum(by_W[1], token["U"][1])
+                by_U = [-_head(token["moved"]) * w for w in by_W]
+                by_S = [
+                    s + newton_schulz_vjp(u, x, JORDAN, EPS) for s, u, x in zip(by_S, by_U, token["S"], strict=True)
+                ]
+            by_hat = [a + b for a, b in zip(by_hat, seen, strict=True)]
+            by_alpha[t] = by_kept * token["kept before"] + by_moved * token["moved before"]
+            by_out[t] = by_moved
+            by_kept, by_moved = alpha[:, t] * by_kept, alpha[:, t] * by_moved
+            by_W = [np.zeros(w1.shape), np.zeros(w2.shape)]
+        else:
+            by_W = [a + b for a, b in zip(by_W, seen, strict=True)] if read == "post" else by_W
+            by_alpha[t] = _sum(by_W[0], token["W before"][0]) + _sum(by_W[1], token["W before"][1])
+            by_out[t] = -_sum(by_W[0], token["U"][0]) - _sum(by_W[1], token["U"][1])
+            by_U = [-_head(token["out"]) * w for w in by_W]
+            if optimizer == "muon":
+                by_U = [newton_schulz_vjp(u, s, JORDAN, EPS) for u, s in zip(by_U, token["S"], strict=True)]
+            by_S = [s + u for s, u in zip(by_S, by_U, strict=True)]
+            by_W = [_head(alpha[:, t]) * w for w in by_W]
+            by_W = [a + b for a, b in zip(by_W, seen, strict=True)] if read == "pre" else by_W
         by_theta[t] = _sum(by_S[0], token["S before"][0]) + _sum(by_S[1], token["S before"][1])
         by_into[t] = _sum(by_S[0], token["g"][0]) + _sum(by_S[1], token["g"][1])
         by_g1, by_g2 = (_head(token["into"]) * s for s in by_S)

@@ -1,0 +1,181 @@
+"""The Omega rule for every optimiser: the gradients of one chunk are written out, (C, P, V), and treated as it asks.
+
+    g_t = Σ_j γ_{tj} k_{t−j} e_{t−j}ᵀ,  S_t = b_t S + Σ_s Θ_{ts} i_s g_s,  M_t = a_t M − Σ_s A_{ts} w_s U_s
+
+One chunk at a time is kept in this form, also for the way back: it is computed again from the state before it.
+Muon by chunk without a clip writes out no gradient at all. Where θ = 0 a token's momentum has the rank of its window,
+and Newton–Schulz needs no step on a (P, V) matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
+
+from trueness.optimized._atlas_muon import EPS, THIN, newton_schulz, newton_schulz_lowrank
+
+DECAY = 0.9
+
+
+class Piece(NamedTuple):
+    """One chunk of C tokens: (B, H, C, …); keys and values with the c − 1 tokens before it."""
+
+    q: torch.Tensor  # (B, H, C, P)
+    k: torch.Tensor  # (B, H, C + c − 1, P)
+    v: torch.Tensor  # (B, H, C + c − 1, V)
+    alpha: torch.Tensor  # (B, H, C)
+    into: torch.Tensor
+    out: torch.Tensor
+    theta: torch.Tensor
+    gamma: torch.Tensor  # (B, H, C, c)
+
+
+class Modes(NamedTuple):
+    squares: bool
+    optimizer: str
+    post: bool
+    clip: float | None
+    thin: bool = False
+
+
+def laid(before: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    """(B, T, H, …) as (B, H, T, …), with ``before`` in front"""
+    return (x if before is None else torch.cat([before, x], 1)).movedim(1, 2)
+
+
+def decays(gate: torch.Tensor) -> torch.Tensor:
+    """(…, C, C): ∏_{s<r≤t} gate_r for s ≤ t, else 0"""
+    size = gate.shape[-1]
+    later = torch.ones(size, size, dtype=torch.bool, device=gate.device).tril(-1)
+    return torch.where(later, gate[..., :, None], gate.new_ones(())).cumprod(-2).tril()
+
+
+def windows(x: torch.Tensor, window: int) -> torch.Tensor:
+    """(…, C + c − 1, D) as (…, C, c, D), the youngest token first"""
+    return x.unfold(-2, window, 1).flip(-1).mT
+
+
+def run(piece: Piece, M: torch.Tensor, S: torch.Tensor, m: torch.Tensor, modes: Modes) -> tuple[torch.Tensor, ...]:
+    """o (B, H, C, V), M, S and the average norm m (B, H) after one chunk"""
+    E = piece.k @ M - piece.v if modes.squares else -piece.v
+    if modes.optimizer == "muon_chunk":
+        S, kept, moved = pending(piece, E, S, modes)
+        return piece.q @ M, kept * M - moved * newton_schulz(S), S, m
+    window = piece.gamma.shape[-1]
+    X, Y = windows(piece.k, window), piece.gamma[..., None] * windows(E, window)
+    A = decays(piece.alpha) * piece.out[..., None, :]
+    a, b = (x.cumprod(-1)[..., None, None] for x in (piece.alpha, piece.theta))
+    if modes.thin:
+        Y = piece.into[..., None, None] * Y
+        U, last = newton_schulz_lowrank(X, Y), X[..., -1, :, :].mT @ Y[..., -1, :, :]
+    else:
+        g = held(X.mT @ Y, modes.clip)
+        S_all = b * S[..., None, :, :] + along(decays(piece.theta) * piece.into[..., None, :], g)
+        U, last = S_all, S_all[..., -1, :, :]
+        if modes.optimizer == "muon":
+            U = newton_schulz(S_all)
+        if modes.optimizer == "norm_ema":
+            norms = averages(torch.linalg.vector_norm(g, dim=(-2, -1)), m)
+            U, m = (piece.into / (norms + EPS))[..., None, None] * g, norms[..., -1]
+    M_all = a * M[..., None, :, :] - along(A, U)
+    seen = M_all if modes.post else torch.cat([M[..., None, :, :], M_all[..., :-1, :, :]], -3)
+    return (piece.q[..., None, :] @ seen)[..., 0, :], M_all[..., -1, :, :], last, m
+
+
+def pending(
+    piece: Piece, E: torch.Tensor, S: torch.Tensor, modes: Modes
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """S after the tokens of a piece that reads one memory, and the two weights of M ← kept M − moved NS(S)"""
+    window, last = piece.gamma.shape[-1], decays(piece.theta)[..., -1:, :] * piece.into[..., None, :]
+    if modes.clip is None:
+        added = (rows(last, piece.gamma).mT * piece.k).mT @ E
+    else:
+        g = held(windows(piece.k, window).mT @ (piece.gamma[..., None] * windows(E, window)), modes.clip)
+        added = along(last, g)[..., 0, :, :]
+    return piece.theta.prod(-1)[..., None, None] * S + added, *weights_of(piece)
+
+
+def weights_of(piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
+    """∏ α and Σ_s A_s w_s (B, H, 1, 1): what stays of the memory, and how far one update for all tokens goes"""
+    moved = (decays(piece.alpha)[..., -1, :] * piece.out).sum(-1)
+    return piece.alpha.prod(-1)[..., None, None], moved[..., None, None]
+
+
+def rows(weights: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+    """(…, n, C + c − 1): weights (…, n, C) of the gradients of C tokens as those of their windows' rows"""
+    size, window = gamma.shape[-2:]
+    wide = size + window - 1
+    band = pad(gamma.flip(-1), (0, size)).flatten(-2)[..., : size * wide].unflatten(-1, (size, wide))
+    return weights @ band
+
+
+def later(x: torch.Tensor, dim: int, first: float) -> torch.Tensor:
+    """x one token later along ``dim``: the state before a token instead of after it"""
+    return torch.cat([torch.full_like(x.narrow(dim, 0, 1), first), x.narrow(dim, 0, x.shape[dim] - 1)], dim)
+
+
+def held(g: torch.Tensor, clip: float | None) -> torch.Tensor:
+    return g if clip is None else g.clamp(-clip, clip)
+
+
+def along(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Σ_s weights_{ts} x_s of x (…, C, P, V)"""
+    return (weights @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+
+
+def averages(norms: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+    """m_t = 0.9 m_{t−1} + 0.1 ‖g_t‖ (…, C) from m (…)"""
+    ages = torch.arange(norms.shape[-1], dtype=norms.dtype, device=norms.device)
+    powers = (DECAY ** (ages[:, None] - ages[None, :]).clamp(min=0)).tril()
+    return DECAY ** (ages + 1) * m[..., None] + (1 - DECAY) * (powers @ norms[..., None])[..., 0]
+
+
+def rank_is_small(theta: torch.Tensor, window: int, rows: int, columns: int) -> bool:
+    """Whether no momentum is kept, so that S_t has the rank of its window; not asked where nobody may look."""
+    if THIN * window > min(rows, columns) or torch.compiler.is_compiling():
+        return False
+    if torch._C._are_functorch_transforms_active() or (torch.is_grad_enabled() and theta.requires_grad):
+        return False
+    if theta.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    return not bool(theta.any())
+
+
+def all_chunks(
+    tokens: tuple[torch.Tensor, ...], M: torch.Tensor, S: torch.Tensor, m: torch.Tensor, size: int, modes: Modes
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """o (B, T, H, V), M, S, m of tokens as ``pieces`` takes them"""
+    if modes.optimizer == "muon" and modes.clip is None:
+        theta, gamma = tokens[6], tokens[7]
+        modes = modes._replace(thin=rank_is_small(theta, gamma.shape[-1], M.shape[-2], M.shape[-1]))
+    reads = []
+    for piece in pieces(tokens, size):
+        o, M, S, m = again(run, piece, M, S, m, modes)
+        reads.append(o)
+    return torch.cat(reads, 2).movedim(2, 1), M, S, m
+
+
+def pieces(tokens: tuple[torch.Tensor, ...], size: int) -> Iterator[Piece]:
+    """The chunks of (q, k, v, alpha, into, out, theta, gamma, k_window, v_window); the last one may be shorter."""
+    q, k, v, alpha, into, out, theta, gamma, k_window, v_window = tokens
+    keys, values, halo = laid(k_window, k), laid(v_window, v), gamma.shape[-1] - 1
+    rest = [laid(None, x) for x in (alpha, into, out, theta, gamma)]
+    q = laid(None, q)
+    for start in range(0, q.shape[2], size):
+        here = min(size, q.shape[2] - start)
+        wide = (x.narrow(2, start, here + halo) for x in (keys, values))
+        yield Piece(q.narrow(2, start, here), *wide, *(x.narrow(2, start, here) for x in rest))
+
+
+def again(function: Callable[..., tuple[torch.Tensor, ...]], *arguments: Any) -> tuple[torch.Tensor, ...]:
+    """``function``, of which the graph keeps the arguments alone: on the way back it is called again."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function(*arguments)
+    found: tuple[torch.Tensor, ...] = checkpoint(
+        function, *arguments, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+    )
+    return found
