@@ -99,6 +99,7 @@ def features_backward(
     def work(start: int, stop: int) -> Sums:
         first, second = Scratch(x, chosen.rows, chosen.features), Scratch(x, chosen.rows, chosen.features)
         rows_of_x = Scratch(x, chosen.rows, x.shape[1] if by_x is not None else 0)
+        ones = zeros(x, chosen.rows).fill_(1)
         own = Sums(
             zeros(x, *w.shape) if by_w else None,
             zeros(x, columns) if by_w else None,
@@ -126,7 +127,7 @@ def features_backward(
                     rows_of_x.tile(n, x.shape[1]).addmm_(z, w[:, tile].T, beta=1 if tile.start else 0)
                 if own.w is not None and own.b is not None:
                     own.w[:, tile].addmm_(points.T, z)
-                    own.b[tile].add_(z.sum(0))
+                    own.b[tile].addmv_(z.T, ones[:n])
             if by_x is not None:
                 by_x[at].copy_(rows_of_x.tile(n, x.shape[1]))
         return own
@@ -194,6 +195,7 @@ def gram_side(
     def work(start: int, stop: int) -> Sums:
         first, second = Scratch(x, chosen.rows, chosen.features), Scratch(x, chosen.rows, chosen.features)
         rows_of_x = Scratch(x, chosen.rows, x.shape[1] if by_x is not None else 0)
+        ones = zeros(x, chosen.rows).fill_(1)
         own = Sums(zeros(x, *w.shape) if by_w else None, zeros(x, columns) if by_w else None, None)
         for at in slices(start, stop, chosen.rows):
             points, n = wide(x[at]), length(at)
@@ -210,7 +212,7 @@ def gram_side(
                     rows_of_x.tile(n, x.shape[1]).addmm_(z, w[:, tile].T, beta=1 if tile.start else 0)
                 if own.w is not None and own.b is not None:
                     own.w[:, tile].addmm_(points.T, z)
-                    own.b[tile].add_(z.sum(0))
+                    own.b[tile].addmv_(z.T, ones[:n])
             if by_x is not None:
                 by_x[at].copy_(rows_of_x.tile(n, x.shape[1]))
         return own

@@ -7,6 +7,7 @@ import math
 import torch
 
 from trueness.optimized._kernels_common import require_count, require_positive
+from trueness.optimized._kernels_structured import power
 
 SPECTRA = ("gaussian", "laplacian_l1", "laplacian_l2", "cauchy_product", "cauchy_radial", "matern")
 
@@ -118,3 +119,21 @@ def sample_orthogonal_frequencies(
     blocks = torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
     radii = torch.randn(features, dimensions, generator=generator, dtype=torch.float64, device=device).norm(dim=1)
     return kernels.orthogonal_frequencies(blocks, radii, epsilon).to(dtype)
+
+
+def sample_signs(
+    dimensions: int, features: int, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """D (B, 3, q): random signs for ``structured_features``, q the power of two that holds d, B blocks for D features.
+
+    dimensions  d, of the points
+    features    D
+    generator   torch.Generator
+    raises      ValueError for a number that does not fit
+    """
+    require_count(dimensions, "dimensions")
+    require_count(features, "features")
+    device = _require_generator(generator).device
+    q = power(dimensions)
+    drawn = torch.randint(0, 2, (-(-features // q), 3, q), generator=generator, device=device)
+    return (2 * drawn - 1).to(dtype)

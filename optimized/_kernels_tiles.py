@@ -230,12 +230,13 @@ def side(
     chosen = plan(x.shape[0], columns, sized, x.device, *tiles)
     if by_w and (chosen.threads - 1) * w.numel() > PARTIAL:
         chosen = Plan(chosen.rows, chosen.features, 1)
-    turned = by_x is not None or by_w
+    turned, falling = by_x is not None or by_w, slope.neg()
 
     def work(start: int, stop: int) -> Sums:
         first, second = Scratch(x, chosen.rows, chosen.features), Scratch(x, chosen.rows, chosen.features)
         rows_of_x = Scratch(x, chosen.rows, x.shape[1] if by_x is not None else 0)
         rows_of_v = Scratch(x, chosen.rows, vectors.shape[1] if products is not None else 0)
+        ones = zeros(x, chosen.rows).fill_(1)
         own = Sums(
             zeros(x, *w.shape) if by_w else None,
             zeros(x, columns) if by_w else None,
@@ -255,13 +256,13 @@ def side(
                         rows_of_v.tile(n, vectors.shape[1]).addmm_(other, slope[:, tile].T, beta=more)
                 if turned:
                     sine(z, z)
-                    torch.mm(given, slope[:, tile], out=other)
-                    z.mul_(other).neg_()
+                    torch.mm(given, falling[:, tile], out=other)
+                    z.mul_(other)
                     if by_x is not None:
                         rows_of_x.tile(n, x.shape[1]).addmm_(z, w[:, tile].T, beta=more)
                     if own.w is not None and own.b is not None:
                         own.w[:, tile].addmm_(points.T, z)
-                        own.b[tile].add_(z.sum(0))
+                        own.b[tile].addmv_(z.T, ones[:n])
             if by_x is not None:
                 by_x[at].copy_(rows_of_x.tile(n, x.shape[1]))
             if products is not None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from trueness.optimized import _kernels_gradients as tiles
+from trueness.optimized import _kernels_structured as structured
 from trueness.optimized._elementwise import require_floating
 from trueness.optimized._kernels_common import (
     again,
@@ -39,6 +40,7 @@ from trueness.optimized._kernels_sampling import (
     sample_frequencies,
     sample_offsets,
     sample_orthogonal_frequencies,
+    sample_signs,
 )
 from trueness.optimized._precision import exact, wide
 
@@ -67,12 +69,15 @@ __all__ = [
     "matvec_multiscale",
     "nystrom",
     "nystrom_features",
+    "nystrom_matvec",
     "nystrom_rate",
     "nystrom_trace_bound",
     "orthogonal_frequencies",
     "sample_frequencies",
     "sample_offsets",
     "sample_orthogonal_frequencies",
+    "sample_signs",
+    "structured_features",
 ]
 
 Device = torch.device | str | None
@@ -298,6 +303,47 @@ def features_paired(
     chosen = _choices(row_tile, feature_tile, precision)
     require_place(out, (x.shape[0], 2 * frequencies.shape[1]), x, frequencies)
     return tiles.features(x, frequencies, None, math.sqrt(1 / frequencies.shape[1]), chosen, out, precision)
+
+
+def structured_features(
+    x: torch.Tensor,
+    signs: torch.Tensor,
+    offsets: torch.Tensor,
+    epsilon: float,
+    *,
+    out: torch.Tensor | None = None,
+    row_tile: int | None = None,
+) -> torch.Tensor:
+    """φ(x) = √(2/D) cos(z + b),  z_b = √q/ε · H D_b3 H D_b2 H D_b1 x̃        (SORF, Yu et al. 2016 eq. 6)
+
+    x         x  (n, d)     points, any floating dtype; x̃ is x and zeros up to q numbers
+    signs     D  (B, 3, q)  ±1, the diagonals of every block, like x; q is a power of two, at least d
+    offsets   b  (D,)       uniform on [0, 2π), like x; D ≤ B q, and of the last block as many as are left
+    epsilon   ε  number     standard deviation of the Gaussian kernel, > 0
+    out          (n, D)     optional: where the result is written, no gradient then
+    row_tile     int        points whose angles are computed at a time
+    returns   φ  (n, D)     dtype of x; in O(n D log d) of memory-bound or O(n D √d) of matrix products
+    raises    ValueError if the arguments do not fit together
+    """
+    require_matrix(x, "x", "(points, dimensions)")
+    require_floating(signs, "signs")
+    if signs.ndim != 3 or signs.shape[1] != 3 or structured.power(x.shape[1], signs.shape[2]) != signs.shape[2]:
+        raise ValueError(
+            f"signs had shape {tuple(signs.shape)}; it must be (B, 3, q) with q a power of two of at least "
+            f"{max(x.shape[1], 1)}, the dimensions of x."
+        )
+    require_floating(offsets, "offsets")
+    q = signs.shape[2]
+    if offsets.ndim != 1 or not (signs.shape[0] - 1) * q < offsets.shape[0] <= signs.shape[0] * q:
+        raise ValueError(
+            f"offsets had shape {tuple(offsets.shape)}; it must be (D,) with D of at most the "
+            f"{signs.shape[0] * q} frequencies of signs, and of more than those without the last block."
+        )
+    require_same_kind(x, "x", signs=signs, offsets=offsets)
+    require_positive(epsilon, "epsilon")
+    require_count(row_tile, "row_tile")
+    require_place(out, (x.shape[0], offsets.shape[0]), x, offsets)
+    return structured.features(x, signs, offsets, epsilon, row_tile, out)
 
 
 def _require_scales(frequencies: torch.Tensor, weights: torch.Tensor, counts: Sequence[int]) -> None:
@@ -617,18 +663,24 @@ def orthogonal_frequencies(blocks: torch.Tensor, radii: torch.Tensor, epsilon: f
 # -- Nyström ----------------------------------------------------------------------------------------------------------
 
 
-def _nystrom_features(x: torch.Tensor, landmarks: torch.Tensor, epsilon: float, reg: float) -> torch.Tensor:
-    """F in working precision."""
-    require_points(x, landmarks, ("x", "landmarks"))
+def _nystrom_factor(landmarks: torch.Tensor, epsilon: float, reg: float) -> torch.Tensor:
+    """L of L Lᵀ = K_mm + λ I, in working precision."""
     require_positive(epsilon, "epsilon")
     if isinstance(reg, bool) or not isinstance(reg, (int, float)) or not 0 <= reg < math.inf:
         raise ValueError(f"reg was {reg!r}; it must be a finite number of at least 0.")
-    points, marks = wide(x), wide(landmarks)
+    marks = wide(landmarks)
     square = _gaussian(marks, marks, epsilon) + reg * torch.eye(marks.shape[0], dtype=marks.dtype, device=marks.device)
     factor, info = torch.linalg.cholesky_ex(square)
     if int(info):
         raise ValueError(f"reg was {reg!r}; it must be larger, because K_mm + reg I has no Cholesky factor.")
-    cross = _gaussian(points, marks, epsilon)
+    return factor
+
+
+def _nystrom_features(x: torch.Tensor, landmarks: torch.Tensor, epsilon: float, reg: float) -> torch.Tensor:
+    """F in working precision."""
+    require_points(x, landmarks, ("x", "landmarks"))
+    factor = _nystrom_factor(landmarks, epsilon, reg)
+    cross = _gaussian(wide(x), wide(landmarks), epsilon)
     solved: torch.Tensor = torch.linalg.solve_triangular(factor, cross.T, upper=False)
     return solved.T
 
@@ -660,6 +712,49 @@ def nystrom(x: torch.Tensor, landmarks: torch.Tensor, epsilon: float, reg: float
     with exact(x):
         found = _nystrom_features(x, landmarks, epsilon, reg)
         return (found @ found.T).to(x.dtype)
+
+
+def nystrom_matvec(
+    x: torch.Tensor,
+    landmarks: torch.Tensor,
+    v: torch.Tensor,
+    epsilon: float,
+    reg: float,
+    *,
+    row_tile: int | None = None,
+) -> torch.Tensor:
+    """u = K̃ v = K_xm (K_mm + λ I)⁻¹ (K_mx v): no matrix of n rows is ever stored
+
+    x          x  (n, d)  points, any floating dtype
+    landmarks  z  (m, d)  the m points whose columns of the Gaussian kernel are used, like x
+    v          v  (n, p)  vectors in columns, like x
+    epsilon    ε  number  length scale, > 0
+    reg        λ  number  added to the diagonal, ≥ 0
+    row_tile      int     points whose rows of K_xm are in memory at a time; the backward makes them once more
+    returns    u  (n, p)  dtype of x, in O(n m (d + p) + m³)
+    raises     ValueError if an argument does not fit, or K_mm + λ I has no Cholesky factor
+    """
+    require_points(x, landmarks, ("x", "landmarks"))
+    require_matrix(v, "v", "(points, vectors)")
+    if v.shape[0] != x.shape[0]:
+        raise ValueError(f"v had {v.shape[0]} rows; it must have one for every point of x, {x.shape[0]}.")
+    require_same_kind(x, "x", v=v)
+    require_count(row_tile, "row_tile")
+
+    def pull(x: torch.Tensor, marks: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return _gaussian(marks, wide(x), epsilon) @ wide(v)
+
+    def push(x: torch.Tensor, marks: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return _gaussian(wide(x), marks, epsilon) @ u
+
+    with exact(x):
+        marks, factor = wide(landmarks), _nystrom_factor(landmarks, epsilon, reg)
+        rows = blocks(x.shape[0], row_tile or max(1, (1 << 20) // max(1, landmarks.shape[0])))
+        total = torch.zeros((), dtype=marks.dtype, device=x.device)
+        for at in rows:
+            total = total + again(pull, x[at], marks, v[at])
+        solved = torch.cholesky_solve(total, factor)
+        return torch.cat([again(push, x[at], marks, solved).to(x.dtype) for at in rows])
 
 
 def nystrom_trace_bound(x: torch.Tensor, landmarks: torch.Tensor, epsilon: float, reg: float) -> torch.Tensor:

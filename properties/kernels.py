@@ -76,6 +76,11 @@ def total(known: Mapping[str, Any]) -> int:
     return int(sum(known["counts"]))
 
 
+def power(known: Mapping[str, Any]) -> int:
+    """The power of two that holds d."""
+    return 1 << (int(known["d"]) - 1).bit_length()
+
+
 def shares(known: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
     """w_s, unequal and summing to 1."""
     weights = 0.5 + generator.random(len(known["counts"]))
@@ -397,7 +402,7 @@ FORMULAS = (
         source=f"{RAHIMI}, Alg. 1",
         reduction=widest("d"),
         gradient_reduction=widest("n", "d", "D"),
-        claims=("gradient", "compile", "autocast", "vmap"),
+        claims=("gradient", "compile", "autocast", "vmap", "out"),
         waived=ANGLES,
         peers=(sklearn("RBFSampler", sampler),),
         real=real("x", "frequencies", "offsets"),
@@ -410,7 +415,7 @@ FORMULAS = (
         source="Sutherland & Schneider 2015 (1506.02785) eq. 1",
         reduction=widest("d"),
         gradient_reduction=widest("n", "d", "D"),
-        claims=("gradient", "autocast"),
+        claims=("gradient", "autocast", "out"),
         waived=ANGLES,
     ),
     formula(
@@ -421,7 +426,7 @@ FORMULAS = (
         source=f"{RAHIMI}, Alg. 1, for a convex sum of kernels",
         reduction=widest("d"),
         gradient_reduction=widest("n", "d", "D"),
-        claims=("gradient", "autocast"),
+        claims=("gradient", "autocast", "out"),
         waived=ANGLES,
     ),
     formula(
@@ -433,7 +438,7 @@ FORMULAS = (
         source=f"{RAHIMI}, Alg. 1",
         reduction=widest("d", "D"),
         gradient_reduction=widest("n", "m", "d", "D"),
-        claims=("gradient", "autocast"),
+        claims=("gradient", "autocast", "out"),
         waived=ANGLES,
         peers=(sklearn("RBFSampler", lambda x, y, *drawn: sampler(x, *drawn) @ sampler(y, *drawn).T),),
     ),
@@ -447,7 +452,7 @@ FORMULAS = (
         source=f"{RAHIMI}, Alg. 1",
         reduction=widest("m", "d", "D"),
         gradient_reduction=widest("n", "m", "d", "D", "p"),
-        claims=("gradient", "autocast"),
+        claims=("gradient", "compile", "autocast", "out"),
         waived=ANGLES,
         peers=(sklearn("RBFSampler", lambda x, y, v, *drawn: sampler(x, *drawn) @ (sampler(y, *drawn).T @ v)),),
         real=real("x", "y", "v", "frequencies", "offsets"),
@@ -461,7 +466,31 @@ FORMULAS = (
         source=f"{RAHIMI}, Alg. 1, for a convex sum of kernels",
         reduction=widest("m", "d", "D"),
         gradient_reduction=widest("n", "m", "d", "D", "p"),
-        claims=("gradient", "autocast"),
+        claims=("gradient", "autocast", "out"),
+        waived=ANGLES,
+    ),
+    formula(
+        "structured_features",
+        points("x", "n"),
+        Drawn(
+            "signs",
+            dims=(lambda known: 2, lambda known: 3, power),
+            law=lambda generator, shape: 1.0 - 2.0 * generator.integers(0, 2, shape),
+            gradient=False,
+            spans=spans("d"),
+        ),
+        Drawn(
+            "offsets",
+            dims=(lambda known: 2 * power(known) - known["less"],),
+            law=turns,
+            spans={"d": (2, 5), "less": (0, 1)},
+        ),
+        EPSILON,
+        equation="φ(x) = √(2/D) cos(z + b),  z_b = √q/ε · H D_b3 H D_b2 H D_b1 x̃",
+        source="Yu et al. 2016 (1610.09072) eq. 6",
+        reduction=widest("d"),
+        gradient_reduction=widest("n", "d", "D"),
+        claims=("gradient", "compile", "autocast", "out"),
         waived=ANGLES,
     ),
     rate(
@@ -549,6 +578,17 @@ FORMULAS = (
         no_gradient=COMPOSED,
         waived=NO_FACTOR,
         peers=(sklearn("Nystroem", nystroem, waived=RECORDS),),
+    ),
+    formula(
+        "nystrom_matvec",
+        *LANDMARKS[:2],
+        normal("v", "n", "p"),
+        *LANDMARKS[2:],
+        equation="u = K_xm (K_mm + λ I)⁻¹ (K_mx v)",
+        source="Williams & Seeger 2001",
+        reduction=widest("m", "d", "n"),
+        no_gradient=COMPOSED,
+        waived=NO_FACTOR,
     ),
     formula(
         "nystrom_trace_bound",

@@ -230,6 +230,43 @@ def features_paired_vjp(cotangent, x, frequencies):
     return _angles_vjp(by_angle, x, frequencies)[:2]
 
 
+def _hadamard(size):
+    """H/√size by Sylvester: H_2q = [[H_q, H_q], [H_q, −H_q]]"""
+    matrix = np.ones((1, 1))
+    while matrix.shape[0] < size:
+        matrix = np.concatenate(
+            [np.concatenate([matrix, matrix], axis=1), np.concatenate([matrix, -matrix], axis=1)], axis=0
+        )
+    return matrix / math.sqrt(size)
+
+
+def _structured_frequencies(signs, dimensions, features, epsilon):
+    """W (d, D): √q/ε (H D_b3 H D_b2 H D_b1)ᵀ, one block beside the other, its first d rows"""
+    size = signs.shape[2]
+    rotation = _hadamard(size)
+    blocks = [s[0][:, None] * (rotation @ (s[1][:, None] * (rotation @ (s[2][:, None] * rotation)))) for s in signs]
+    return (math.sqrt(size) * np.concatenate(blocks, axis=1)[:dimensions, :features]) / epsilon
+
+
+def structured_features(x, signs, offsets, epsilon):
+    """φ(x) = √(2/D) cos(z + b),  z_b = √q/ε · H D_b3 H D_b2 H D_b1 x̃        (SORF, Yu et al. 2016 eq. 6)
+
+    x        x  (n, d)     points; x̃ is x and zeros up to q numbers
+    signs    D  (B, 3, q)  ±1, the diagonals of every block; q is a power of two, at least d
+    offsets  b  (D,)       uniform on [0, 2π), D ≤ B q
+    epsilon  ε  number     standard deviation of the Gaussian kernel, > 0
+    returns  φ  (n, D)
+    """
+    return features(x, _structured_frequencies(signs, x.shape[1], offsets.shape[0], epsilon), offsets)
+
+
+def structured_features_vjp(cotangent, x, signs, offsets, epsilon):
+    """the vjp of ``features`` by x and b; signs are drawn and not learned"""
+    frequencies = _structured_frequencies(signs, x.shape[1], offsets.shape[0], epsilon)
+    by_x, _, by_b = features_vjp(cotangent, x, frequencies, offsets)
+    return by_x, by_b
+
+
 def _shares(weights, counts):
     """2 w_s/D_s, once for every feature of scale s"""
     return np.repeat(2 * weights / np.array(counts, dtype=np.float64), counts)
@@ -466,6 +503,20 @@ def nystrom(x, landmarks, epsilon, reg):
     """
     found = nystrom_features(x, landmarks, epsilon, reg)
     return found @ found.T
+
+
+def nystrom_matvec(x, landmarks, v, epsilon, reg):
+    """u = K̃ v = K_xm (K_mm + λ I)⁻¹ (K_mx v)        (Williams & Seeger 2001)
+
+    x          x  (n, d)  points
+    landmarks  z  (m, d)  the m points whose columns of the Gaussian kernel are used
+    v          v  (n, p)  vectors in columns
+    epsilon    ε  number  length scale, > 0
+    reg        λ  number  added to the diagonal, ≥ 0
+    returns    u  (n, p)
+    """
+    found = nystrom_features(x, landmarks, epsilon, reg)
+    return found @ (found.T @ v)
 
 
 def nystrom_trace_bound(x, landmarks, epsilon, reg):
