@@ -1,26 +1,26 @@
-"""Diagonal Fisher information of a score, fast: F = s² + ε(ᾱ), its smoothing, and the step d = s/F.
+"""Diagonal Fisher information of a score, fast: F = s² + ε(ᾱ), its smoothing, the step d = s/F and a x + b s/F.
 
     ε(ᾱ) = 10⁻⁴ + 10⁻³ (1 − ᾱ)
 
-The same call on CPU and CUDA: a Triton kernel and its backward on CUDA (operators ``trueness::fisher_diagonal`` and
-``trueness::fisher_step``), vectorised torch in cache-sized tiles on the CPU. float16 and bfloat16 are computed in
+The same call on CPU and CUDA: a Triton kernel and its backward on CUDA (operators ``trueness::fisher`` and
+``trueness::fisher_drift``), vectorised torch in cache-sized tiles on the CPU. float16 and bfloat16 are computed in
 float32, stop at their largest number and are rounded once. NaN goes through.
 Sources: Amari 1998; Martens 2020 §11. The score in x is the parameter's score for location families only.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
 import torch
 
-from trueness.optimized._elementwise import TILE, nobody_watches, require_floating, require_out, tiled
+from trueness.optimized._elementwise import TILE, nobody_watches, require_floating, require_out
+from trueness.optimized._fisher_operators import Drift, Fisher, drift_operator, drift_plain, operator, plain
+from trueness.optimized._fisher_tiles import Table, drift_in_tiles, value_in_tiles
 
-__all__ = ["alpha_from_time", "binomial", "diagonal", "floor", "preconditioned_step", "smooth"]
+__all__ = ["alpha_from_time", "binomial", "diagonal", "drift_step", "floor", "preconditioned_step", "smooth"]
 
-ROOT = 1e18  # beyond it s² leaves float32 and ε has long been lost: s/(s² + ε) is 1/s
 PADDINGS = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -59,166 +59,147 @@ def alpha_from_time(t: float) -> float:
     return min(max(1 - t, 0), 1)
 
 
-# -- kernels on the CPU ---------------------------------------------------------------------------------------------
+# -- arguments ------------------------------------------------------------------------------------------------------
 
 
-def _fill_diagonal(s: torch.Tensor, o: torch.Tensor, eps: float) -> None:
-    torch.mul(s, s, out=o).add_(eps)
+def _by_sample(value: Any, name: str, score: torch.Tensor) -> bool:
+    """Whether ``value`` holds one number for every sample of ``score``."""
+    if not isinstance(value, torch.Tensor) or value.ndim == 0:
+        return False
+    samples = score.shape[0] if score.ndim else 0
+    if value.shape != (samples,):
+        raise ValueError(
+            f"{name} was a tensor of shape {tuple(value.shape)}; it must be one number, "
+            f"or ({samples},): one for each sample of the shape {tuple(score.shape)}."
+        )
+    if value.requires_grad:
+        raise ValueError(f"{name} wanted a gradient; there is none, so it must be given detached.")
+    return True
 
 
-def _fill_step(s: torch.Tensor, o: torch.Tensor, eps: float) -> None:
-    torch.mul(s, s, out=o).add_(eps)
-    if o.amax() < math.inf:
-        torch.div(s, o, out=o)
-    else:
-        o.copy_(_divided(s, o))
+def _finite(value: Any, name: str) -> float:
+    """A factor as a number."""
+    if torch.compiler.is_compiling() and isinstance(value, (float, int, torch.SymFloat, torch.SymInt)):
+        return value  # type: ignore[return-value]
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} was {type(value).__name__}; it must be a number.") from None
 
 
-def _cpu(score: torch.Tensor, eps: float, step: bool, out: torch.Tensor | None = None) -> torch.Tensor:
-    fill = _fill_step if step else _fill_diagonal
-    return tiled(lambda s, o: fill(s, o, eps), score, out)
+def _table(alpha: Any, score: torch.Tensor, a: Any = 1.0, b: Any = 1.0) -> tuple[float, float, float, Table]:
+    """(ε, a, b, None), or a table (3, B) of them where one differs from sample to sample."""
+    given = {"alpha": alpha, "a": a, "b": b}
+    tall = {name for name, value in given.items() if _by_sample(value, name, score)}
+    if not tall:
+        return floor(alpha), _finite(a, "a"), _finite(b, "b"), None
+    rows = [_rows(value, name, score, name in tall) for name, value in given.items()]
+    return 0.0, 1.0, 1.0, torch.stack([1e-4 + 1e-3 * (1 - rows[0]), rows[1], rows[2]])
 
 
-def _divided(s: torch.Tensor, fisher: torch.Tensor) -> torch.Tensor:
-    """s/F, which is 1/s where s² has left the format; ±inf goes through the equation."""
-    return torch.where((s.abs() > ROOT) & s.isfinite(), 1 / s, s / fisher)
+def _rows(value: Any, name: str, score: torch.Tensor, tall: bool) -> torch.Tensor:
+    """One number for every sample in float64, on the device of ``score``; ᾱ is looked at on the CPU alone."""
+    made = {"dtype": torch.float64, "device": score.device}
+    if not tall:
+        if name == "alpha":
+            floor(value)
+        return torch.full((score.shape[0],), _finite(value, name), **made)
+    row = value.to(**made)
+    if name == "alpha" and nobody_watches(row) and not bool(((row >= 0) & (row <= 1)).all()):
+        raise ValueError(f"alpha held {row[~((row >= 0) & (row <= 1))][0].item()}; all must lie in [0, 1].")
+    return row
 
 
-def _plain(score: torch.Tensor, eps: float, step: bool, readable: bool = False) -> torch.Tensor:
-    """The value in plain torch operations; ``readable`` says that values may be looked at, which saves operations."""
-    half = score.dtype in (torch.float16, torch.bfloat16)
-    s = score.float() if half else score
-    value = s * s + eps
-    if step:
-        value = s / value if readable and value.numel() and value.amax() < math.inf else _divided(s, value)
-    if not half:
-        return value
-    largest = torch.finfo(score.dtype).max
-    return value.clamp(-largest, largest).to(score.dtype)
-
-
-def _pulled(grad: torch.Tensor, score: torch.Tensor, eps: float, step: bool) -> torch.Tensor:
-    """The gradient by s in plain torch operations: 2 s ḡ, or ḡ (ε − s²)/F²; differentiable again."""
-    half = score.dtype in (torch.float16, torch.bfloat16)
-    s, g = (score.float(), grad.float()) if half else (score, grad)
-    if step:
-        square = s * s
-        fisher = square + eps
-        pulled = g * ((eps - square) / fisher) / fisher
-    else:
-        pulled = 2 * s * g
-    return pulled.to(score.dtype)
-
-
-class _Fisher(torch.autograd.Function):
-    """Saves s alone; the saturation of half formats does not cut the gradient."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(score: torch.Tensor, eps: float, step: bool) -> torch.Tensor:
-        return _plain(score, eps, step)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        score, ctx.eps, ctx.step = inputs
-        ctx.save_for_backward(score)
-        ctx.save_for_forward(score)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        (score,) = ctx.saved_tensors
-        return _pulled(grad, score, ctx.eps, ctx.step), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> torch.Tensor:  # type: ignore[override]
-        (score,) = ctx.saved_tensors
-        return _pulled(tangent, score, ctx.eps, ctx.step)
-
-
-# -- operators ------------------------------------------------------------------------------------------------------
-
-
-@torch.library.custom_op("trueness::fisher_backward", mutates_args=(), device_types=("cpu", "cuda"))
-def _backward_operator(grad: torch.Tensor, score: torch.Tensor, eps: float, step: bool) -> torch.Tensor:
-    if score.is_cuda and score.dtype != torch.float64:
-        from trueness.optimized import _fisher_triton
-
-        return _fisher_triton.backward(grad, score, eps, step)
-    return _pulled(grad, score, eps, step)
-
-
-@torch.library.custom_op("trueness::fisher", mutates_args=(), device_types=("cpu", "cuda"))
-def _operator(score: torch.Tensor, eps: float, step: bool) -> torch.Tensor:
-    if score.is_cuda and score.dtype != torch.float64:
-        from trueness.optimized import _fisher_triton
-
-        return _fisher_triton.forward(score, eps, step)
-    return _cpu(score, eps, step)
-
-
-@_operator.register_fake
-def _(score: torch.Tensor, eps: float, step: bool) -> torch.Tensor:
-    return torch.empty_like(score)
-
-
-@_backward_operator.register_fake
-def _(grad: torch.Tensor, score: torch.Tensor, eps: float, step: bool) -> torch.Tensor:
-    return torch.empty_like(score)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    score, ctx.eps, ctx.step = inputs
-    ctx.save_for_backward(score)
-
-
-def _operator_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-    (score,) = ctx.saved_tensors
-    return _backward_operator(grad, score, ctx.eps, ctx.step), None, None
-
-
-_operator.register_autograd(_operator_backward, setup_context=_save)
-
-
-def _apply(score: torch.Tensor, alpha: float, step: bool, out: torch.Tensor | None) -> torch.Tensor:
+def _apply(score: torch.Tensor, alpha: Any, step: bool, out: torch.Tensor | None) -> torch.Tensor:
     require_floating(score, "score")
-    eps = floor(alpha)
+    eps, _, _, table = _table(alpha, score)
     if out is not None:
         require_out(out, score)
         if score.is_cuda and score.dtype != torch.float64:
             from trueness.optimized import _fisher_triton
 
-            return _fisher_triton.forward(score, eps, step, out)
-        return _cpu(score, eps, step, out)
+            return _fisher_triton.forward(score, eps, step, out, table)
+        if score.is_cuda:
+            return out.copy_(plain(score, eps, step, table))
+        return value_in_tiles(score, eps, step, table, out)
     if score.is_cuda and not torch.compiler.is_compiling():
-        return _operator(score, eps, step)  # type: ignore[no-any-return]
+        return operator(score, eps, step, table)  # type: ignore[no-any-return]
     if nobody_watches(score):
-        return _cpu(score, eps, step) if score.numel() > TILE else _plain(score, eps, step, readable=True)
-    return _Fisher.apply(score, eps, step)  # type: ignore[no-any-return, no-untyped-call]
+        if score.numel() > TILE:
+            return value_in_tiles(score, eps, step, table)
+        return plain(score, eps, step, table, readable=True)
+    return Fisher.apply(score, table, eps, step)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def diagonal(score: torch.Tensor, alpha: float, *, out: torch.Tensor | None = None) -> torch.Tensor:
+def diagonal(score: torch.Tensor, alpha: float | torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
     """F = s² + ε(ᾱ)        (Amari 1998; Martens 2020 §11)
 
-    score    s  (...)   gradient of the log density, 1/unit of x; any floating dtype, strides and device
-    alpha    ᾱ  number  share of signal left, in [0, 1]
-    out         (...)   optional: where the result is written, no gradient then
-    returns  F  (...)   strictly positive, dtype of score, 1/unit² of x
-    raises   ValueError if score is not floating, alpha is None or outside [0, 1], or out does not fit
+    score    s  (...)          gradient of the log density, 1/unit of x; any floating dtype, strides and device
+    alpha    ᾱ  number or (B,) share of signal left, in [0, 1]; a tensor has one for each sample, the first axis of s
+    out         (...)          optional: where the result is written, no gradient then; it may be the score itself
+    returns  F  (...)          strictly positive, dtype of score, 1/unit² of x
+    raises   ValueError        if score is not floating, alpha is None or outside [0, 1], or out does not fit
     """
     return _apply(score, alpha, False, out)
 
 
-def preconditioned_step(score: torch.Tensor, alpha: float, *, out: torch.Tensor | None = None) -> torch.Tensor:
+def preconditioned_step(
+    score: torch.Tensor, alpha: float | torch.Tensor, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """d = s / (s² + ε(ᾱ)), in one pass        (natural gradient step, Amari 1998 eq. 3, with the diagonal F)
 
-    score    s  (...)   gradient of the log density, 1/unit of x; any floating dtype, strides and device
-    alpha    ᾱ  number  share of signal left, in [0, 1]
-    out         (...)   optional: where the result is written, no gradient then
-    returns  d  (...)   at most 1/(2√ε) in size, dtype of score, unit of x
-    raises   ValueError if score is not floating, alpha is None or outside [0, 1], or out does not fit
+    score    s  (...)          gradient of the log density, 1/unit of x; any floating dtype, strides and device
+    alpha    ᾱ  number or (B,) share of signal left, in [0, 1]; a tensor has one for each sample, the first axis of s
+    out         (...)          optional: where the result is written, no gradient then; it may be the score itself
+    returns  d  (...)          at most 1/(2√ε) in size, dtype of score, unit of x
+    raises   ValueError        if score is not floating, alpha is None or outside [0, 1], or out does not fit
     """
     return _apply(score, alpha, True, out)
+
+
+def drift_step(
+    x: torch.Tensor,
+    score: torch.Tensor,
+    alpha: float | torch.Tensor,
+    a: float | torch.Tensor,
+    b: float | torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """x' = a x + b s / (s² + ε(ᾱ)), in one pass        (explicit Euler step of a drift preconditioned by F)
+
+    x        x  (B, ...)       where the step starts; any floating dtype, strides and device
+    score    s  (B, ...)       gradient of the log density at x, shape, dtype and device of x
+    alpha    ᾱ  number or (B,) share of signal left, in [0, 1]
+    a           number or (B,) what x is multiplied by
+    b           number or (B,) length of the step
+    out         (B, ...)       optional: where the result is written, no gradient then; it may be x or the score itself
+    returns  x' (B, ...)       dtype of x; half formats stop at their largest number
+    raises   ValueError        if x is not floating, score is not like x, alpha is None or outside [0, 1], or out does
+                               not fit
+    """
+    require_floating(x, "x")
+    require_floating(score, "score")
+    if score.shape != x.shape or score.dtype != x.dtype or score.device != x.device:
+        raise ValueError(
+            f"score was {tuple(score.shape)} {score.dtype} on {score.device}; "
+            f"it must be {tuple(x.shape)} {x.dtype} on {x.device}, as x."
+        )
+    eps, of_x, of_s, table = _table(alpha, score, a, b)
+    if out is not None:
+        require_out(out, x, score)
+        if x.is_cuda and x.dtype != torch.float64:
+            from trueness.optimized import _fisher_triton
+
+            return _fisher_triton.drift(x, score, eps, of_x, of_s, table, out)
+        if x.is_cuda:
+            return out.copy_(drift_plain(x, score, eps, of_x, of_s, table))
+        return drift_in_tiles(x, score, eps, of_x, of_s, table, out)
+    if x.is_cuda and not torch.compiler.is_compiling():
+        return drift_operator(x, score, eps, of_x, of_s, table)  # type: ignore[no-any-return]
+    if x.numel() > TILE and nobody_watches(x) and nobody_watches(score):
+        return drift_in_tiles(x, score, eps, of_x, of_s, table)
+    return Drift.apply(x, score, table, eps, of_x, of_s)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def binomial(
@@ -292,5 +273,6 @@ def _taps(x: torch.Tensor, axis: int, padding: str) -> torch.Tensor:
     return 0.25 * down + 0.25 * up + 0.5 * x  # scaled first, so that the sum cannot overflow
 
 
-diagonal.operator = _operator  # type: ignore[attr-defined]
-preconditioned_step.operator = _operator  # type: ignore[attr-defined]
+diagonal.operator = operator  # type: ignore[attr-defined]
+preconditioned_step.operator = operator  # type: ignore[attr-defined]
+drift_step.operator = drift_operator  # type: ignore[attr-defined]

@@ -232,6 +232,18 @@ def test_the_approximation_by_time_warns_and_alpha_none_is_refused() -> None:
         (lambda: fast.diagonal(torch.ones(3), 1.5), r"alpha was 1.5; it must lie in \[0, 1\]"),
         (lambda: fast.diagonal(torch.ones(3), math.nan), r"alpha was nan; it must lie in \[0, 1\]"),
         (lambda: fast.diagonal(torch.ones(3), torch.ones(2)), r"alpha was a tensor of shape \(2,\)"),  # type: ignore[arg-type]
+        (lambda: fast.diagonal(torch.ones(2), torch.tensor([0.5, 1.5])), r"alpha held 1.5; all must lie in \[0, 1\]"),
+        (
+            lambda: fast.diagonal(torch.ones(2), torch.ones(2).requires_grad_()),
+            "alpha wanted a gradient; there is none",
+        ),
+        (lambda: fast.drift_step(torch.ones(3), torch.ones(2), 0.5, 1, 1), r"score was \(2,\).*it must be \(3,\)"),
+        (lambda: fast.drift_step(torch.ones(3), torch.ones(3).half(), 0.5, 1, 1), "score was .*float16"),
+        (lambda: fast.drift_step(torch.ones(3), torch.ones(3), 0.5, "one", 1), "a was str; it must be a number"),  # type: ignore[arg-type]
+        (
+            lambda: fast.drift_step(torch.ones(3), torch.ones(3), 0.5, 1, torch.ones(2)),
+            r"b was a tensor of shape \(2,\)",
+        ),
         (lambda: fast.diagonal(torch.ones(3), "half"), "alpha was str; it must be one number"),  # type: ignore[arg-type]
         (
             lambda: fast.diagonal(torch.ones(3, dtype=torch.int64), 0.5),
@@ -250,17 +262,119 @@ def test_bad_input_is_refused_with_a_sentence(call: Any, sentence: str) -> None:
         call()
 
 
-@pytest.mark.parametrize("name", ["diagonal", "preconditioned_step"])
+def call(name: str, x: torch.Tensor, s: torch.Tensor, alpha: Any, **more: Any) -> torch.Tensor:
+    """Any of the three elementwise formulas, of the score s."""
+    rest = (alpha, 0.9, 0.1) if name == "drift_step" else (alpha,)
+    return getattr(fast, name)(*((x, s) if name == "drift_step" else (s,)), *rest, **more)  # type: ignore[no-any-return]
+
+
+def plain(name: str, x: torch.Tensor, s: torch.Tensor, alpha: Any) -> torch.Tensor:
+    """The same in plain torch operations, without tiles."""
+    eps, a, b, table = fast._table(alpha, s, *((0.9, 0.1) if name == "drift_step" else ()))
+    if name == "drift_step":
+        return fast.drift_plain(x, s, eps, a, b, table)
+    return fast.plain(s, eps, name == "preconditioned_step", table)
+
+
+NAMES = pytest.mark.parametrize("name", ["diagonal", "preconditioned_step", "drift_step"])
+
+
+@NAMES
 @pytest.mark.parametrize("extra", [-1, 0, 1, 2 * TILE + 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_tiles_give_the_bits_of_the_plain_path(name: str, extra: int, dtype: torch.dtype) -> None:
-    """A tensor that wants a gradient takes the plain path; the same tensor without takes tiles."""
-    x = torch.randn(TILE + extra, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
-    x[::7] *= 1e4
-    x[TILE - 2] = torch.finfo(dtype).max
-    plain = getattr(fast, name)(x.clone().requires_grad_(), 0.3).detach()
-    assert torch.equal(getattr(fast, name)(x, 0.3), plain)
-    assert torch.equal(getattr(fast, name)(x, 0.3, out=torch.full_like(x, math.nan)), plain)
+    x, s = torch.randn(2, TILE + extra, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    s[::7] *= 1e4
+    s[TILE - 2] = torch.finfo(dtype).max
+    wanted = plain(name, x, s, 0.3)
+    assert torch.equal(call(name, x, s, 0.3), wanted)
+    assert torch.equal(call(name, x, s.clone().requires_grad_(), 0.3).detach(), wanted)
+    assert torch.equal(call(name, x, s, 0.3, out=torch.full_like(x, math.nan)), wanted)
+
+
+@NAMES
+@pytest.mark.parametrize("shape", [(3, 5), (700, 3, 100), (3, TILE + 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_of_the_samples_give_what_each_sample_gives_alone(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Bit for bit: few samples to a tile, many to a tile, with and without a gradient, interleaved in memory."""
+    generator = torch.Generator().manual_seed(0)
+    x, s = torch.randn(2, *shape, generator=generator).to(dtype)
+    alpha = torch.rand(shape[0], generator=generator, dtype=torch.float64)
+    some = (0, 1, shape[0] - 1)
+    alone = torch.cat([call(name, x[k : k + 1], s[k : k + 1], float(alpha[k])) for k in some])
+    interleaved = s.movedim(0, -1).contiguous().movedim(-1, 0)
+    with_gradient = s.clone().requires_grad_()
+    for out in (
+        call(name, x, s, alpha),
+        call(name, x, with_gradient, alpha),
+        call(name, x, interleaved, alpha),
+        call(name, x, s, alpha, out=s.clone()),
+    ):
+        assert torch.equal(out[list(some)], alone)
+    (pulled,) = torch.autograd.grad(call(name, x, with_gradient, alpha).float().square().sum(), with_gradient)
+    for k in some:
+        one = s[k : k + 1].clone().requires_grad_()
+        (of_one,) = torch.autograd.grad(call(name, x[k : k + 1], one, float(alpha[k])).float().square().sum(), one)
+        size = of_one.float().abs() + torch.finfo(dtype).tiny
+        assert ((pulled[k : k + 1].float() - of_one.float()).abs() <= 16 * torch.finfo(dtype).eps * size).all()
+
+
+@NAMES
+@pytest.mark.parametrize("n", [100, TILE + 100])
+def test_the_result_may_take_the_place_of_an_input(name: str, n: int) -> None:
+    x, s = torch.randn(2, n, generator=torch.Generator().manual_seed(0))
+    wanted = call(name, x, s, 0.3)
+    for k in range(2) if name == "drift_step" else (1,):
+        own = [x.clone(), s.clone()]
+        assert call(name, *own, 0.3, out=own[k]) is own[k] and torch.equal(own[k], wanted)
+    both = torch.randn(n + 1)
+    with pytest.raises(ValueError, match="out was a part of an input's memory"):
+        call(name, both[1:], both[1:], 0.3, out=both[:-1])
+
+
+@given(seed=st.integers(0, 2**16), alpha=alphas, a=st.floats(0.5, 1.5), b=st.floats(0.01, 2.0))
+def test_a_drift_is_linear_in_where_it_starts_and_adds_the_step(seed: int, alpha: float, a: float, b: float) -> None:
+    x, s = np.random.default_rng(seed).standard_normal((2, 3, 4))
+    step = run_fast("preconditioned_step", s, alpha)
+    whole = fast.drift_step(torch.from_numpy(x), torch.from_numpy(s), alpha, a, b).numpy()
+    for out in (whole, true.drift_step(x, s, alpha, a, b)):
+        assert (np.abs(out - (a * x + b * step)) <= 8 * F64.u * (np.abs(a * x) + np.abs(b * step))).all()
+    assert (fast.drift_step(torch.from_numpy(x), torch.from_numpy(s), alpha, a, 0.0).numpy() == a * x).all()
+
+
+def test_a_flow_along_the_score_of_a_gaussian_goes_to_its_mean() -> None:
+    """x' = x + b s/F with s = (μ − x)/σ²: b ≤ ε σ² shortens every way, and the mean stays where it is."""
+    mean, sigma = 0.7, 0.4
+    x = torch.linspace(-2, 3, 101, dtype=torch.float64)
+    for _ in range(20):
+        s = (mean - x) / sigma**2
+        moved = fast.drift_step(x, s, 1.0, 1.0, fast.floor(1.0) * sigma**2)
+        assert ((moved - mean).abs() <= (x - mean).abs()).all()
+        x = moved
+    assert fast.drift_step(torch.tensor([mean]), torch.zeros(1), 1.0, 1.0, 1e-3).item() == torch.tensor(mean).item()
+
+
+def test_a_fresh_result_of_48_megabytes_lies_in_large_pages_where_linux_gives_them() -> None:
+    """What the hint does is read from the kernel's own account of the mapping; nothing else is asked of it."""
+    from pathlib import Path
+
+    account, mode = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not account.exists() or not mode.exists() or "[never]" in mode.read_text():
+        pytest.skip("this kernel has no large pages to give")
+    out = fast.diagonal(torch.ones(12 << 20), 0.5)
+    inside = out.data_ptr() + out.numel() * 2
+    flags: list[str] = []
+    here = False
+    for line in account.read_text().splitlines():
+        head = line.split()[0]
+        if not head.endswith(":"):
+            low, _, high = head.partition("-")
+            here = int(low, 16) <= inside < int(high, 16)
+        elif here and head == "VmFlags:":
+            flags = line.split()
+    assert "hg" in flags, f"the mapping of the result was not advised: {flags}"
 
 
 def test_no_tensor_of_the_inputs_size_is_made_beside_the_output() -> None:

@@ -30,14 +30,19 @@ def alpha_from_time(t):
     return np.clip(1 - t, 0, 1)
 
 
+def _beside(number, x):
+    """A number as it is; (B,) of them as (B, 1, ..., 1), to be multiplied to x (B, ...)"""
+    return np.reshape(number, np.shape(number) + (1,) * (np.ndim(x) - 1)) if np.ndim(number) else number
+
+
 def diagonal(score, alpha):
     """F = s² + ε(ᾱ)        (Amari 1998; Martens 2020 §11)
 
-    score  s  (...)   gradient of the log density, 1/unit of x
-    alpha  ᾱ  scalar  share of signal left, in [0, 1]
-    returns F (...)   strictly positive, 1/unit² of x
+    score  s  (...)           gradient of the log density, 1/unit of x
+    alpha  ᾱ  scalar or (B,)  share of signal left, in [0, 1]; of every sample, the first axis of s, or of all
+    returns F (...)           strictly positive, 1/unit² of x
     """
-    return score * score + floor(alpha)
+    return score * score + _beside(floor(alpha), score)
 
 
 def diagonal_vjp(cotangent, score, alpha):
@@ -53,9 +58,9 @@ def diagonal_second(h, cotangent, score, alpha):
 def preconditioned_step(score, alpha):
     """d = s / F = s / (s² + ε(ᾱ))        (natural gradient step, Amari 1998 eq. 3, with the diagonal F)
 
-    score  s  (...)   gradient of the log density, 1/unit of x
-    alpha  ᾱ  scalar  share of signal left, in [0, 1]
-    returns d (...)   at most 1/(2√ε) in size, unit of x
+    score  s  (...)           gradient of the log density, 1/unit of x
+    alpha  ᾱ  scalar or (B,)  share of signal left, in [0, 1]
+    returns d (...)           at most 1/(2√ε) in size, unit of x
     """
     return score / diagonal(score, alpha)
 
@@ -63,13 +68,37 @@ def preconditioned_step(score, alpha):
 def preconditioned_step_vjp(cotangent, score, alpha):
     """∂/∂s ⟨d̄, d⟩ = d̄ (ε − s²) / F²"""
     fisher = diagonal(score, alpha)
-    return cotangent * (floor(alpha) - score * score) / (fisher * fisher)
+    return cotangent * (_beside(floor(alpha), score) - score * score) / (fisher * fisher)
 
 
 def preconditioned_step_second(h, cotangent, score, alpha):
     """∂⟨h, d̄-vjp⟩ by d̄ and by s: (h (ε − s²)/F², 2 s h d̄ (s² − 3 ε)/F³)"""
-    fisher, square, eps = diagonal(score, alpha), score * score, floor(alpha)
+    fisher, square, eps = diagonal(score, alpha), score * score, _beside(floor(alpha), score)
     return h * (eps - square) / (fisher * fisher), 2 * score * h * cotangent * (square - 3 * eps) / fisher**3
+
+
+def drift_step(x, score, alpha, a, b):
+    """x' = a x + b s / (s² + ε(ᾱ))        (explicit Euler step of a drift preconditioned by the diagonal F)
+
+    x      x  (B, ...)        where the step starts
+    score  s  (B, ...)        gradient of the log density at x, 1/unit of x
+    alpha  ᾱ  scalar or (B,)  share of signal left, in [0, 1]
+    a         scalar or (B,)  what x is multiplied by
+    b         scalar or (B,)  length of the step
+    returns x' (B, ...)       unit of x
+    """
+    return _beside(a, x) * x + _beside(b, x) * preconditioned_step(score, alpha)
+
+
+def drift_step_vjp(cotangent, x, score, alpha, a, b):
+    """∂/∂x and ∂/∂s of ⟨x̄', x'⟩: (a x̄', b x̄' (ε − s²)/F²)"""
+    return _beside(a, x) * cotangent, preconditioned_step_vjp(_beside(b, x) * cotangent, score, alpha)
+
+
+def drift_step_second(h_x, h_score, cotangent, x, score, alpha, a, b):
+    """∂⟨h, vjp⟩ by x̄', by x and by s: (a h_x + b h_s (ε − s²)/F², 0, 2 s h_s b x̄' (s² − 3 ε)/F³)"""
+    by_cotangent, by_score = preconditioned_step_second(_beside(b, x) * h_score, cotangent, score, alpha)
+    return _beside(a, x) * h_x + by_cotangent, 0 * x, by_score
 
 
 def binomial(n, padding):

@@ -68,6 +68,34 @@ def twice_damped_step(score, alpha):
     return score / (true.diagonal(score, alpha) + 1e-6)
 
 
+def absolute_drift(x, score, alpha, a, b):
+    """a x + b s / (|s| + ε)"""
+    return a * x + b * absolute_step(score, alpha)
+
+
+def downhill_drift(x, score, alpha, a, b):
+    """a x − b s/F: the step goes down the density"""
+    return true.drift_step(x, score, alpha, a, -b)
+
+
+def drift_times_a(x, score, alpha, a, b):
+    """a (x + b s/F): the step is multiplied as well"""
+    return true.drift_step(x, score, alpha, a, a * b)
+
+
+def floors_along_the_last_axis(score, alpha):
+    """Numbers of the samples that meet the columns, as (B,) beside (..., B) broadcasts"""
+    if np.ndim(score) < 2:
+        return true.diagonal(score, alpha)
+    columns = np.arange(np.shape(score)[-1]) % len(alpha)
+    return score * score + true.floor(alpha)[columns]
+
+
+def first_sample_for_all(x, score, alpha, a, b):
+    """ᾱ, a and b of the first sample for every sample, as a number read from a batch of times"""
+    return true.drift_step(x, score, alpha[:1], a[:1], b[:1])
+
+
 def unpadded_average(fisher, padding):
     """Zero padding whatever was asked"""
     return true.smooth(fisher, "zeros")
@@ -261,5 +289,76 @@ BUGS = (
         variant=twice_damped_step,
         witness=(SCORES / 1000, 1.0),
         invisible={"bfloat16": "a change of 1 % is below the bound of a format with u = 0.4 %"},
+    ),
+    Bug(
+        id="FSB-01d",
+        formula="fisher.drift_step",
+        title="a drift preconditioned with |score|",
+        document=UNDOCUMENTED,
+        claim="|score| gives better stability",
+        verdict="no bug",
+        source="Amari 1998 eq. 3",
+        finding="As in the step alone: what is added is below b everywhere.",
+        evidence=show("FSB-01d"),
+        variant=absolute_drift,
+        witness=(SCORES / 3, SCORES, 0.5, 0.9, 0.1),
+    ),
+    Bug(
+        id="FSB-01e",
+        formula="fisher.drift_step",
+        title="a drift that walks down the density",
+        document=UNDOCUMENTED,
+        claim="x' = a x − b s/F",
+        verdict="no bug",
+        source="the score is the gradient of the log density: + goes up",
+        finding="The sign is b's to give, not the formula's.",
+        evidence=show("FSB-01e"),
+        variant=downhill_drift,
+        witness=(SCORES / 3, SCORES, 0.5, 0.9, 0.1),
+    ),
+    Bug(
+        id="FSB-01f",
+        formula="fisher.drift_step",
+        title="a drift whose step is multiplied by a as well",
+        document=UNDOCUMENTED,
+        claim="x' = a (x + b s/F)",
+        verdict="no bug",
+        source="explicit Euler step",
+        finding="The same where a = 1; otherwise the step is too short by a.",
+        evidence=show("FSB-01f"),
+        variant=drift_times_a,
+        witness=(SCORES / 3, SCORES, 0.5, 0.9, 0.1),
+    ),
+    Bug(
+        id="FSB-02d",
+        formula="fisher.diagonal_by_sample",
+        title="ᾱ of the samples along the last axis",
+        document=UNDOCUMENTED,
+        claim="(B,) broadcasts to (B, ...)",
+        verdict="no bug",
+        source="broadcasting aligns the last axes",
+        finding="(B,) beside (B, n) meets the columns: silent where n is B, and an error elsewhere.",
+        evidence=show("FSB-02d"),
+        variant=floors_along_the_last_axis,
+        witness=(np.outer([1.0, 2.0, 3.0], SCORES[:3]) / 1000, np.array([0.0, 0.5, 1.0])),
+    ),
+    Bug(
+        id="FSB-02e",
+        formula="fisher.drift_step_by_sample",
+        title="the noise level of the first sample for the whole batch",
+        document=UNDOCUMENTED,
+        claim="one ᾱ for a batch",
+        verdict="no bug",
+        source=DOCUMENT,
+        finding="Right while all samples are at one time, as in sampling; wrong in training, where times are drawn.",
+        evidence=show("FSB-02e"),
+        variant=first_sample_for_all,
+        witness=(
+            np.outer([1.0, 2.0, 3.0], SCORES),
+            np.outer([1.0, 2.0, 3.0], SCORES) / 1000,
+            np.array([0.0, 0.5, 1.0]),
+            np.array([1.0, 0.9, 0.8]),
+            np.array([0.1, 0.2, 0.4]),
+        ),
     ),
 )

@@ -115,3 +115,47 @@ def test_the_step_with_absolute_score_is_hardly_more_than_a_sign_FSB_01b():
     wrong = next(b.variant for b in BUGS if b.id == "FSB-01b")
     assert (wrong(s, 1.0) < 1).all()
     assert within(true.preconditioned_step(np.array([0.01]), 1.0)[0], 50, roundings=6)
+
+
+def variant(id):
+    return next(b.variant for b in BUGS if b.id == id)
+
+
+def test_a_drift_with_absolute_score_never_adds_more_than_b_FSB_01d():
+    s = np.geomspace(1e-3, 1e3, 50)
+    assert (variant("FSB-01d")(0 * s, s, 1.0, 1.0, 0.1) < 0.1).all()
+    assert true.drift_step(np.zeros(1), np.array([0.01]), 1.0, 1.0, 0.1)[0] > 4.9
+
+
+def test_a_drift_goes_the_way_of_its_score_FSB_01e():
+    s = np.array([0.3, -0.3])
+    for out in (
+        true.drift_step(0 * s, s, 0.5, 1.0, 0.1),
+        fast.drift_step(*map(torch.tensor, (0 * s, s)), 0.5, 1.0, 0.1),
+    ):
+        assert (np.sign(np.asarray(out)) == np.sign(s)).all()
+    assert (np.sign(variant("FSB-01e")(0 * s, s, 0.5, 1.0, 0.1)) == -np.sign(s)).all()
+
+
+def test_the_step_of_a_drift_is_not_multiplied_by_a_FSB_01f():
+    s = np.array([0.3])
+    assert true.drift_step(0 * s, s, 0.5, 0.25, 0.5) == true.drift_step(0 * s, s, 0.5, 1.0, 0.5)
+    assert variant("FSB-01f")(0 * s, s, 0.5, 0.25, 0.5) == variant("FSB-01f")(0 * s, s, 0.5, 1.0, 0.5) / 4
+
+
+def test_numbers_of_the_samples_stand_beside_the_first_axis_FSB_02d():
+    """Of a square input the last axis fits as well, and only the values tell."""
+    alpha, x = torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, 3)
+    assert torch.equal(fast.diagonal(x, alpha), fast.diagonal(x.mT.contiguous(), alpha))
+    found = fast.diagonal(x, alpha)
+    assert torch.equal(found, found[:, :1].expand(3, 3)) and found[0, 0] > 10 * found[2, 0]
+    with pytest.raises(ValueError, match=r"alpha was a tensor of shape \(3,\); it must be one number, or \(4,\)"):
+        fast.diagonal(torch.zeros(4, 3), alpha)
+
+
+def test_every_sample_has_its_own_noise_level_FSB_02e():
+    x, s = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).unbind(0)
+    alpha, a, b = torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.9, 0.8], [0.1, 0.2, 0.4]], dtype=torch.float64)
+    found = fast.drift_step(x, s, alpha, a, b)
+    one = fast.drift_step(x, s, float(alpha[0]), float(a[0]), float(b[0]))
+    assert torch.equal(found[0], one[0]) and not (found[1:] == one[1:]).all(1).any()

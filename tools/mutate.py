@@ -42,7 +42,13 @@ class Mutation:
 
 
 MUTATIONS = (
-    Mutation("fisher.py", "    value = s * s + eps\n", "    value = s.abs() + eps\n", "fisher", "|s| for s²"),
+    Mutation(
+        "_fisher_operators.py",
+        "    value = square_plus(floors, s)\n",
+        "    value = s.abs() + floors\n",
+        "fisher",
+        "|s| for s²",
+    ),
     Mutation(
         "fisher.py",
         "    return 1e-4 + 1e-3 * (1 - alpha)\n",
@@ -51,12 +57,30 @@ MUTATIONS = (
         "the floor's ᾱ turned round",
     ),
     Mutation(
-        "fisher.py", "        pulled = 2 * s * g\n", "        pulled = s * g\n", "fisher", "a factor 2 in the gradient"
+        "_fisher_operators.py",
+        "        of_score = 2 * s * g\n",
+        "        of_score = s * g\n",
+        "fisher",
+        "a factor 2 in the gradient",
     ),
     Mutation(
-        "fisher.py",
-        "    return value.clamp(-largest, largest).to(score.dtype)\n",
-        "    return value.to(score.dtype)\n",
+        "_fisher_operators.py",
+        "        return drift_in_tiles(x, score, eps, a, b, table)\n",
+        "        return drift_in_tiles(x, score, eps, a, b, None)\n",
+        "fisher",
+        "a drift that forgets its samples",
+    ),
+    Mutation(
+        "_fisher_triton.py",
+        "tl.arange(0, BLOCK) >= each - within\n",
+        "tl.arange(0, BLOCK) > each - within\n",
+        "fisher",
+        "a kernel that gives a sample's first element to the sample before",
+    ),
+    Mutation(
+        "_fisher_tiles.py",
+        "    return value.clamp(-largest, largest).to(dtype)\n",
+        "    return value.to(dtype)\n",
         "fisher",
         "no saturation in half formats",
     ),
