@@ -24,6 +24,7 @@ from trueness.optimized import _atlas_omega as _omega
 from trueness.optimized._arguments import require_count
 from trueness.optimized._atlas_module import AtlasAttention, AtlasState
 from trueness.optimized._atlas_muon import CLASSICAL, EPS, JORDAN, LACT, POLAR_EXPRESS
+from trueness.optimized._atlas_stream import OmegaState, OmegaStream
 from trueness.optimized._elementwise import require_floating
 from trueness.optimized._precision import exact, wide
 
@@ -35,6 +36,8 @@ __all__ = [
     "POLAR_EXPRESS",
     "AtlasAttention",
     "AtlasState",
+    "OmegaState",
+    "OmegaStream",
     "atlas_attention",
     "elementwise_features",
     "newton_schulz",
