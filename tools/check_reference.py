@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from trueness.tools import complex_step
-from trueness.tools.balls import enclose
 from trueness.tools.bounds import LIMITS, bounds, outputs
 from trueness.tools.check_value import differentiable
 from trueness.tools.checks import Failed, check, search
@@ -46,6 +45,8 @@ def ball_certificate(trial: Trial) -> Verdict:
     float32: |float64 − truth| ≤ u₃₂ |y| / 2. The message gives the digits certified and the widest enclosure."""
     if trial.formula.ball:
         return trial.verdict("ball certificate", True, skipped=trial.formula.ball)
+    from trueness.tools.balls import enclose  # python-flint, which a machine with a GPU need not have
+
     fmt = precision("float32")
     digits, widest = [], [0.0]
 

@@ -1,0 +1,224 @@
+"""What tools/gpu.py times on a GPU: pairs of asv_bench/pairs at the size of a GPU, with the goals that stand for one.
+
+Every case has a tiny version, on which a dry run tries the same code on the CPU. A goal says how many times as fast as
+the peer ours must be; the goal of COPY is the share of the bandwidth of a device copy of as many bytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pairs.harness import Call, Pair, Side
+
+from trueness.optimized import filters, fisher, kernels
+
+EAGER = "torch eager"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair for the GPU.
+
+    make    of True for the tiny version: the pair
+    goals   peer → how many times as fast as it ours must be; other peers are not run
+    moved   of the arguments in float64: bytes that a call must read and write, for the goal of COPY
+    """
+
+    COPY: ClassVar[str] = "device copy"
+
+    make: Callable[[bool], Pair]
+    goals: Mapping[str, float] = field(default_factory=dict)
+    moved: Callable[[Sequence[Any]], float] | None = None
+
+    def pair(self) -> Pair:
+        return self.make(False)
+
+    def dry(self) -> Pair:
+        return self.make(True)
+
+    def bytes(self, values: Sequence[Any]) -> float:
+        assert self.moved is not None, "a goal of the copy needs the bytes that are moved"
+        return self.moved(values)
+
+
+def quiet(function: Callable[..., Any]) -> Callable[..., Call]:
+    """A call without gradients."""
+
+    def prepare(*arguments: Any) -> Call:
+        def call() -> Any:
+            with torch.no_grad():
+                return function(*arguments)
+
+        return call
+
+    return prepare
+
+
+def first(count: int, tensors: int) -> Any:
+    """Of an elementwise formula the first elements are judged."""
+
+    def part(values: list[Any]) -> tuple[list[Any], Any]:
+        return [v[:count] if k < tensors else v for k, v in enumerate(values)], lambda outs: [y[:count] for y in outs]
+
+    return part
+
+
+# -- fisher -----------------------------------------------------------------------------------------------------------
+
+
+def diagonal(dtype: str) -> Callable[[bool], Pair]:
+    def make(tiny: bool) -> Pair:
+        n = 5000 if tiny else 1 << 26
+        return Pair(
+            f"Fisher diagonal, {n} elements",
+            "fisher.diagonal",
+            lambda rng: [rng.standard_normal(n), 0.5],
+            Side("trueness", quiet(fisher.diagonal)),
+            (Side(EAGER, quiet(lambda s, alpha: s * s + fisher.floor(alpha))),),
+            dtype=dtype,
+            part=first(65_537, 1),
+        )
+
+    return make
+
+
+def drift(tiny: bool) -> Pair:
+    n = 5000 if tiny else 1 << 26
+    return Pair(
+        f"drift step, {n} elements",
+        "fisher.drift_step",
+        lambda rng: [rng.standard_normal(n), rng.standard_normal(n), 0.5, 0.99, 0.05],
+        Side("trueness", quiet(fisher.drift_step)),
+        (Side(EAGER, quiet(lambda x, s, alpha, a, b: a * x + b * (s / (s * s + fisher.floor(alpha))))),),
+        part=first(65_537, 2),
+    )
+
+
+# -- attention --------------------------------------------------------------------------------------------------------
+
+
+def tmsa(window: int, gradient: bool, dtype: str) -> Callable[[bool], Pair]:
+    """65536 tokens of 768 channels, 12 heads; the sides are those of the pairs of the CPU."""
+
+    def make(tiny: bool) -> Pair:
+        attention = importlib.import_module("pairs.attention")
+        build = attention.gradient_pair if gradient else attention.pair
+        batch, width, heads, time = (2, 32, 2, 16) if tiny else (64, 768, 12, 256)
+        side = 4 * window if tiny else 32
+
+        def drawn(rng: np.random.Generator) -> list[Any]:
+            x, t = rng.standard_normal((batch, side, side, width)), rng.standard_normal((batch, time))
+            space = [rng.standard_normal((width, width)) / width**0.5 for _ in range(3)]
+            moment = [rng.standard_normal((time, width)) / time**0.5 for _ in range(3)]
+            w_o = rng.standard_normal((width, width)) / width**0.5
+            table = rng.standard_normal(((2 * window - 1) ** 2, heads))
+            cotangent = [rng.standard_normal(x.shape)] if gradient else []
+            return [*cotangent, x, t, *space, *moment, w_o, table, window, heads]
+
+        return replace(build(window, dtype), arguments=drawn, extra=None)
+
+    return make
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------------
+
+
+def two_products(x: Any, y: Any, v: Any, w: Any, b: Any) -> Any:
+    scale = (2 / w.shape[1]) ** 0.5
+    return scale * torch.cos(x @ w + b) @ ((scale * torch.cos(y @ w + b)).mT @ v)
+
+
+def matvec(tiny: bool) -> Pair:
+    """The vectors are zero but for the first rows, so that the judged part needs no other points."""
+    n, d, features, p, rows = (96, 16, 64, 8, 32) if tiny else (65536, 64, 4096, 8, 256)
+
+    def drawn(rng: np.random.Generator) -> list[Any]:
+        x, y, v = rng.standard_normal((n, d)), rng.standard_normal((n, d)), np.zeros((n, p))
+        v[:rows] = rng.standard_normal((rows, p))
+        return [x, y, v, 0.2 * rng.standard_normal((d, features)), rng.uniform(0, 2 * np.pi, features)]
+
+    def part(values: list[Any]) -> tuple[list[Any], Any]:
+        x, y, v, w, b = values
+        return [x[:rows], y[:rows], v[:rows], w, b], lambda outs: [u[:rows] for u in outs]
+
+    return Pair(
+        f"RFF matvec, {n} × {d}, {features} features, {p} vectors",
+        "kernels.matvec",
+        drawn,
+        Side("trueness", quiet(kernels.matvec)),
+        (Side("two products", quiet(two_products)),),
+        part=part,
+    )
+
+
+# -- filters ----------------------------------------------------------------------------------------------------------
+
+
+def accumulated(tiles: Any, rows: Any, columns: Any, height: int, width: int, window: str) -> Any:
+    """Tile by tile into a sum and a sum of weights, then one division, as is done everywhere."""
+    h, w = tiles.shape[-2:]
+    ramp = [filters.tile_window(n, window, dtype=tiles.dtype, device=tiles.device) for n in (h, w)]
+    weight = ramp[0][:, None] * ramp[1]
+    total = tiles.new_zeros((*tiles.shape[1:-2], height, width))
+    mass = torch.zeros_like(total)
+    for tile, top, left in zip(tiles, rows.tolist(), columns.tolist(), strict=True):
+        total[..., top : top + h, left : left + w] += tile * weight
+        mass[..., top : top + h, left : left + w] += weight
+    return total / mass
+
+
+def blend(tiny: bool) -> Pair:
+    side, tile, channels = (40, 16, 4) if tiny else (1024, 256, 12)
+    starts = filters.tile_starts(side, tile, 0.5).tolist()
+    rows, columns = np.repeat(starts, len(starts)), np.tile(starts, len(starts))
+
+    def drawn(rng: np.random.Generator) -> list[Any]:
+        return [rng.standard_normal((rows.size, channels, tile, tile)), rows, columns, side, side, "triangular"]
+
+    def part(values: list[Any]) -> tuple[list[Any], Any]:
+        return [values[0][:, :1], *values[1:]], lambda outs: [y[:1] for y in outs]
+
+    return Pair(
+        f"tile blending, {channels}×{side}²",
+        "filters.blend",
+        drawn,
+        Side("trueness", quiet(filters.blend)),
+        (Side("accumulate", quiet(accumulated)),),
+        part=part,
+    )
+
+
+def declared(family: str, text: str) -> Callable[[bool], Pair]:
+    """A pair of the CPU as it is declared, the first whose name contains ``text``."""
+
+    def make(tiny: bool) -> Pair:
+        for pair in importlib.import_module(f"pairs.{family}").PAIRS:
+            if text in pair.name:
+                return pair
+        raise LookupError(f"pairs/{family}.py declares no pair whose name contains {text!r}")
+
+    return make
+
+
+TIMM, SDPA = "timm's equation", "SDPA with a bias"
+
+CASES = (
+    Case(diagonal("float32"), {Case.COPY: 0.92, EAGER: 1.0}, lambda v: 2 * 4 * v[0].size),
+    Case(diagonal("bfloat16"), {Case.COPY: 0.90}, lambda v: 2 * 2 * v[0].size),
+    Case(drift, {EAGER: 4.0, Case.COPY: 0.92}, lambda v: 3 * 4 * v[0].size),
+    *(Case(tmsa(w, False, "bfloat16"), {TIMM: 1.8, SDPA: 1.4}) for w in (4, 8)),
+    *(Case(tmsa(w, True, "bfloat16"), {TIMM: 2.0, SDPA: 2.0}) for w in (4, 8)),
+    Case(matvec, {"two products": 2.5}),
+    Case(blend, {"accumulate": 8.0}),
+)
+
+LATER = (
+    Case(declared("atlas_memory", "4096"), {"token loop": 100.0}),
+    Case(declared("atlas_memory", "delta rule"), {"fla": 1.0}),
+)
+"""Cases whose pair another file declares at one size: not part of a dry run."""
