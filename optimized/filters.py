@@ -2,21 +2,25 @@
 
     G(f) = exp(−2π²σ²|f|²)        the transfer function of N(0, σ²), f in cycles per sample
 
-Filters in frequency go through rfft2, filters in space through shifted sums: a convolution would be computed in TF32 on
-CUDA unless told otherwise. Tiles are added to one image as they come and may be dropped at once. Tables are made in
-float64; float16 and bfloat16 data is computed in float32 and rounded once. Channels-last images stay channels-last.
+Filters in frequency go through the real transform, a few planes at a time; filters in space through shifted sums: a
+convolution would be computed in TF32 on CUDA unless told otherwise. Tiles are blended into one image as they come and
+may be dropped at once. Tables are made in float64; float16 and bfloat16 data is computed in float32 and rounded once.
+Channels-last images stay channels-last. Every filter is symmetric or has its adjoint written down: no gradient keeps
+more than the arguments.
 Sources: the Gaussian transform pair (Bracewell); Harris 1978 for the windows; Allen & Rabiner 1977 for overlap-add.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
+from trueness.optimized import _filters_blur, _filters_fft, _filters_tiles
 from trueness.optimized._arguments import require_count
-from trueness.optimized._elementwise import require_floating
+from trueness.optimized._elementwise import nobody_watches, require_floating, require_out
+from trueness.optimized._filters_fft import gaussian_gains, like, multiplied
 
 __all__ = [
     "blend",
@@ -61,28 +65,27 @@ def _require_overlap(overlap: float) -> None:
         raise ValueError(f"overlap was {overlap!r}; it must be a number in [0, 1).")
 
 
-# -- the type a sum is taken in ---------------------------------------------------------------------------------------
+def _require_sigma(sigma: float | torch.Tensor) -> None:
+    if not isinstance(sigma, torch.Tensor):
+        _require_width(sigma, "sigma", zero=True)
+    elif sigma.ndim or not sigma.is_floating_point():
+        raise ValueError(f"sigma was {tuple(sigma.shape)} {sigma.dtype}; a tensor must be one floating number, ().")
 
 
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+# -- who may look at values -------------------------------------------------------------------------------------------
 
 
-def _like(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """y in the dtype of x, and channels-last where x is."""
-    y = y.to(x.dtype)
-    if x.ndim == 4 and x.shape[1] > 1 and x.stride(1) == 1 and x.stride(3) == x.shape[1]:
-        return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    return y
+def _open(*arguments: object) -> bool:
+    """Whether values may be looked at: on the CPU, under no trace, transform or forward mode; gradient or not."""
+    tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+    return not torch.compiler.is_compiling() and all(nobody_watches(x.detach()) for x in tensors)
+
+
+def _wanted(*arguments: object) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in arguments)
 
 
 # -- filters in frequency ---------------------------------------------------------------------------------------------
-
-
-def _signed(n: int, device: Device) -> torch.Tensor:
-    """0, 1, …, −2, −1 (n,), the coordinates i − n//2 after ifftshift"""
-    k = torch.arange(n, dtype=torch.float64, device=device)
-    return torch.where(2 * k < n, k, k - n)
 
 
 def gaussian_transfer(
@@ -99,55 +102,53 @@ def gaussian_transfer(
     require_count(height, "height")
     require_count(width, "width")
     _require_width(sigma, "sigma", zero=True)
-    f_y = _signed(height, device)[:, None] / height
-    f_x = torch.arange(width // 2 + 1, dtype=torch.float64, device=device) / width
-    gains: torch.Tensor = torch.exp(-2 * math.pi**2 * sigma**2 * (f_y**2 + f_x**2))
-    return gains.to(dtype)
+    return gaussian_gains(height, width, sigma, device).to(dtype)
 
 
-def _filtered(x: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
-    """F⁻¹(K · F x) for real float64 gains K on the rfft2 grid; divided by H W before the sum, which stays in range"""
-    if 0 in x.shape:  # an empty batch, which MKL's transform refuses
-        return x.clone()
-    wide = _wide(x)
-    height, width = x.shape[-2:]
-    spectrum = torch.fft.rfft2(wide) * (gains / (height * width)).to(wide.dtype)
-    return _like(torch.fft.irfft2(spectrum, s=(height, width), norm="forward"), x)
-
-
-def fft_gaussian(x: torch.Tensor, sigma: float) -> torch.Tensor:
+def fft_gaussian(x: torch.Tensor, sigma: float | torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
     """y = F⁻¹(G · F x), G(f) = exp(−2π²σ²|f|²): the Gaussian filter of a periodic image
 
-    x        x  (..., H, W)  images; any floating dtype, strides and device
-    sigma    σ  number       standard deviation in pixels, ≥ 0
-    returns  y  (..., H, W)  dtype and memory format of x, same mean
-    raises   ValueError      if x is not floating or has no axes (H, W), or sigma is negative or not finite
+    x        x  (..., H, W)       images; any floating dtype, strides and device
+    sigma    σ  number or tensor  standard deviation in pixels, ≥ 0; a tensor without axes may want a gradient
+    out         (..., H, W)       optional: where the result is written, no gradient then; it may be x itself
+    returns  y  (..., H, W)       dtype and memory format of x, same mean
+    raises   ValueError           if x is not floating or has no axes (H, W), sigma is negative or not finite, or out
+                                  does not fit; the value of a sigma that is a tensor is not looked at
     """
     _require_image(x, "x")
+    _require_sigma(sigma)
     height, width = x.shape[-2:]
-    return _filtered(x, gaussian_transfer(height, width, sigma, device=x.device))
+    if out is not None:
+        require_out(out, x)
+    if not _open(x, sigma):
+        y = multiplied(x, gaussian_gains(height, width, sigma, x.device))
+        return y if out is None else out.copy_(y)
+    if out is None and _wanted(x, sigma):
+        return _filters_fft.Gaussian.apply(x, sigma)  # type: ignore[no-any-return, no-untyped-call]
+    return _filters_fft.filtered(x, _filters_fft.gaussian(height, width, float(sigma)), out)
 
 
-def _sampled_gains(n: int, epsilon: float, device: Device) -> torch.Tensor:
-    """DFT of exp(−r²/(2ε²))/Σ, r the signed integers of one period (n,)"""
-    taps = torch.exp(-(_signed(n, device) ** 2) / (2 * epsilon**2))
-    gains: torch.Tensor = torch.fft.fft(taps / taps.sum()).real
-    return gains
-
-
-def fft_operator(x: torch.Tensor, epsilon: float) -> torch.Tensor:
+def fft_operator(x: torch.Tensor, epsilon: float, *, out: torch.Tensor | None = None) -> torch.Tensor:
     """y = F⁻¹(F k · F x),  k(r) = exp(−|r|²/(2ε²))/Σ on r = i − n//2, moved to the origin by ifftshift
 
     x        x  (..., H, W)  images, periodic; any floating dtype, strides and device
     epsilon  ε  number       standard deviation in pixels, > 0 (entropic transport means the variance by it)
+    out         (..., H, W)  optional: where the result is written, no gradient then; it may be x itself
     returns  y  (..., H, W)  dtype and memory format of x, same mean
-    raises   ValueError      if x is not floating or has no axes (H, W), or epsilon is not positive and finite
+    raises   ValueError      if x is not floating or has no axes (H, W), epsilon is not positive and finite, or out
+                             does not fit
     """
     _require_image(x, "x")
     _require_width(epsilon, "epsilon", zero=False)
-    height, width = x.shape[-2:]
-    gains = _sampled_gains(height, epsilon, x.device)[:, None] * _sampled_gains(width, epsilon, x.device)
-    return _filtered(x, gains[:, : width // 2 + 1])
+    if out is not None:
+        require_out(out, x)
+    factors = _filters_fft.sampled(*x.shape[-2:], epsilon)
+    if not _open(x):
+        y = multiplied(x, (factors.rows[:, None] * factors.columns).to(x.device))
+        return y if out is None else out.copy_(y)
+    if out is None and _wanted(x):
+        return _filters_fft.Sampled.apply(x, factors)  # type: ignore[no-any-return, no-untyped-call]
+    return _filters_fft.filtered(x, factors, out)
 
 
 # -- blur -------------------------------------------------------------------------------------------------------------
@@ -169,38 +170,36 @@ def gaussian_taps(k: int, sigma: float, *, dtype: torch.dtype = torch.float64, d
     return normed.to(dtype)
 
 
-def _along(x: torch.Tensor, taps: torch.Tensor, axis: int) -> torch.Tensor:
-    """Σ_j c_j x(i + j − k//2) along ``axis``, x(−i) = x(i) beyond the border; no gather, so the gradient has no race"""
-    k, n = len(taps), x.shape[axis]
-    if k == 1:
-        return x * taps[0]
-    before = x.narrow(axis, 1, k // 2).flip(axis)
-    after = x.narrow(axis, n - 1 - k // 2, k // 2).flip(axis)
-    wide = torch.cat([before, x, after], axis)
-    total = wide.narrow(axis, 0, n) * taps[0]
-    for j in range(1, k):
-        total = total + wide.narrow(axis, j, n) * taps[j]
-    return total
-
-
-def blur(x: torch.Tensor, k: int, sigma: float) -> torch.Tensor:
+def blur(x: torch.Tensor, k: int, sigma: float, *, out: torch.Tensor | None = None) -> torch.Tensor:
     """y = K_y x K_xᵀ, K the taps c of `gaussian_taps`: every channel by itself, reflected at the border
 
     x        x  (..., H, W)  images, H and W above k//2; any floating dtype, strides and device
     k        k  int          number of taps, odd: an even number has no middle
     sigma    σ  number       standard deviation in pixels, > 0
+    out         (..., H, W)  optional: where the result is written, no gradient then; not x, whose rows are still read
     returns  y  (..., H, W)  shape, dtype and memory format of x
-    raises   ValueError      if x is not floating or too small to reflect, k is even, or sigma is not above 0
+    raises   ValueError      if x is not floating or too small to reflect, k is even, sigma is not above 0, or out does
+                             not fit
     """
     _require_image(x, "x")
     require_count(k, "k")
     if k % 2 == 0:
         raise ValueError(f"k was {k}; it must be odd, so that the taps have a middle.")
-    wide = _wide(x)
-    taps = gaussian_taps(k, sigma, dtype=wide.dtype, device=x.device)
+    taps = gaussian_taps(k, sigma, dtype=torch.float64, device="cpu")
     if min(x.shape[-2:]) <= k // 2:
         raise ValueError(f"x had shape {tuple(x.shape)}; to reflect {k // 2} pixels, H and W must be above {k // 2}.")
-    return _like(_along(_along(wide, taps, -1), taps, -2), x)
+    if out is not None:
+        require_out(out, x)
+        if not torch.compiler.is_compiling() and out.numel() and out.data_ptr() == x.data_ptr():
+            raise ValueError("out was x; it must be memory of its own, because rows of x are read again.")
+    taps = taps.to(_filters_tiles.widest(x.dtype))
+    if not _open(x):
+        taps = taps.to(x.device)
+        y = like(_filters_blur.along(_filters_blur.along(x.to(taps.dtype), taps, -1), taps, -2), x)
+        return y if out is None else out.copy_(y)
+    if out is None and _wanted(x):
+        return _filters_blur.Blur.apply(x, taps)  # type: ignore[no-any-return, no-untyped-call]
+    return _filters_blur.in_tiles(x, taps, out)
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------
@@ -242,41 +241,21 @@ def tile_starts(length: int, tile: int, overlap: float, *, device: Device = None
     return (k * stride).clamp(max=length - tile)
 
 
-class _Canvas:
-    """Σ w t and Σ w, to which tiles of one size are added one by one."""
-
-    def __init__(self, height: int, width: int, window: str) -> None:
-        self.height, self.width, self.window = height, width, window
-        self.total: torch.Tensor | None = None
-        self.mass = torch.zeros(0)
-        self.weights = torch.zeros(0)
-
-    def add(self, tile: torch.Tensor, top: int, left: int) -> None:
-        h, w = tile.shape[-2:]
-        if top < 0 or left < 0 or top + h > self.height or left + w > self.width:
-            raise ValueError(
-                f"a tile of {h}×{w} was at ({top}, {left}); it must lie in the image of {self.height}×{self.width}."
-            )
-        wide = _wide(tile)
-        if self.total is None:
-            made = {"dtype": wide.dtype, "device": wide.device}
-            self.weights = tile_window(h, self.window, **made)[:, None] * tile_window(w, self.window, **made)  # type: ignore[arg-type]
-            self.total = wide.new_zeros((*wide.shape[:-2], self.height, self.width))
-            self.mass = torch.zeros((self.height, self.width), **made)  # type: ignore[call-overload]
-        self.total[..., top : top + h, left : left + w] += wide * self.weights
-        self.mass[top : top + h, left : left + w] += self.weights
-
-    def mean(self, dtype: torch.dtype) -> torch.Tensor:
-        if self.total is None:
-            raise ValueError("tiles was empty; every pixel of the image must lie in some tile.")
-        return (self.total / self.mass).to(dtype)
+def _require_places(tops: Sequence[int], lefts: Sequence[int], h: int, w: int, height: int, width: int) -> None:
+    for top, left in zip(tops, lefts, strict=True):
+        if top < 0 or left < 0 or top + h > height or left + w > width:
+            raise ValueError(f"a tile of {h}×{w} was at ({top}, {left}); it must lie in the image of {height}×{width}.")
 
 
 def _covered(rows: Sequence[int], columns: Sequence[int], h: int, w: int, height: int, width: int) -> bool:
     seen = torch.zeros((height, width), dtype=torch.bool)
     for top, left in zip(rows, columns, strict=True):
-        seen[max(top, 0) : max(top + h, 0), max(left, 0) : max(left + w, 0)] = True
+        seen[top : top + h, left : left + w] = True
     return bool(seen.all())
+
+
+def _whole(places: Sequence[int] | torch.Tensor) -> list[int]:
+    return [int(i) for i in (places.tolist() if isinstance(places, torch.Tensor) else places)]
 
 
 def blend(
@@ -286,6 +265,8 @@ def blend(
     height: int,
     width: int,
     window: str,
+    *,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """y = Σ_k w_k t_k / Σ_k w_k, tile k placed at (rows[k], columns[k]), w = w_y w_xᵀ of `tile_window`
 
@@ -295,8 +276,10 @@ def blend(
     height   H  int             of the image
     width    W  int             of the image; every pixel must lie in some tile
     window      "triangular" or "hann"
-    returns  y  (..., H, W)     dtype of tiles
-    raises   ValueError         if tiles is not floating, a place lies outside, or a pixel lies in no tile
+    out         (..., H, W)     optional: where the result is written, no gradient then
+    returns  y  (..., H, W)     dtype of tiles; of tiles on a grid, equal ones give back their value bit for bit
+    raises   ValueError         if tiles is not floating, a place lies outside, a pixel lies in no tile, or out does not
+                                fit
     """
     require_count(height, "height")
     require_count(width, "width")
@@ -304,24 +287,41 @@ def blend(
     require_floating(tiles, "tiles")
     if tiles.ndim < 3:
         raise ValueError(f"tiles had shape {tuple(tiles.shape)}; it must have the axes (N, ..., h, w).")
-    tops, lefts = ([int(i) for i in places] for places in (rows, columns))
+    tops, lefts = _whole(rows), _whole(columns)
     if not len(tops) == len(lefts) == len(tiles):
         raise ValueError(
             f"rows and columns were {len(tops)} and {len(lefts)} long; both must be {len(tiles)}, as tiles."
         )
-    if not _covered(tops, lefts, tiles.shape[-2], tiles.shape[-1], height, width):
+    h, w = tiles.shape[-2:]
+    _require_places(tops, lefts, h, w, height, width)
+    windows = (_filters_tiles.window(h, window), _filters_tiles.window(w, window))
+    grid = _filters_tiles.grid_of(tops, lefts, (height, width), windows)
+    if grid is None and not _covered(tops, lefts, h, w, height, width):
         raise ValueError(
             f"tiles left a pixel of the {height}×{width} image uncovered; every pixel must lie in some tile."
         )
-    canvas = _Canvas(height, width, window)
+    if out is not None:
+        _require_canvas(out, tiles, (height, width))
+    if grid is not None and _open(tiles):
+        if out is None and _wanted(tiles):
+            return _filters_tiles.Blend.apply(tiles, grid)  # type: ignore[no-any-return, no-untyped-call]
+        return _filters_tiles.in_strips(tiles, grid, out)
+    sums = _filters_tiles.Sums((height, width), windows, grid)
     for tile, top, left in zip(tiles.unbind(0), tops, lefts, strict=True):
-        canvas.add(tile, top, left)
-    return canvas.mean(tiles.dtype)
+        sums.add(tile, top, left)
+    y = sums.mean(tiles.dtype)
+    return y if out is None else out.copy_(y)
 
 
-def _places(height: int, width: int, h: int, w: int, overlap: float) -> Iterator[tuple[int, int]]:
-    columns = tile_starts(width, w, overlap).tolist()
-    return ((top, left) for top in tile_starts(height, h, overlap).tolist() for left in columns)
+def _require_canvas(out: torch.Tensor, tiles: torch.Tensor, size: tuple[int, int]) -> None:
+    shape = (*tiles.shape[1:-2], *size)
+    if tuple(out.shape) != shape or out.dtype != tiles.dtype or out.device != tiles.device:
+        raise ValueError(
+            f"out was {tuple(out.shape)} {out.dtype} on {out.device}; "
+            f"it must be {shape} {tiles.dtype} on {tiles.device}."
+        )
+    if out.requires_grad or _wanted(tiles):
+        raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or leave out= away.")
 
 
 def tiled(
@@ -342,10 +342,20 @@ def tiled(
     _require_window(window)
     height, width = x.shape[-2:]
     h, w = min(tile, height), min(tile, width)
-    canvas = _Canvas(height, width, window)
-    for top, left in _places(height, width, h, w, overlap):
+    starts = tile_starts(height, h, overlap).tolist(), tile_starts(width, w, overlap).tolist()
+    windows = (_filters_tiles.window(h, window), _filters_tiles.window(w, window))
+    places = [(top, left) for top in starts[0] for left in starts[1]]
+    grid = _filters_tiles.grid_of(*zip(*places, strict=True), (height, width), windows)  # type: ignore[arg-type]
+    strips: _filters_tiles.Strips | None = None
+    sums = _filters_tiles.Sums((height, width), windows, grid)
+    for k, (top, left) in enumerate(places):
         y = model(x[..., top : top + h, left : left + w])
         if tuple(y.shape[-2:]) != (h, w):
             raise ValueError(f"model returned {tuple(y.shape)} for a tile of {h}×{w}; it must keep the last two axes.")
-        canvas.add(y, top, left)
-    return canvas.mean(y.dtype)
+        if grid is not None and k == 0 and _open(y) and not _wanted(y):
+            strips = _filters_tiles.Strips(grid, y)
+        if strips is None:
+            sums.add(y, top, left)
+        else:
+            strips.add(y, k // len(starts[1]), k % len(starts[1]))
+    return sums.mean(y.dtype) if strips is None else strips.image

@@ -206,12 +206,13 @@ FORMULAS = (
         vjp=true.fft_gaussian_vjp,
         equation="y = F⁻¹(G · F x),  G(f) = exp(−2π²σ²|f|²)",
         source=TRANSFORM,
-        arguments=(image(1, 6), Scalar("sigma", st.floats(0.1, 3.0))),
+        arguments=(image(1, 6), Real("sigma", dims=(), decades=(-1.0, 0.0), positive=True)),
         implementations=(
-            ours("fft_gaussian", "gradient", "compile", "autocast", "vmap"),
+            ours("fft_gaussian", "gradient", "compile", "autocast", "vmap", "out"),
             peer("scipy fourier_gaussian", scipy_fft_gaussian, "scipy"),
         ),
         reduction=pixels,
+        gradient_reduction=lambda sizes: int(sizes["C"]) * pixels(sizes),
         special="NaN and ±inf spread over the whole image as NaN; subnormal input counts as what it is",
         real=digits(0.8),
     ),
@@ -223,7 +224,7 @@ FORMULAS = (
         source="Rahimi & Recht 2007 (k); circular convolution theorem",
         arguments=(image(1, 6), Scalar("epsilon", st.floats(0.2, 3.0))),
         implementations=(
-            ours("fft_operator", "gradient", "autocast", "vmap"),
+            ours("fft_operator", "gradient", "compile", "autocast", "vmap", "out"),
             peer(
                 "scipy correlate1d, wrapped",
                 scipy_wrapped,
@@ -254,7 +255,7 @@ FORMULAS = (
         source="separable filtering; scipy.ndimage mode mirror",
         arguments=(image(3, 6), Scalar("k", st.sampled_from((3, 5, 1))), Scalar("sigma", st.floats(0.3, 3.0))),
         implementations=(
-            ours("blur", "gradient", "autocast", "vmap", "jvp"),
+            ours("blur", "gradient", "compile", "autocast", "vmap", "jvp", "out"),
             peer("scipy gaussian_filter", scipy_blur, "scipy"),
             peer("scipy correlate1d", scipy_correlate, "scipy"),
         ),
@@ -292,7 +293,7 @@ FORMULAS = (
             Scalar("window", st.sampled_from(WINDOWS)),
         ),
         implementations=(
-            ours("blend", "gradient", "autocast"),
+            ours("blend", "gradient", "autocast", "out"),
             peer(
                 "tiler.Merger",
                 tiler_blend,

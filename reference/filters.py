@@ -54,7 +54,7 @@ def fft_gaussian(x, sigma):
     """y = F⁻¹(G · F x), G(f) = exp(−2π²σ²|f|²): the Gaussian filter of a periodic image
 
     x        x  (..., H, W)  images
-    sigma    σ  number       standard deviation in pixels, ≥ 0
+    sigma    σ  number       standard deviation in pixels, ≥ 0; its gradient is that of a number
     returns  y  (..., H, W)  same mean as x
     """
     height, width = x.shape[-2:]
@@ -62,8 +62,13 @@ def fft_gaussian(x, sigma):
 
 
 def fft_gaussian_vjp(cotangent, x, sigma):
-    """∂/∂x ⟨ȳ, y⟩ = F⁻¹(G · F ȳ): G is real and even, so the filter is its own adjoint"""
-    return fft_gaussian(cotangent, sigma)
+    """∂/∂x ⟨ȳ, y⟩ = F⁻¹(G · F ȳ): G is real and even, so the filter is its own adjoint
+    ∂/∂σ ⟨ȳ, y⟩ = ⟨ȳ, F⁻¹(−4π²σ|f|² G · F x)⟩
+    """
+    height, width = x.shape[-2:]
+    f_y, f_x = _signed(height)[:, None] / height, _signed(width) / width
+    slope = -4 * np.pi**2 * sigma * (f_y * f_y + f_x * f_x) * _gains(f_y, f_x, sigma)
+    return fft_gaussian(cotangent, sigma), np.sum(cotangent * _filtered(x, slope))
 
 
 def _sampled_gains(n, epsilon):
