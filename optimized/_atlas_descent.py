@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from trueness.optimized import _atlas_parts as _parts
+from trueness.optimized._atlas_gram import separable
 from trueness.optimized._atlas_linear import Rule
 from trueness.optimized._atlas_pieces import Sequences, omega
 
@@ -38,3 +39,54 @@ def descend(
     prepare = partial(_parts.exact if exact else _parts.linear, size=size, placement=placement, read=read)
     given = Sequences((q, alpha, eta, theta, gamma), ((k, k_window), (v, v_window)))
     return omega(Rule(prepare, size, objective == "l2"), given, memory, momentum)
+
+
+def descend_separable(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    scale: torch.Tensor,
+    source: torch.Tensor,
+    memory: torch.Tensor,
+    momentum: torch.Tensor,
+    k_window: torch.Tensor,
+    v_window: torch.Tensor,
+    source_window: torch.Tensor,
+    chunk_size: int,
+    objective: str,
+    placement: str,
+    read: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """o, M_T and S_T of ``atlas_memory.omega_separable``; a piece is never shorter than the window"""
+    squares, window = objective == "l2", k_window.shape[1] + 1
+    size = min(chunk_size if squares else TILE, q.shape[1])
+    modes = {"size": size, "window": window, "placement": placement, "read": read, "squares": squares}
+    given = Sequences((q, alpha, eta, theta, scale), ((k, k_window), (v, v_window), (source, source_window)))
+    return omega(Rule(partial(separable, **modes), size, squares, least=window), given, memory, momentum)
+
+
+def descend_picard(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    gamma: torch.Tensor,
+    memory: torch.Tensor,
+    momentum: torch.Tensor,
+    k_window: torch.Tensor,
+    v_window: torch.Tensor,
+    placement: str,
+    read: str,
+    tile: int,
+    sweeps: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """o, M_T and S_T of ``atlas_memory.omega_picard``; after as many sweeps as tokens nothing moves any more"""
+    size = min(tile, q.shape[1])
+    prepare = partial(_parts.exact, size=size, placement=placement, read=read)
+    given = Sequences((q, alpha, eta, theta, gamma), ((k, k_window), (v, v_window)))
+    return omega(Rule(prepare, size, True, min(sweeps, size)), given, memory, momentum)

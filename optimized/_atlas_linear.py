@@ -104,8 +104,8 @@ def run(p: Parts, state: Tensor, rule: Rule) -> Run:
         mixed = state.unflatten(-1, (2, V)) * kept[n, :, None, :, None]
         moved = p.f_end[n, :, None, None] * state[..., V:]
         mixed = torch.cat([mixed[..., 0, :] - moved, mixed[..., 1, :]], -1)
-        if p.gram is not None:
-            D = wholes(p, n, state, rule.squares)
+        if p.sums is not None:
+            D = wholes(p, n, state)
             wide.append(D)
             mixed = mixed + both(D, -column(p.y_end[n]), column(p.x_end[n]))
         state = torch.baddbmm(mixed, p.k[n].mT, (steps[n][..., None] * U[..., None, :]).flatten(-2))
@@ -113,10 +113,12 @@ def run(p: Parts, state: Tensor, rule: Rule) -> Run:
     return Run(torch.stack(states), torch.stack(found), torch.stack(wide) if wide else None)
 
 
-def wholes(p: Parts, n: int, state: Tensor, squares: bool) -> Tensor:
+def wholes(p: Parts, n: int, state: Tensor) -> Tensor:
     """D of chunk n: Σ u k (kᵀM − v)ᵀ over the chunks that lie in all its windows"""
-    assert p.gram is not None and p.sums is not None
-    return torch.baddbmm(p.sums[n], p.gram[n], state[..., : p.v.shape[-1]], beta=-1) if squares else -p.sums[n]
+    assert p.sums is not None
+    if p.gram is None:
+        return -p.sums[n]
+    return torch.baddbmm(p.sums[n], p.gram[n], state[..., : p.v.shape[-1]], beta=-1)
 
 
 def read(p: Parts, r: Run) -> Tensor:
@@ -150,7 +152,7 @@ def run_in_place(p: Parts, state: Tensor, rule: Rule) -> Run:
         mixed = torch.mul(states[n], kept[n, :, None, :, None], out=states[n + 1])
         mixed[..., 0, :].addcmul_(states[n, ..., 1, :], p.f_end[n, :, None, None], value=-1)
         if D is not None:
-            D[n] = wholes(p, n, flat[n], rule.squares)
+            D[n] = wholes(p, n, flat[n])
             mixed += both(D[n], -column(p.y_end[n]), column(p.x_end[n])).unflatten(-1, (2, V))
         flat[n + 1].baddbmm_(p.k[n].mT, (steps[n][..., None] * U[n][..., None, :]).flatten(-2))
     return Run(flat, U, D)
@@ -204,9 +206,9 @@ def reverse(p: Parts, r: Run, g_o: Tensor, g_state: Tensor, rule: Rule) -> tuple
             out=adjoint[n].unflatten(-1, (2, V)),
         )
         adjoint[n, ..., V:].addcmul_(after[..., :V], matrix(p.f_end[n]), value=-1)
-        if by_D is not None and p.y_end is not None and p.x_end is not None and p.gram is not None:
+        if by_D is not None and p.y_end is not None and p.x_end is not None:
             by_D[n].addcmul_(matrix(p.y_end[n]), after[..., :V], value=-1).addcmul_(matrix(p.x_end[n]), after[..., V:])
-            if rule.squares:
+            if p.gram is not None:
                 adjoint[n, ..., :V] += p.gram[n].mT @ by_D[n]
         if rule.squares and L is None:
             adjoint[n, ..., :V] -= torch.bmm(p.k[n].mT, h[n])
@@ -215,7 +217,7 @@ def reverse(p: Parts, r: Run, g_o: Tensor, g_state: Tensor, rule: Rule) -> tuple
     found = gradients(p, r, g_o, scores, h, adjoint[1:], k_after, rule)
     if by_D is not None and r.D is not None and p.y is not None:
         found["sums"] = -by_D
-        if rule.squares:
+        if p.gram is not None:
             found["gram"] = product(by_D, r.states[:-1, ..., :V].mT)
         by_q = product(g_o, r.D.mT)
         found["q"].addcmul_(column(p.y), by_q, value=-1)

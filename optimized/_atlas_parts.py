@@ -1,7 +1,8 @@
 """Everything about some chunks of the Omega rule that no memory enters: laid out once, differentiable by autograd.
 
 N chunks come first and G = B H second, so that all products of a piece of the sequence are one batch. A *row* is a
-token whose error is taken: C + c − 1 tokens for a chunk with one memory, every token of every window for the exact rule.
+token whose error is taken: the C + c − 1 tokens that a chunk with one memory looks at, and for the exact rule every
+token of every window.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ def lay(x: torch.Tensor, size: int) -> torch.Tensor:
     return x.unflatten(1, (-1, size)).movedim((1, 0, 3), (0, 1, 2)).contiguous().flatten(1, 2)
 
 
-def windows(x: torch.Tensor, size: int, window: int) -> torch.Tensor:
-    """x (B, c − 1 + N C, H, W) as (N, B H, C + c − 1, W): every chunk with the tokens before it"""
-    if window == 1:
-        return lay(x, size)
-    return x.unfold(1, size + window - 1, size).movedim((1, 0, 2, 4), (0, 1, 2, 3)).contiguous().flatten(1, 2)
+def windows(x: torch.Tensor, step: int, length: int) -> torch.Tensor:
+    """x (B, (N − 1) step + length, H, W) as (N, B H, length, W): windows of neighbours"""
+    if length == step:
+        return lay(x, step)
+    return x.unfold(1, length, step).movedim((1, 0, 2, 4), (0, 1, 2, 3)).contiguous().flatten(1, 2)
 
 
 def filled(x: torch.Tensor, size: int, value: float = 0.0) -> torch.Tensor:
@@ -113,7 +114,7 @@ def linear(
         weight = g.rho @ W
         down, up = (torch.stack([g.down, g.up], -2) @ W).unbind(-2)
     more = -q.shape[1] % size
-    k, v = (windows(pad(x, (0, 0, 0, 0, 0, more)), size, window) for x in (k, v))
+    k, v = (windows(pad(x, (0, 0, 0, 0, 0, more)), size, size + window - 1) for x in (k, v))
     ends = (x[..., -1] for x in (g.a, g.b, g.f))
     a, f, read_weight = read_at(g, weight, read)
     return Parts(lay(filled(q, size), size), k, v, a, f, read_weight, *ends, down, up)
@@ -140,7 +141,7 @@ def exact(
     window, more = gamma.shape[-1], -q.shape[1] % size
     gamma = lay(filled(gamma, size), size)
     w = (gamma if g.into is None else gamma * g.into[..., None]).flatten(-2)
-    k, v = (windows(pad(x, (0, 0, 0, 0, 0, more)), size, window) for x in (k, v))
+    k, v = (windows(pad(x, (0, 0, 0, 0, 0, more)), size, size + window - 1) for x in (k, v))
     rho, before = g.rho, shifted(g.rho, -2, 0.0)
     a_before, f_before, down, up = shifted(g.a, -1, 1.0), shifted(g.f, -1, 0.0), g.down, g.up
     coupling = before

@@ -162,7 +162,7 @@ def backward(
     gradients: Sequence[torch.Tensor],
 ) -> list[torch.Tensor]:
     """By memory, momentum and all sequences, piece by piece from the last"""
-    memory, momentum, *flat = arguments
+    memory, _, *flat = arguments
     given = Sequences.of(flat, tokens)
     found = [torch.empty_like(x) for x in given.tokens]
     late = [

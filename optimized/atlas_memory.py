@@ -22,6 +22,7 @@ from trueness.optimized import _atlas_features as _features
 from trueness.optimized import _atlas_muon as _muon
 from trueness.optimized import _atlas_omega as _omega
 from trueness.optimized._arguments import require_count
+from trueness.optimized._atlas_forms import omega_picard, omega_separable
 from trueness.optimized._atlas_module import AtlasAttention, AtlasState
 from trueness.optimized._atlas_muon import CLASSICAL, EPS, JORDAN, LACT, POLAR_EXPRESS
 from trueness.optimized._atlas_stream import OmegaState, OmegaStream
@@ -44,6 +45,8 @@ __all__ = [
     "newton_schulz_lowrank",
     "omega",
     "omega_mlp",
+    "omega_picard",
+    "omega_separable",
     "taylor_coefficients",
     "tensor_features",
     "window_weights",

@@ -755,3 +755,237 @@ def _empty(q, k, v, gamma, coefficients, clamp):
     memory = np.zeros((batch, heads, width, v.shape[-1]))
     before = batch, gamma.shape[-1] - 1, heads
     return phi_q, phi_k, memory, np.zeros((*before, width)), np.zeros((*before, v.shape[-1]))
+
+
+# -- windows of separable weights, and sweeps in place of steps -------------------------------------------------------
+
+
+def omega_separable(
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    scale,
+    source,
+    memory,
+    momentum,
+    k_window,
+    v_window,
+    source_window,
+    chunk_size,
+    objective,
+    placement,
+    read,
+):
+    """omega by gradient descent with γ_{t,j} = r_t u_{t−j}        (eq. 9, 15)
+
+    A weight of the token that looks back times one of the token that is seen. Windows of any length c may then be
+    computed at a cost that does not grow with c.
+
+    q              q   (B, T, H, P)    as in ``omega``, and so are
+    k, v, alpha, eta, theta, memory, momentum, k_window, v_window, chunk_size, objective, placement, read
+    scale          r   (B, T, H)       weight of all that token t looks at
+    source         u   (B, T, H)       weight of token t wherever it is looked at
+    source_window      (B, c−1, H)     that of the last c − 1 tokens before the first
+    returns        o   (B, T, H, V)
+                   M_T (B, H, P, V)
+                   S_T (B, H, P, V)
+    """
+    gamma = _separable(scale, source, source_window)
+    state = memory, momentum, k_window, v_window
+    return omega(q, k, v, alpha, eta, theta, gamma, *state, chunk_size, objective, "gd", placement, read, None)
+
+
+def _separable(scale, source, source_window):
+    """γ_{t,j} = r_t u_{t−j} (B, T, H, c)"""
+    before, length = source_window.shape[1], source.shape[1]
+    sources = np.concatenate([source_window, source], axis=1)
+    return np.stack([scale * sources[:, before - j : before - j + length] for j in range(before + 1)], axis=-1)
+
+
+def omega_separable_vjp(
+    g_o,
+    g_memory,
+    g_momentum,
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    scale,
+    source,
+    memory,
+    momentum,
+    k_window,
+    v_window,
+    source_window,
+    chunk_size,
+    objective,
+    placement,
+    read,
+):
+    """r̄_t = Σ_j γ̄_{t,j} u_{t−j},  ū_i = Σ_j γ̄_{i+j,j} r_{i+j}, the others as in ``omega``"""
+    before, length = source_window.shape[1], source.shape[1]
+    gamma, state = _separable(scale, source, source_window), (memory, momentum, k_window, v_window)
+    modes = chunk_size, objective, "gd", placement, read, None
+    found = omega_vjp(g_o, g_memory, g_momentum, q, k, v, alpha, eta, theta, gamma, *state, *modes)
+    sources, by_gamma = np.concatenate([source_window, source], axis=1), found[6]
+    by_scale, by_sources = np.zeros(scale.shape), np.zeros(sources.shape)
+    for j in range(before + 1):
+        by_age = by_gamma[..., j]
+        by_scale = by_scale + by_age * sources[:, before - j : before - j + length]
+        earlier, later = sources[:, : before - j], sources[:, before - j + length :]
+        by_sources = by_sources + np.concatenate([0 * earlier, by_age * scale, 0 * later], axis=1)
+    return (*found[:6], by_scale, by_sources[:, before:], *found[7:], by_sources[:, :before])
+
+
+def omega_picard(
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    memory,
+    momentum,
+    k_window,
+    v_window,
+    placement,
+    read,
+    tile,
+    sweeps,
+):
+    """M⁰_t = memories of a tile without gradients;  g^i_t = ∇L_t(M^i_{t−1}),  M^{i+1} = memories with the gradients g^i
+
+    Picard's iteration for the rule of every token, ``omega`` with C = 1 on squared errors by gradient descent, tile by
+    tile: the tile is run once without gradients and then ``sweeps`` + 1 times with those at the memories of the run
+    before. No sweep is a linearisation at the tile's start, decayed; token t is exact after t − 1 sweeps.
+
+    q         q   (B, T, H, P)  as in ``omega``, and so are
+    k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, placement, read
+    tile      n   int           tokens that are run together, at least 1
+    sweeps    s   int           at least 0
+    returns   o   (B, T, H, V)
+              M_T (B, H, P, V)
+              S_T (B, H, P, V)
+    """
+    tokens = _swept(k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, placement, tile, sweeps)
+    read_from = "M" if read == "post" else "M before"
+    reads = [_row(q[:, t], token[-1][read_from]) for t, token in enumerate(tokens)]
+    return np.stack(reads, axis=1), tokens[-1][-1]["M"], tokens[-1][-1]["S"]
+
+
+def _swept(k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, placement, tile, sweeps):
+    """For every token what happens at it in each run, the first of which has no gradients."""
+    one, length = np.ones(eta.shape), eta.shape[1]
+    into, out = (one, eta) if placement == "outer" else (eta, one)
+    keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
+    found = []
+    for start in range(0, length, tile):
+        part = range(start, min(start + tile, length))
+        g, runs = [np.zeros(memory.shape) for _ in part], []
+        for _ in range(sweeps + 2):
+            M, S, run = memory, momentum, []
+            for t, g_t in zip(part, g, strict=True):
+                token = {"M before": M, "S before": S, "g": g_t}
+                S = _head(theta[:, t]) * S + _head(into[:, t]) * g_t
+                M = _head(alpha[:, t]) * M - _head(out[:, t]) * S
+                run = [*run, {**token, "M": M, "S": S}]
+            g = [_windowed(keys, values, gamma, t, token["M before"]) for t, token in zip(part, run, strict=True)]
+            runs = [*runs, run]
+        memory, momentum = M, S
+        found = [*found, *(list(token) for token in zip(*runs, strict=True))]
+    return found
+
+
+def _windowed(keys, values, gamma, t, M):
+    """Σ_j γ_{t,j} k (kᵀM − v)ᵀ, k and v of token t − j"""
+    window, total = gamma.shape[-1], np.zeros(M.shape)
+    for j in range(window):
+        phi, value = keys[:, window - 1 + t - j], values[:, window - 1 + t - j]
+        total = total + _head(gamma[:, t, :, j]) * _outer(phi, _row(phi, M) - value)
+    return total
+
+
+def omega_picard_vjp(
+    g_o,
+    g_memory,
+    g_momentum,
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    memory,
+    momentum,
+    k_window,
+    v_window,
+    placement,
+    read,
+    tile,
+    sweeps,
+):
+    """Tile by tile from the last, and run by run: each run's M̄_{t−1} comes from the gradients of the run after it"""
+    tokens = _swept(k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, placement, tile, sweeps)
+    one, length, window = np.ones(eta.shape), eta.shape[1], gamma.shape[-1]
+    into, out = (one, eta) if placement == "outer" else (eta, one)
+    keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
+    by_keys = [np.zeros(keys[:, 0].shape) for _ in range(keys.shape[1])]
+    by_values = [np.zeros(values[:, 0].shape) for _ in range(values.shape[1])]
+    by_q = [_column(token[-1]["M" if read == "post" else "M before"], g_o[:, t]) for t, token in enumerate(tokens)]
+    gates = np.zeros(eta[:, 0].shape)
+    by_alpha, by_theta, by_into, by_out = ([gates for _ in range(length)] for _ in range(4))
+    by_gamma = [np.zeros(gamma[:, 0].shape) for _ in range(length)]
+    by_M, by_S = g_memory, g_momentum
+    for start in range(((length - 1) // tile) * tile, -1, -tile):
+        part = range(min(start + tile, length) - 1, start - 1, -1)
+        seen = {t: _outer(q[:, t], g_o[:, t]) for t in part}
+        after = {t: seen[t] if read == "post" else np.zeros(memory.shape) for t in part}
+        ahead = {t: np.zeros(memory.shape) if read == "post" else seen[t] for t in part}
+        start_M, start_S = np.zeros(memory.shape), np.zeros(memory.shape)
+        for run in range(sweeps + 1, -1, -1):
+            next_ahead = {}
+            for t in part:
+                token = tokens[t][run]
+                by_M = by_M + after[t]
+                by_alpha[t] = by_alpha[t] + _sum(by_M, token["M before"])
+                by_out[t] = by_out[t] - _sum(by_M, token["S"])
+                by_S = by_S - _head(out[:, t]) * by_M
+                by_theta[t] = by_theta[t] + _sum(by_S, token["S before"])
+                by_into[t] = by_into[t] + _sum(by_S, token["g"])
+                by_g = _head(into[:, t]) * by_S
+                by_M, by_S = _head(alpha[:, t]) * by_M + ahead[t], _head(theta[:, t]) * by_S
+                if run > 0:
+                    earlier, total, weights = tokens[t][run - 1]["M before"], np.zeros(memory.shape), []
+                    for j in range(window):
+                        i = window - 1 + t - j
+                        phi, weight = keys[:, i], gamma[:, t, :, j][..., None]
+                        error, pulled = _row(phi, earlier) - values[:, i], _row(phi, by_g)
+                        weights = [*weights, np.sum(pulled * error, axis=-1)]
+                        by_values[i] = by_values[i] - weight * pulled
+                        by_keys[i] = by_keys[i] + weight * (_column(by_g, error) + _column(earlier, pulled))
+                        total = total + _outer(phi, weight * pulled)
+                    by_gamma[t] = by_gamma[t] + np.stack(weights, axis=-1)
+                    next_ahead[t] = total
+            start_M, start_S = start_M + by_M, start_S + by_S
+            by_M, by_S = np.zeros(memory.shape), np.zeros(memory.shape)
+            after, ahead = {t: np.zeros(memory.shape) for t in part}, next_ahead
+        by_M, by_S = start_M, start_S
+    by_keys, by_values = np.stack(by_keys, axis=1), np.stack(by_values, axis=1)
+    by_eta = by_out if placement == "outer" else by_into
+    return (
+        np.stack(by_q, axis=1),
+        by_keys[:, window - 1 :],
+        by_values[:, window - 1 :],
+        *(np.stack(rows, axis=1) for rows in (by_alpha, by_eta, by_theta, by_gamma)),
+        by_M,
+        by_S,
+        by_keys[:, : window - 1],
+        by_values[:, : window - 1],
+    )
