@@ -21,6 +21,7 @@ JORDAN = "Jordan et al. 2024, Muon: an optimizer for hidden layers in neural net
 MADE_ONCE = "made once from numbers, and not learned from there"
 CHUNKS = "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input"
 SPANS = {"B": (1, 2), "T": (1, 3), "H": (1, 2), "P": (1, 4), "V": (1, 4), "c": (1, 2), "D": (1, 3), "N": (1, 3)}
+SPANS |= {"w": (0, 5)}  # tokens of the past that a window looks at
 # after five steps of JORDAN a rounding of bfloat16 has grown to the size of the result: they are tried on ``matrices``
 STEPS = {"jordan": true.JORDAN[:2], "classical": true.CLASSICAL[:4], "none": ()}
 
@@ -44,8 +45,8 @@ def drawn(name: str, *dims: Any) -> Real:
     return Real(name, dims=dims, decades=(-1.0, 0.0), spans=spans)
 
 
-def gate(name: str, low: float, high: float, *dims: str) -> Gate:
-    return Gate(name, dims=dims, spans={d: SPANS[d] for d in dims}, low=low, high=high)
+def gate(name: str, low: float, high: float, *dims: Any) -> Gate:
+    return Gate(name, dims=dims, spans={d: SPANS[d] for d in dims if isinstance(d, str)}, low=low, high=high)
 
 
 def before(sizes: Mapping[str, Any]) -> int:
@@ -226,7 +227,62 @@ def omega_mlp(name: str, optimizers: tuple[str, ...], **fields: Any) -> Formula:
     )
 
 
+SAME_LINES = "computed in float32 and rounded once by the very lines that atlas_memory.omega tries in the half formats"
+FORMS: dict[str, Any] = {
+    "dtypes": ("float64", "float32"),
+    "without": dict.fromkeys(("float16", "bfloat16"), SAME_LINES),
+}
+STATE = (drawn("memory", "B", "H", "P", "V"), drawn("momentum", "B", "H", "P", "V"))
+WINDOWS = (drawn("k_window", "B", before, "H", "P"), drawn("v_window", "B", before, "H", "V"))
+
+SEPARABLE = Formula(
+    name="atlas_memory.omega_separable",
+    reference=true.omega_separable,
+    vjp=true.omega_separable_vjp,
+    equation="omega with γ_{t,j} = r_t u_{t−j}",
+    source=f"{ATLAS} eq. 9, 15",
+    arguments=(
+        drawn("q", *TOKEN, "P"),
+        drawn("k", *TOKEN, "P"),
+        drawn("v", *TOKEN, "V"),
+        *GATES[:3],
+        gate("scale", 0.1, 0.6, *TOKEN),
+        gate("source", 0.2, 1.0, *TOKEN),
+        *STATE,
+        drawn("k_window", "B", "w", "H", "P"),
+        drawn("v_window", "B", "w", "H", "V"),
+        gate("source_window", 0.2, 1.0, "B", "w", "H"),
+        *(Scalar(name, MODES[name]) for name in ("chunk_size", "objective", "placement", "read")),
+    ),
+    implementations=(ours("omega_separable", "gradient", "autocast", waived={"special values": CHUNKS}),),
+    reduction=lambda sizes: sizes["P"] + sizes["T"] + sizes["w"],
+    **FORMS,
+)
+PICARD = Formula(
+    name="atlas_memory.omega_picard",
+    reference=true.omega_picard,
+    vjp=true.omega_picard_vjp,
+    equation="M⁰ without gradients;  g^i_t = ∇L_t(M^i_{t−1}),  M^{i+1} with the gradients g^i",
+    source="Picard's iteration of Behrouz et al. 2025 (2505.23735) eq. 15",
+    arguments=(
+        drawn("q", *TOKEN, "P"),
+        drawn("k", *TOKEN, "P"),
+        drawn("v", *TOKEN, "V"),
+        *GATES,
+        *STATE,
+        *WINDOWS,
+        *(Scalar(name, MODES[name]) for name in ("placement", "read")),
+        Scalar("tile", st.integers(1, 3)),
+        Scalar("sweeps", st.integers(0, 2)),
+    ),
+    implementations=(ours("omega_picard", "gradient", "autocast", waived={"special values": CHUNKS}),),
+    reduction=longest("P"),
+    **FORMS,
+)
+
 FORMULAS = (
+    SEPARABLE,
+    PICARD,
     Formula(
         name="atlas_memory.taylor_coefficients",
         reference=true.taylor_coefficients,
