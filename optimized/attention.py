@@ -26,6 +26,7 @@ from trueness.optimized._attention_checks import (
     require_shape,
     require_table,
 )
+from trueness.optimized._attention_paths import Size, attend, exact_in
 from trueness.optimized._elementwise import require_floating
 from trueness.optimized._precision import wide
 
@@ -287,10 +288,14 @@ def tmsa(
     bias_table: Tensor,
     window: int,
     heads: int,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """y = softmax(q kᵀ/√d + B) v W_o,  q = x_s W_qs + x_t W_qt,  k = x_s W_ks + x_t W_kt,  v = x_s W_vs + x_t W_vt
 
     (Hatamizadeh et al. 2023 eq. 3-6, inside windows; Liu et al. 2021 eq. 4 for B.) w = H = W is global attention.
+    Computed as (softmax((x_s W_qs + x_t W_qt)(x_s W_ks)ᵀ/√d + B) x_s W_vs + x_t W_vt) W_o: what x_t W_kt adds to the
+    scores is the same for all keys, and rows of probabilities sum to one.
 
     x           x_s   (B, H, W, C)        spatial tokens, any floating dtype
     t           x_t   (B, E)              time token of every image
@@ -304,8 +309,10 @@ def tmsa(
     bias_table  T     ((2w − 1)², heads)  relative position bias
     window      w     int                 side of a window, divides H and W
     heads             int                 divides C
+    out               (B, H, W, C)        optional: where the result is written, no gradient then
     returns     y     (B, H, W, C)        dtype of x
-    raises      ValueError if a shape, dtype or device does not fit x, window does not divide H and W, or heads not C
+    raises      ValueError if a shape, dtype or device does not fit x, window does not divide H and W, or heads not C,
+                or out does not fit
     """
     require_shape(x, "x", "(B, H, W, C)", 4)
     batch, height, width, channels = x.shape
@@ -325,15 +332,12 @@ def tmsa(
         w_o=(w_o, square),
         bias_table=(bias_table, ((2 * window - 1) ** 2, heads)),
     )
-    count = (height // window) * (width // window)
-    space = _cut(wide(x), window) @ torch.cat([wide(w_qs), wide(w_ks), wide(w_vs)], 1)
-    moment = wide(t) @ torch.cat([wide(w_qt), wide(w_kt), wide(w_vt)], 1)
-    both = space + moment.repeat_interleave(count, 0)[:, None]
-    q, k, v = both.unflatten(2, (3, heads, channels // heads)).permute(2, 0, 3, 1, 4)
-    index = relative_position_index(window, device=x.device)
-    p = torch.softmax(_scores(q, k) + wide(bias_table)[index].permute(2, 0, 1), -1)
-    mixed = (p @ v).transpose(1, 2).flatten(2) @ wide(w_o)
-    return _put_back(mixed, window, height, width).to(x.dtype)
+    with exact_in(x):
+        now = wide(t)
+        q_t = now @ wide(w_qt) + 0 * (now @ wide(w_kt))  # 0 times it: NaN and ∞ show, and its gradient is 0
+        time = torch.stack([q_t, now @ wide(w_vt)], 1)
+        bias = relative_position_bias(wide(bias_table), window)
+        return attend(x, torch.cat([w_qs, w_ks, w_vs], 1), time, None, bias, w_o, Size(window, heads), out)
 
 
 # -- DiffiT -----------------------------------------------------------------------------------------------------------

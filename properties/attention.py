@@ -449,7 +449,7 @@ FORMULAS = (
         source=f"{DIFFIT} eq. 3-6; {SWIN} eq. 4",
         arguments=(TOKENS, TIME, *PROJECTIONS, WINDOW, HEADS),
         implementations=(
-            ours("tmsa", "compile", waived={**PRODUCTS, **AS_FLOAT32}),
+            ours("tmsa", "compile", "out", "autocast", "vmap", "jvp", waived={**PRODUCTS, **AS_FLOAT32}),
             peer("dense scaled_dot_product_attention", dense, "float32", only=ONE_DTYPE, waived=DENSE),
             transformers("transformers SwinAttention", swin_attention, waived=MANY),
         ),

@@ -1,0 +1,38 @@
+"""Matrix products of tokens on the CPU: oneDNN's kernels where MKL's are slower.
+
+``torch.mm`` of float32 calls MKL, which keeps its AVX-512 kernels to one maker's processors; oneDNN asks the processor
+what it can. bfloat16 products add in float32 and are rounded once, where the processor has instructions for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+SMALL = 1 << 20  # multiplications below which a call of oneDNN costs more than it saves
+
+Tensor = torch.Tensor
+
+
+def _onednn() -> Any:
+    """The operator x wᵀ + b that torch's own compiler emits, or None where torch was built without it."""
+    available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return torch.ops.mkldnn._linear_pointwise if available else None
+
+
+ONEDNN = _onednn()
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 by itself."""
+    return ONEDNN is not None and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def product(x: Tensor, w: Tensor) -> Tensor:
+    """x w over the last axis of ``x``; not differentiable, float32 and bfloat16 through oneDNN."""
+    large = x.numel() * w.shape[1] >= SMALL
+    if ONEDNN is not None and large and x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu":
+        y: Tensor = ONEDNN(x, w.mT, None, "none", [], "")
+        return y
+    return x @ w
