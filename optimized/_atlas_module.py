@@ -9,23 +9,21 @@ import torch
 
 from trueness.optimized import _atlas_arguments as _require
 from trueness.optimized import _atlas_features as _features
-from trueness.optimized import _atlas_omega as _omega
 from trueness.optimized._arguments import require_count
+from trueness.optimized._atlas_stream import OmegaState, OmegaStream
 from trueness.optimized._elementwise import require_floating
+from trueness.optimized._precision import wide
 
 
 class AtlasState(NamedTuple):
     """What one call of ``AtlasAttention.stream`` leaves to the next."""
 
-    memory: torch.Tensor  # (B, H, P, V)
-    momentum: torch.Tensor  # (B, H, P, V)
-    k_window: torch.Tensor  # (B, c−1, H, P)
-    v_window: torch.Tensor  # (B, c−1, H, V)
+    omega: OmegaState
     inputs: torch.Tensor  # (B, convolution − 1, width): what the convolution still looks back at
 
     def detach(self) -> AtlasState:
         """The same numbers without their history: for truncated backpropagation through time."""
-        return AtlasState(*(x.detach() for x in self))
+        return AtlasState(self.omega.detach(), self.inputs.detach())
 
 
 class AtlasAttention(torch.nn.Module):
@@ -73,10 +71,8 @@ class AtlasAttention(torch.nn.Module):
             raise ValueError(f"heads was {heads}; it must divide width, {width}.")
         _require.require_positive(rate, "rate")
         _require.require_positive(clamp, "clamp")
-        _require.require_modes(chunk_size, objective, optimizer, placement, read, clip)
         self.heads, self.window, self.clamp, self.rate = heads, window, clamp, rate
-        self.chunk_size, self.objective, self.optimizer = chunk_size, objective, optimizer
-        self.placement, self.read, self.clip = placement, read, clip
+        self.rule = OmegaStream(chunk_size, objective, optimizer, placement, read, clip)
         self.updates = True
         self.qkv = torch.nn.Linear(width, 3 * width, bias=False)
         self.gates = torch.nn.Linear(width, 3 * heads)
@@ -98,45 +94,43 @@ class AtlasAttention(torch.nn.Module):
         batch, _, width = x.shape
         each = width // self.heads
         features = self.coefficients.shape[0] * each
-        memory = x.new_zeros(batch, self.heads, features, each)
-        before = batch, self.window - 1, self.heads
-        windows = x.new_zeros(*before, features), x.new_zeros(*before, each)
-        return AtlasState(memory, memory, *windows, x.new_zeros(batch, self.taps.shape[0] - 1, width))
+        like = wide(x[:0])
+        memory = like.new_zeros(batch, self.heads, features, each)
+        windows = (like.new_zeros(batch, self.window - 1, self.heads, n) for n in (features, each))
+        return AtlasState(self.rule.begin(memory, memory, *windows), x.new_zeros(batch, self.taps.shape[0] - 1, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, width) → (B, T, width), every sequence from an empty memory."""
         return self.stream(x, None)[0]
 
-    def stream(self, x: torch.Tensor, state: AtlasState | None) -> tuple[torch.Tensor, AtlasState]:
+    def stream(
+        self, x: torch.Tensor, state: AtlasState | None, *, inplace: bool = False
+    ) -> tuple[torch.Tensor, AtlasState]:
         """The next tokens of sequences whose state is ``state``, None at their start, and the state after them.
 
-        A chunk begins with every call: calls of a multiple of ``chunk_size`` tokens give what one call of all gives,
-        but for "norm_ema", whose mean norm begins with every call as well.
+        However a sequence is split, its outputs are those of one call, and so are their gradients as long as the state
+        is not detached. ``inplace`` writes the new state over the old one, where no gradient is wanted.
         """
         require_floating(x, "x")
         if x.ndim != 3 or x.shape[-1] != self.norm.shape[0] or not x.shape[1]:
             raise ValueError(f"x had shape {tuple(x.shape)}; it must be (B, T, {self.norm.shape[0]}), T at least 1.")
-        memory, momentum, k_window, v_window, inputs = self.empty(x) if state is None else state
-        long = torch.cat([inputs, x], 1)
+        before = self.empty(x) if state is None else state
+        long = torch.cat([before.inputs, x], 1)
         taps = self.taps.shape[0]
         mixed = sum((long[:, i : i + x.shape[1]] * self.taps[i] for i in range(taps)), torch.zeros_like(x))
-        q, k, v = self.qkv(mixed).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        alpha, eta, theta = torch.sigmoid(self.gates(x)).unflatten(-1, (3, self.heads)).unbind(2)
+        q, k, v = wide(self.qkv(mixed)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        alpha, eta, theta = torch.sigmoid(wide(self.gates(x))).unflatten(-1, (3, self.heads)).unbind(2)
         eta = self.rate * eta if self.updates else torch.zeros_like(eta)
-        gamma = self.weights.softmax(-1).expand(*x.shape[:2], -1, -1)
+        gamma = wide(self.weights).softmax(-1).expand(*x.shape[:2], -1, -1)
         each = (q.shape[-1],)
         scale = math.sqrt(self.coefficients.shape[0] * q.shape[-1])
         phi_q, phi_k = (
             _features.elementwise(torch.nn.functional.rms_norm(y, each), self.coefficients, self.clamp) / scale
             for y in (q, k)
         )
-        kind = v.dtype  # under autocast the projections have one and the rest another
-        tokens = (y.to(kind) for y in (phi_q, phi_k, v, alpha, eta, theta, gamma))
-        carried = (y.to(kind) for y in (memory, momentum, k_window, v_window))
-        modes = self.chunk_size, self.objective, self.optimizer, self.placement, self.read, self.clip
-        o, memory, momentum = _omega.run(*tokens, *carried, *modes)
-        o = torch.nn.functional.rms_norm(o, each).flatten(-2) * self.norm
+        # under autocast every one may have its own format; a share of 0.99 needs more digits than bfloat16 has
+        tokens = (y.to(v.dtype) for y in (phi_q, phi_k, v, alpha, eta, theta, gamma))
+        o, omega = self.rule(*tokens, before.omega, inplace=inplace)
+        o = torch.nn.functional.rms_norm(o, each).flatten(-2).to(x.dtype) * self.norm
         y = self.out(o * torch.nn.functional.silu(self.gate(x)))
-        k_window = torch.cat([k_window, phi_k], 1)[:, x.shape[1] :]
-        v_window = torch.cat([v_window, v], 1)[:, x.shape[1] :]
-        return y, AtlasState(memory, momentum, k_window, v_window, long[:, x.shape[1] :])
+        return y, AtlasState(omega, long[:, x.shape[1] :])

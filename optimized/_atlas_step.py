@@ -37,10 +37,10 @@ def step(
         weights = weights if into is None else weights * into
         added = K.mT @ (weights * E)
     if rule.optimizer == "muon_chunk":
-        one = torch.ones_like(norm) if out is None else out[..., 0, 0]
         share, fresh = alpha[..., 0, 0], not state.position
-        kept = share if fresh else share * state.kept
-        moved = one if fresh else share * state.moved + one
+        one = torch.ones_like(norm) if out is None else out[..., 0, 0]
+        kept = share.clone() if fresh else share * state.kept  # no view of what the caller may change
+        moved = one.clone() if fresh else share * state.moved + one
         S = S.mul_(theta).add_(added) if inplace else theta * S + added
         after = state._replace(momentum=S, start=start, kept=kept, moved=moved)
         return (q[..., None, :] @ start).transpose(1, 2), windows(after, keys, values, inplace)
@@ -58,7 +58,7 @@ def step(
     if inplace:
         M = M.mul_(alpha).sub_(U) if out is None else M.mul_(alpha).addcmul_(out, U, value=-1)
     else:
-        M = alpha * M - (U if out is None else out * U)
+        M = alpha * M - U if out is None else torch.addcmul(alpha * M, out, U, value=-1)
     o = q[..., None, :] @ M if o is None else o
     after = state._replace(memory=M, momentum=S, start=M if rule.chunk_size == 1 else state.start, norm=norm)
     return o.transpose(1, 2), windows(after, keys, values, inplace)
