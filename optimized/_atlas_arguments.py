@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -37,6 +38,20 @@ def require_modes(
         require_choice(value, name)
     if clip is not None:
         require_positive(clip, "clip")
+
+
+def require_ends(cu_seqlens: object, length: int, sequences: int) -> list[int]:
+    """0, T_1, T_1 + T_2, …, T as numbers"""
+    if not isinstance(cu_seqlens, torch.Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        was = cu_seqlens.dtype if isinstance(cu_seqlens, torch.Tensor) else type(cu_seqlens).__name__
+        raise ValueError(f"cu_seqlens was {was}; it must be a torch.Tensor of int32 or int64.")
+    if cu_seqlens.shape != (sequences + 1,):
+        shape = tuple(cu_seqlens.shape)
+        raise ValueError(f"cu_seqlens had shape {shape}; with {sequences} memories it must be ({sequences + 1},).")
+    ends: list[int] = cu_seqlens.tolist()
+    if ends[0] != 0 or ends[-1] != length or any(a > b for a, b in pairwise(ends)):
+        raise ValueError(f"cu_seqlens was {ends}; it must rise from 0 to the {length} tokens of q.")
+    return ends
 
 
 def require_positive(value: object, name: str) -> None:

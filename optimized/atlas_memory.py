@@ -21,6 +21,7 @@ from trueness.optimized import _atlas_arguments as _require
 from trueness.optimized import _atlas_features as _features
 from trueness.optimized import _atlas_muon as _muon
 from trueness.optimized import _atlas_omega as _omega
+from trueness.optimized import _atlas_varlen as _varlen
 from trueness.optimized._arguments import require_count
 from trueness.optimized._atlas_forms import omega_picard, omega_separable
 from trueness.optimized._atlas_module import AtlasAttention, AtlasState
@@ -47,6 +48,7 @@ __all__ = [
     "omega_mlp",
     "omega_picard",
     "omega_separable",
+    "omega_varlen",
     "taylor_coefficients",
     "tensor_features",
     "window_weights",
@@ -247,6 +249,75 @@ def omega(
     require_count(1 if tile is None else tile, "tile", 1)
     tokens, state = (q, k, v, alpha, eta, theta, gamma), (memory, momentum, k_window, v_window)
     return _omega.run(*tokens, *state, chunk_size, objective, optimizer, placement, read, clip, tile)
+
+
+def omega_varlen(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    gamma: torch.Tensor,
+    memory: torch.Tensor,
+    momentum: torch.Tensor,
+    k_window: torch.Tensor,
+    v_window: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    chunk_size: int,
+    objective: str,
+    optimizer: str,
+    placement: str,
+    read: str,
+    clip: float | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """o, M_n, S_n = omega of tokens n_i … n_{i+1} − 1, for every sequence i by itself, n = cu_seqlens
+
+    q           q   (1, T, H, P)    features of the queries, the sequences one after another; any floating dtype
+    k           k   (1, T, H, P)    features of the keys
+    v           v   (1, T, H, V)    values
+    alpha       α   (1, T, H)       share of the memory that stays, in [0, 1]
+    eta         η   (1, T, H)       step size, ≥ 0
+    theta       θ   (1, T, H)       share of the momentum that stays, in [0, 1]
+    gamma       γ   (1, T, H, c)    weight of token t − j at time t
+    memory      M_0 (N, H, P, V)    memory before the first token of every sequence
+    momentum    S_0 (N, H, P, V)    momentum before it
+    k_window        (N, c−1, H, P)  features of the c − 1 tokens before it, zeros where there are none
+    v_window        (N, c−1, H, V)  their values
+    cu_seqlens  n   (N+1,)          int32 or int64: 0, T_1, T_1 + T_2, …, T. Best on the CPU: it is read there
+    chunk_size  C   int             as in ``omega``, and so are
+    objective, optimizer, placement, read, clip
+    returns     o   (1, T, H, V)    dtype of q
+                M   (N, H, P, V)    after the last token of every sequence; M_0 of one without tokens
+                S   (N, H, P, V)
+    raises      ValueError if a tensor does not fit the others, cu_seqlens does not rise from 0 to T, or a mode is not
+                one of those named
+    """
+    _require.require_shapes(
+        {
+            "q": (q, "one T H P"),
+            "k": (k, "one T H P"),
+            "v": (v, "one T H V"),
+            "alpha": (alpha, "one T H"),
+            "eta": (eta, "one T H"),
+            "theta": (theta, "one T H"),
+            "gamma": (gamma, "one T H c"),
+            "memory": (memory, "N H P V"),
+            "momentum": (momentum, "N H P V"),
+            "k_window": (k_window, "N c-1 H P"),
+            "v_window": (v_window, "N c-1 H V"),
+        },
+        "q",
+    )
+    if q.shape[0] != 1:
+        raise ValueError(f"q had shape {tuple(q.shape)}; it must be (1, T, H, P): the sequences stand in one row.")
+    _require.require_modes(chunk_size, objective, optimizer, placement, read, clip)
+    ends = _require.require_ends(cu_seqlens, q.shape[1], memory.shape[0])
+    tokens = tuple(wide(x) for x in (q, k, v, alpha, eta, theta, gamma))
+    state = tuple(wide(x) for x in (memory, momentum, k_window, v_window))
+    with exact(q):
+        o, M, S = _varlen.run(tokens, state, ends, (chunk_size, objective, optimizer, placement, read, clip))
+        return o.to(q.dtype), M.to(q.dtype), S.to(q.dtype)
 
 
 # -- a memory of two layers -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,17 @@ ATLAS = "Behrouz et al. 2025 (2505.23735)"
 JORDAN = "Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks"
 MADE_ONCE = "made once from numbers, and not learned from there"
 CHUNKS = "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input"
-SPANS = {"B": (1, 2), "T": (1, 3), "H": (1, 2), "P": (1, 4), "V": (1, 4), "c": (1, 2), "D": (1, 3), "N": (1, 3)}
+SPANS = {
+    "B": (1, 2),
+    "T": (1, 3),
+    "H": (1, 2),
+    "P": (1, 4),
+    "V": (1, 4),
+    "c": (1, 2),
+    "D": (1, 3),
+    "N": (1, 3),
+    "L": (1, 7),
+}
 SPANS |= {"w": (0, 5)}  # tokens of the past that a window looks at
 # after five steps of JORDAN a rounding of bfloat16 has grown to the size of the result: they are tried on ``matrices``
 STEPS = {"jordan": true.JORDAN[:2], "classical": true.CLASSICAL[:4], "none": ()}
@@ -49,6 +59,16 @@ def gate(name: str, low: float, high: float, *dims: Any) -> Gate:
     return Gate(name, dims=dims, spans={d: SPANS[d] for d in dims if isinstance(d, str)}, low=low, high=high)
 
 
+def one(sizes: Mapping[str, Any]) -> int:
+    return 1
+
+
+def ends(sizes: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    """0, T_1, T_1 + T_2, …, L: lengths drawn by chance, some of them 0"""
+    inner = generator.integers(0, sizes["L"], sizes["N"] - 1, endpoint=True)
+    return np.array([0, *sorted(inner), sizes["L"]])
+
+
 def before(sizes: Mapping[str, Any]) -> int:
     """How many tokens of the past a window looks at."""
     return int(sizes["c"]) - 1
@@ -65,6 +85,7 @@ GATES = (
     gate("theta", 0.1, 0.9, *TOKEN),
     gate("gamma", 0.1, 0.6, *TOKEN, "c"),
 )
+ONE_ROW = tuple(replace(g, dims=(one, "L", *g.dims[2:]), spans={"L": SPANS["L"], **g.spans}) for g in GATES)
 MODES = {
     "chunk_size": st.sampled_from((1, 2, 3)),
     "objective": st.sampled_from(("l2", "dot")),
@@ -391,6 +412,31 @@ FORMULAS = (
     omega("omega_muon", ("muon", "muon_chunk"), st.none(), real=rows_of_digits("muon", None, 3), **ONE_HALF),
     omega(
         "omega_norm_ema", ("norm_ema",), st.sampled_from((None, 0.5)), real=rows_of_digits("norm_ema", None, 3), **WIDE
+    ),
+    Formula(
+        name="atlas_memory.omega_varlen",
+        reference=true.omega_varlen,
+        vjp=true.omega_varlen_vjp,
+        equation="o, M_n, S_n = omega of tokens n_i … n_{i+1} − 1, for every sequence i by itself",
+        source=f"{ATLAS} eq. 9, 15-16, 32-33",
+        arguments=(
+            *(drawn(name, one, "L", "H", width) for name, width in (("q", "P"), ("k", "P"), ("v", "V"))),
+            *ONE_ROW,
+            drawn("memory", "N", "H", "P", "V"),
+            drawn("momentum", "N", "H", "P", "V"),
+            drawn("k_window", "N", before, "H", "P"),
+            drawn("v_window", "N", before, "H", "V"),
+            Made("cu_seqlens", make=ends, array=True, spans={"L": SPANS["L"], "N": SPANS["N"]}),
+            Scalar("chunk_size", MODES["chunk_size"]),
+            Scalar("objective", MODES["objective"]),
+            Scalar("optimizer", st.sampled_from(("gd", "muon", "muon_chunk", "norm_ema"))),
+            Scalar("placement", MODES["placement"]),
+            Scalar("read", MODES["read"]),
+            Scalar("clip", st.sampled_from((None, 0.5))),
+        ),
+        implementations=(ours("omega_varlen", "gradient", waived={"special values": CHUNKS}),),
+        reduction=lambda sizes: sizes["P"] + sizes["L"] + sizes["c"],
+        **WIDE,
     ),
     omega_mlp("omega_mlp", ("gd",), **ONE_HALF),
     omega_mlp("omega_mlp_muon", ("muon", "muon_chunk"), **WIDE),

@@ -456,6 +456,99 @@ def omega_vjp(
     )
 
 
+def omega_varlen(
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    memory,
+    momentum,
+    k_window,
+    v_window,
+    cu_seqlens,
+    chunk_size,
+    objective,
+    optimizer,
+    placement,
+    read,
+    clip,
+):
+    """o, M_n, S_n = omega of tokens n_i … n_{i+1} − 1, for every sequence i by itself, n = cu_seqlens
+
+    q           q   (1, T, H, P)    features of the queries, the sequences one after another
+    k           k   (1, T, H, P)    features of the keys
+    v           v   (1, T, H, V)    values
+    alpha       α   (1, T, H)       share of the memory that stays, in [0, 1]
+    eta         η   (1, T, H)       step size, ≥ 0
+    theta       θ   (1, T, H)       share of the momentum that stays, in [0, 1]
+    gamma       γ   (1, T, H, c)    weight of token t − j at time t
+    memory      M_0 (N, H, P, V)    memory before the first token of every sequence
+    momentum    S_0 (N, H, P, V)    momentum before it
+    k_window        (N, c−1, H, P)  features of the c − 1 tokens before it, zeros where there are none
+    v_window        (N, c−1, H, V)  their values
+    cu_seqlens  n   (N+1,)          0, T_1, T_1 + T_2, …, T; a sequence may be empty
+    chunk_size  C   int             as in ``omega``, and so are
+    objective, optimizer, placement, read, clip
+    returns     o   (1, T, H, V)
+                M   (N, H, P, V)    after the last token of every sequence; M_0 of one without tokens
+                S   (N, H, P, V)
+    """
+    modes = chunk_size, objective, optimizer, placement, read, clip
+    reads, memories, momenta = [v[:, :0]], [], []
+    for i in range(len(cu_seqlens) - 1):
+        tokens, state = _sequence(
+            i, cu_seqlens, q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window
+        )
+        o, M, S = omega(*tokens, *state, *modes) if tokens[0].shape[1] else (v[:, :0], state[0], state[1])
+        reads, memories, momenta = [*reads, o], [*memories, M], [*momenta, S]
+    return tuple(np.concatenate(parts, axis=axis) for parts, axis in ((reads, 1), (memories, 0), (momenta, 0)))
+
+
+def _sequence(i, cu_seqlens, q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window):
+    """The tokens of sequence i, and the state before them"""
+    start, end = int(cu_seqlens[i]), int(cu_seqlens[i + 1])
+    tokens = [x[:, start:end] for x in (q, k, v, alpha, eta, theta, gamma)]
+    return tokens, [x[i : i + 1] for x in (memory, momentum, k_window, v_window)]
+
+
+def omega_varlen_vjp(
+    g_o,
+    g_memory,
+    g_momentum,
+    q,
+    k,
+    v,
+    alpha,
+    eta,
+    theta,
+    gamma,
+    memory,
+    momentum,
+    k_window,
+    v_window,
+    cu_seqlens,
+    chunk_size,
+    objective,
+    optimizer,
+    placement,
+    read,
+    clip,
+):
+    """``omega_vjp`` of every sequence by itself; M̄ and S̄ of one without tokens go through"""
+    modes = chunk_size, objective, optimizer, placement, read, clip
+    tensors = q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window
+    found = []
+    for i in range(len(cu_seqlens) - 1):
+        tokens, state = _sequence(i, cu_seqlens, *tensors)
+        g = g_o[:, int(cu_seqlens[i]) : int(cu_seqlens[i + 1])], g_memory[i : i + 1], g_momentum[i : i + 1]
+        empty = (*tokens, g[1], g[2], 0 * state[2], 0 * state[3])
+        found = [*found, omega_vjp(*g, *tokens, *state, *modes) if tokens[0].shape[1] else empty]
+    return tuple(np.concatenate([parts[n] for parts in found], axis=1 if n < 7 else 0) for n in range(len(tensors)))
+
+
 # -- a memory of two layers -------------------------------------------------------------------------------------------
 
 
