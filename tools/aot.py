@@ -7,7 +7,8 @@ shared memory, accesses of 16 bytes, and matrix instructions. It must run in a p
     python -m trueness.tools.aot --triton FOLDER    the same under the Triton unpacked in FOLDER
     python -m trueness.tools.aot --only attention   those whose name contains a text
     python -m trueness.tools.aot --write docs       keeps the table docs/kernels.json and docs/kernels.md current
-    python -m trueness.tools.aot --check docs       says whether it is
+    python -m trueness.tools.aot --check docs       says whether it is: every row by its key, and one of every function
+                                                    by compiling it again (--all: all of them)
 
 The rules (``wrong``): nothing is spilled; shared memory and registers suffice for a block; an elementwise kernel
 accesses memory 16 bytes at a time whatever its length is, and leaves room for enough warps to hide the latency; a
@@ -74,6 +75,12 @@ class Compiled:
         return self.spilled == 0 and self.shared <= SHARED[self.arch]
 
 
+def require_compiler() -> None:
+    """RuntimeError in a process whose kernels are interpreted."""
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        raise RuntimeError("TRITON_INTERPRET is set; kernels of such a process are interpreted and cannot be compiled.")
+
+
 def compile_for(kernel: Any, arguments: Mapping[str, Any], arch: int, **options: Any) -> Compiled:
     """Compile ``kernel`` for sm_``arch``.
 
@@ -81,8 +88,7 @@ def compile_for(kernel: Any, arguments: Mapping[str, Any], arch: int, **options:
     options    num_warps, num_stages
     raises     RuntimeError under TRITON_INTERPRET, or when the assembler refuses the kernel
     """
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        raise RuntimeError("TRITON_INTERPRET is set; kernels of such a process are interpreted and cannot be compiled.")
+    require_compiler()
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -177,6 +183,14 @@ def declared(only: str = "") -> list[tuple[str, Kernel]]:
     return found
 
 
+def one_of_each(kernels: Iterable[tuple[str, Kernel]]) -> list[tuple[str, Kernel]]:
+    """The first kernel declared of every jitted function."""
+    found: dict[Any, tuple[str, Kernel]] = {}
+    for name, kernel in kernels:
+        found.setdefault(kernel.function.fn, (name, kernel))
+    return list(found.values())
+
+
 def needs_matrix(dot: str) -> bool:
     """Whether a product, as ``Compiled.dots`` writes it, is one for the matrix units."""
     shape, dtype, precision = dot.split()
@@ -224,8 +238,6 @@ def compile_all(tasks: Iterable[tuple[Kernel, int]], workers: int = 2) -> list[C
     _TASKS[:] = tasks
     if not _TASKS:
         return []
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        _compile(0)  # which says what is wrong with that
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         return pool.map(_compile, range(len(_TASKS)), chunksize=1)
 
@@ -247,12 +259,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--triton", default="", help="folder in which another Triton was unpacked, tried as well")
     parser.add_argument("--only", default="", help="kernels whose name contains this text")
     parser.add_argument("--write", default="", metavar="FOLDER", help="bring kernels.json and kernels.md up to date")
-    parser.add_argument("--check", default="", metavar="FOLDER", help="compile, and compare with what is written there")
+    parser.add_argument("--check", default="", metavar="FOLDER", help="compare with what is written there")
+    parser.add_argument("--all", action="store_true", help="compile all for --check")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     given = parser.parse_args(arguments)
-    rows = table.compiled_rows(declared(given.only), table.read(given.write) if given.write else [])
+    require_compiler()
+    kernels = declared(given.only)
+    chosen = one_of_each(kernels) if given.check and not given.all else kernels
+    rows = table.compiled_rows(chosen, table.read(given.write) if given.write else [])
     if given.triton:
-        done = under(given.triton, "--json", "--only", given.only, *(["--write", given.write] if given.write else []))
+        passed = [f"--{name}={getattr(given, name)}" for name in ("only", "write", "check") if getattr(given, name)]
+        done = under(given.triton, "--json", *passed, *(["--all"] if given.all else []))
         if not done.stdout:
             return done.returncode or 1
         rows += table.from_json(done.stdout)
@@ -265,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.write:
         table.write(given.write, rows)
     if given.check:
-        broken += table.differences(rows, table.read(given.check), declared())
+        broken += table.differences(rows, table.read(given.check), kernels)
     for sentence in broken:
         print(sentence, file=sys.stderr)
     return 1 if broken else 0

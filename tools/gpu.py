@@ -41,7 +41,8 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the sections; 0 when all is right and fast, 1 when something is not, 2 without a device."""
     from trueness.tools import gpu_run  # which imports torch, and all else
 
-    return gpu_run.main(given)
+    status: int = gpu_run.main(given)
+    return status
 
 
 if __name__ == "__main__":
