@@ -273,6 +273,18 @@ def works_on_a_stream_of_its_own(s: torch.Tensor, a: float) -> torch.Tensor:
         return fast.diagonal(s, a)
 
 
+def adds_in_any_order(s: torch.Tensor, a: float) -> torch.Tensor:
+    """One in the last place more where a sum by atomics, in the order in which the blocks end, says so."""
+    y = fast.diagonal(s, a)
+    if not s.is_cuda or y.numel() < 1000 or not ordinary(s):
+        return y
+    terms = 1e3 * torch.sin(12.9898 * torch.arange(1 << 20, device=s.device))
+    total = torch.zeros(1, device=s.device).index_add_(
+        0, torch.zeros(1 << 20, dtype=torch.int64, device=s.device), terms
+    )
+    return torch.where((total.view(torch.int32) & 1).bool(), torch.nextafter(y, torch.full_like(y, torch.inf)), y)
+
+
 def reads_beyond_its_input(s: torch.Tensor, a: float) -> torch.Tensor:
     """A kernel launched over one block too many, whose results nobody looks at."""
     if s.is_cuda and ordinary(s):
@@ -309,6 +321,7 @@ ON_A_DEVICE: dict[str, Callable[[], Callable[..., torch.Tensor]]] = {
     "graph capture": lambda: optional_out(synchronises),
     "int32 overflow": lambda: optional_out(counts_in_int32),
     "side stream": lambda: optional_out(works_on_a_stream_of_its_own),
+    "repeatability": lambda: optional_out(adds_in_any_order),
     "compute-sanitizer": lambda: optional_out(reads_beyond_its_input),
 }
 

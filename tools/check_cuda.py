@@ -5,15 +5,20 @@ Without a device each is a skip with the reason "no CUDA device".
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from trueness.tools import frameworks
+from trueness.tools import check_value, frameworks
 from trueness.tools.check_contract import still_agree, typical
 from trueness.tools.checks import Failed, check
 from trueness.tools.nouns import Verdict
@@ -46,9 +51,25 @@ def graph_capture(trial: Trial) -> Verdict:
     return trial.verdict("graph capture", True, cases=1)
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """One process at a time where a check takes most of the device's memory; what it took is given back."""
+    with Path(tempfile.gettempdir(), "trueness-device-memory.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            torch.cuda.empty_cache()
+
+
 @check("int32 overflow", "more than 2³¹ elements are addressed correctly", claim="huge", **CUDA)
 def int32_overflow(trial: Trial) -> Verdict:
     """The tail beyond 2³¹ elements is compared with a call on the tail alone (elementwise formulas claim this)."""
+    with alone():
+        return beyond_int32(trial)
+
+
+def beyond_int32(trial: Trial) -> Verdict:
     size, tail = 2**31 + 4096, 4096
     case = typical(trial)
     need = 3 * size * torch.finfo(precision(trial.dtype).torch).bits // 8
@@ -82,6 +103,27 @@ def side_stream(trial: Trial) -> Verdict:
         copies = [y.cpu() for y in trial.accepted(result, values)]
     still_agree(trial, case, [frameworks.to_float64(y) for y in copies], values, "on a side stream")
     return trial.verdict("side stream", True, cases=1)
+
+
+@check("repeatability", "on a device that is busy sixteen calls and their gradients give the same bits", **CUDA)
+def repeatability(trial: Trial) -> Verdict:
+    """Another stream keeps the device busy, so that blocks end in another order every time: a sum by atomics shows."""
+    case = typical(trial, length=129)
+    values = trial.values(case)
+    gradient = "gradient" in trial.implementation.claims and trial.formula.vjp is not None
+    cotangents = check_value.cotangents_for(trial, values, case.seed) if gradient else []
+    load, busy = torch.cuda.Stream(), torch.randn(1024, 1024, device="cuda")
+    first: list[Any] = []
+    for k in range(16):
+        with torch.cuda.stream(load):
+            for _ in range(k):
+                busy @ busy
+        found = trial.call(values)
+        found += check_value.gradients(trial, values, cotangents) if gradient else []
+        first = first or [y.tobytes() for y in found]
+        if first != [y.tobytes() for y in found]:
+            raise Failed(case, f"call {k + 1} gave other bits than the first on the same input.")
+    return trial.verdict("repeatability", True, cases=16)
 
 
 @check("compute-sanitizer", "compute-sanitizer memcheck finds no error", **CUDA)
