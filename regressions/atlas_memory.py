@@ -11,13 +11,14 @@ import numpy as np
 
 from trueness.reference import atlas_memory as true
 from trueness.regressions._evidence import show
-from trueness.tools.nouns import Bug
+from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 CHANGELOG = "Atlas memory (davidbasilefilho/atlas), changelog of 2025-07-17"
 PAPER = "Behrouz et al. 2025, ATLAS (2505.23735)"
 JORDAN = "Jordan et al. 2024, Muon"
 OMEGA = tuple(inspect.signature(true.omega).parameters)
 MLP = tuple(inspect.signature(true.omega_mlp).parameters)
+VARLEN = tuple(inspect.signature(true.omega_varlen).parameters)
 ATTENTION = tuple(inspect.signature(true.atlas_attention).parameters)
 Arguments = dict[str, Any]
 
@@ -370,6 +371,48 @@ def padded_head(p: Arguments) -> Any:
     return np.concatenate([o[..., :-1], 0 * o[..., -1:]], axis=-1)
 
 
+# -- of many sequences, of two layers, of few rows --------------------------------------------------------------------
+
+
+def window_across_sequences(p: Arguments) -> Any:
+    """The window of a sequence reaches into the one before it in the row"""
+    c, ends = p["gamma"].shape[-1], [int(n) for n in p["cu_seqlens"]]
+    windows = {}
+    for x in ("k", "v"):
+        long = np.concatenate([p[f"{x}_window"][:1], p[x]], axis=1)
+        windows[f"{x}_window"] = np.concatenate([long[:, n : n + c - 1] for n in ends[:-1]], axis=0)
+    return true.omega_varlen(**{**p, **windows})
+
+
+def chunks_across_sequences(p: Arguments) -> Any:
+    """Chunks are counted from the start of the row: a sequence begins within one"""
+    ends, found = [int(n) for n in p["cu_seqlens"]], []
+    for i in range(len(ends) - 1):
+        tokens, (M, S, *windows) = true._sequence(i, ends, *(p[x] for x in VARLEN[:11]))
+        cut = min(-ends[i] % p["chunk_size"], tokens[0].shape[1])
+        reads = []
+        for part in (slice(None, cut), slice(cut, None)):
+            some = [x[:, part] for x in tokens]
+            if some[0].shape[1]:
+                o, M, S = true.omega(*some, M, S, *windows, *(p[x] for x in VARLEN[12:]))
+                long = (np.concatenate([w, x], axis=1) for w, x in zip(windows, some[1:3], strict=True))
+                windows = [x[:, some[0].shape[1] :] for x in long]
+                reads = [*reads, o]
+        found = [*found, (np.concatenate([p["v"][:, :0], *reads], axis=1), M, S)]
+    return tuple(np.concatenate(x, axis=a) for x, a in zip(zip(*found, strict=True), (1, 0, 0), strict=True))
+
+
+def outer_newton_schulz_alone(p: Arguments) -> Any:
+    """Newton–Schulz of the outer layer's momentum, and plain descent of the inner's"""
+    o, w1, _, s1, s2 = true.omega_mlp(**p)
+    return o, w1, true.omega_mlp(**{**p, "optimizer": "gd"})[2], s1, s2
+
+
+def each_factor_by_itself(x: Any, y: Any, coefficients: Any, eps: Any) -> Any:
+    """NS(X)ᵀ NS(Y): both factors made orthogonal, which forgets how they are weighted against each other"""
+    return np.swapaxes(true.newton_schulz(x, coefficients, eps), -1, -2) @ true.newton_schulz(y, coefficients, eps)
+
+
 # -- discriminating inputs --------------------------------------------------------------------------------------------
 
 Q = np.array([[1, 0, 0.5], [0.5, 1, 0], [0, 0.5, 1], [1, 1, 0], [0.5, 0, 1]])
@@ -398,6 +441,15 @@ def known(**other: Any) -> Arguments:
 def witness(names: tuple[str, ...] = OMEGA, **other: Any) -> tuple[Any, ...]:
     found = known(**other)
     return tuple(found[name] for name in names)
+
+
+def in_one_row() -> tuple[Any, ...]:
+    """Both entries of ``known`` one after the other, and an empty sequence between them"""
+    found = known()
+    row = {x: found[x].reshape(1, 10, *found[x].shape[2:]) for x in VARLEN[:7]}
+    state = {x: np.stack([found[x][0], found[x][0], found[x][1]]) for x in VARLEN[7:11]}
+    every = {**found, **row, **state, "cu_seqlens": np.array([0, 5, 5, 10])}
+    return tuple(every[x] for x in VARLEN)
 
 
 def first_key_is_nan() -> Any:
@@ -962,5 +1014,53 @@ BUGS = (
         "128 // 12 = 10 and 10 · 12 = 120: the view of 128 numbers as 12 heads of 10 raises RuntimeError deep inside. "
         "Here the layer refuses it with one sentence when it is made.",
         source="128 = 12 · 10 + 8",
+    ),
+    entry(
+        "MEM-06q",
+        "a window that reaches into the sequence before",
+        "sequences in one row are independent",
+        "no bug",
+        "Whoever pads nothing and counts tokens from the start of the row gives a sequence its neighbour's last keys.",
+        "omega_varlen",
+        named(VARLEN, window_across_sequences),
+        in_one_row(),
+        f"{PAPER} eq. 9",
+        UNDOCUMENTED,
+    ),
+    entry(
+        "MEM-06r",
+        "chunks counted from the start of the row",
+        "sequences in one row are independent",
+        "no bug",
+        "A chunk belongs to the model: a sequence whose first chunk is cut short learns something else.",
+        "omega_varlen",
+        named(VARLEN, chunks_across_sequences),
+        in_one_row(),
+        f"{PAPER} eq. 16",
+        UNDOCUMENTED,
+    ),
+    entry(
+        "MEM-08q",
+        "Muon for one layer of two",
+        MUON,
+        "no bug",
+        "Every matrix of the memory has a momentum, and Newton–Schulz is of each of them.",
+        "omega_mlp_muon",
+        named(MLP, outer_newton_schulz_alone),
+        witness(MLP, optimizer="muon"),
+        f"{PAPER} eq. 32-33, 42",
+        UNDOCUMENTED,
+    ),
+    entry(
+        "MEM-08r",
+        "Newton–Schulz factor by factor",
+        MUON,
+        "no bug",
+        "The singular values of XᵀY are not those of X and Y: right only where both have orthogonal rows.",
+        "newton_schulz_lowrank",
+        each_factor_by_itself,
+        (K[:2] + 0.25 * Q[:2], V[:2], true.JORDAN[:2], true.EPS),
+        JORDAN,
+        UNDOCUMENTED,
     ),
 )
