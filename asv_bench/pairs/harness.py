@@ -124,13 +124,13 @@ class Prepared:
         self.natives = natives
         judged, self.pick = pair.part(self.values) if pair.part else (self.values, lambda outs: outs)
         if pair.gradient:
-            self.truth: list[Bound] = self.trial.truth_of_gradient(judged[before:], judged[:before])
-            self.truth = self.pick_bounds(self.truth)
+            truth: list[Bound] = self.trial.truth_of_gradient(judged[before:], judged[:before])
         else:
-            self.truth = self.trial.truth(judged)
+            truth = self.trial.truth(judged)
+        self.truth = self.pick_bounds(truth)
 
     def pick_bounds(self, truth: list[Bound]) -> list[Bound]:
-        """Of the gradients of a part those that the part decides; ``pick`` says None for the others."""
+        """Of the results of a part those that the part decides; ``pick`` says None for the others."""
         kept = self.pick([b.y for b in truth]) if self.pair.part else [b.y for b in truth]
         return [b for b, y in zip(truth, kept, strict=True) if y is not None]
 
