@@ -1,7 +1,10 @@
 """Newton–Schulz of one matrix or many, of products of thin ones, and its coefficients.
 
-What is refused stands in ``atlas_memory``; everything here is float32 or float64. After five steps a rounding in the
-null space has grown a⁵-fold: 485 times for JORDAN, 790 for LACT, 1020 for POLAR_EXPRESS.
+What is refused stands in ``atlas_memory``; everything here is float32 or float64: after five steps a rounding in the
+null space has grown by the product of the slopes a, 485 times for JORDAN, 493 for LACT, 1026 for POLAR_EXPRESS.
+
+Normalised singular values land in [0.6818, 1.1344] by JORDAN from 0.006 on, in [0.9778, 1.0318] by LACT from 0.007 on
+(You et al., LaCT, 2505.23884), in [0.8764, 1.1236] by POLAR_EXPRESS from 0.001 on (Amsel et al. 2505.16932).
 """
 
 from __future__ import annotations
