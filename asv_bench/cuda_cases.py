@@ -193,14 +193,50 @@ def blend(tiny: bool) -> Pair:
     )
 
 
-def declared(family: str, text: str) -> Callable[[bool], Pair]:
-    """A pair of the CPU as it is declared, the first whose name contains ``text``."""
+# -- atlas_memory -----------------------------------------------------------------------------------------------------
+
+
+def gated_delta_rule(q: Any, k: Any, v: Any, alpha: Any, eta: Any, *_: Any) -> Any:
+    """fla's rule of one decay and one rate: its error is taken after the decay, ours before; the work is the same."""
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    half = [x.bfloat16() for x in (q, k, v)]
+    return quiet(lambda: chunk_gated_delta_rule(*half, alpha.log().float(), eta.bfloat16(), scale=1.0))()
+
+
+def omega(chunk: int, momentum: bool) -> Callable[[bool], Pair]:
+    """4096 tokens in chunks, or with ``chunk`` = 1 exactly; the first tokens of one head are judged."""
 
     def make(tiny: bool) -> Pair:
-        for pair in importlib.import_module(f"pairs.{family}").PAIRS:
-            if text in pair.name:
-                return pair
-        raise LookupError(f"pairs/{family}.py declares no pair whose name contains {text!r}")
+        atlas = importlib.import_module("pairs.atlas_memory")
+        batch, length, heads, width = (2, 96, 2, 16) if tiny else (8, 4096, 16, 64)
+
+        def drawn(rng: np.random.Generator) -> list[Any]:
+            q, k, v = rng.standard_normal((3, batch, length, heads, width))
+            k = k / np.linalg.norm(k, axis=-1, keepdims=True)
+            spans = ((0.9, 1.0), (0.05, 0.1), (0.3, 0.9) if momentum else (0.0, 0.0))
+            gates = [rng.uniform(*span, k.shape[:3]) for span in spans]
+            state = [0.1 * rng.standard_normal((batch, heads, width, width)) for _ in range(2)]
+            past = [np.zeros((batch, 0, heads, width)) for _ in range(2)]
+            window = np.ones((*k.shape[:3], 1))
+            modes = [chunk, "l2", "gd", "outer", "post", None]
+            return [q / width**0.5, k, v, *gates, window, *state, *past, *modes]
+
+        def part(values: list[Any]) -> tuple[list[Any], Any]:
+            tokens = [x[:1, :80, :1] for x in values[:7]]
+            rest = [x[:1, :1] for x in values[7:9]] + [x[:1, :, :1] for x in values[9:11]]
+            return [*tokens, *rest, *values[11:]], lambda outs: [outs[0][:1, :80, :1], None, None]
+
+        kind = f"chunks of {chunk}" if chunk > 1 else "exact" if momentum else "exact, no momentum"
+        fla = Side("fla gated delta rule", gated_delta_rule, needs=("fla",), judged=False)
+        return Pair(
+            f"Omega, {batch}×{length}×{heads}×{width}, {kind}",
+            "atlas_memory.omega",
+            drawn,
+            Side("trueness", quiet(atlas.fast.omega)),
+            (Side("token loop", quiet(atlas.looped)), fla),
+            part=part,
+        )
 
     return make
 
@@ -215,10 +251,7 @@ CASES = (
     *(Case(tmsa(w, True, "bfloat16"), {TIMM: 2.0, SDPA: 2.0}) for w in (4, 8)),
     Case(matvec, {"two products": 2.5}),
     Case(blend, {"accumulate": 8.0}),
+    Case(omega(64, True), {"token loop": 100.0}),
+    Case(omega(1, True), {"token loop": 100.0}),
+    Case(omega(1, False), {"fla gated delta rule": 1.0}),
 )
-
-LATER = (
-    Case(declared("atlas_memory", "4096"), {"token loop": 100.0}),
-    Case(declared("atlas_memory", "delta rule"), {"fla": 1.0}),
-)
-"""Cases whose pair another file declares at one size: not part of a dry run."""

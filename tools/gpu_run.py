@@ -215,7 +215,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if not dry and not torch.cuda.is_available():
         print("trueness.tools.gpu: no CUDA device; nothing was run.", file=sys.stderr)
         return 2
-    cases = timing.load(asked.cases, dry) if "timing" in asked.sections else []
+    cases = timing.load(asked.cases) if "timing" in asked.sections else []
     begin = time.monotonic()
     until = begin + asked.budget
     os.environ["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)  # for the processes that judge

@@ -27,8 +27,8 @@ Call = Callable[[], Any]
 Line = dict[str, Any]
 
 
-def load(path: Path, dry: bool) -> list[Any]:
-    """The CASES of a file of cases, and LATER where it is no dry run; ValueError when it is not such a file."""
+def load(path: Path) -> list[Any]:
+    """The CASES of a file of cases; ValueError when it is not such a file."""
     if not path.is_file():
         raise ValueError(f"--cases was {str(path)!r}; it must be a file that defines CASES.")
     folder = str(path.resolve().parent)
@@ -41,7 +41,7 @@ def load(path: Path, dry: bool) -> list[Any]:
     found = getattr(module, "CASES", None)
     if found is None:
         raise ValueError(f"--cases was {str(path)!r}; it defines no CASES.")
-    return [*found, *(() if dry else getattr(module, "LATER", ()))]
+    return list(found)
 
 
 def timed(call: Call, device: str) -> float:
