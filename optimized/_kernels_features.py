@@ -12,6 +12,7 @@ from trueness.optimized._kernels_tiles import (
     Sums,
     angles,
     cosine,
+    filled,
     length,
     parallel,
     plan,
@@ -42,7 +43,7 @@ def features(
     w, columns = wide(w), w.shape[1]
     b = None if b is None else wide(b)
     by = plan(x.shape[0], columns, 1, x.device, *tiles)
-    inside = direct(out, w.dtype)
+    inside, full = direct(out, w.dtype), filled(w)
 
     def write(values: torch.Tensor, place: torch.Tensor, scale: Scale) -> None:
         values.mul_(scale)
@@ -53,16 +54,16 @@ def features(
         first = Scratch(x, by.rows, by.features if b is None or not inside else 0)
         second = Scratch(x, by.rows, by.features if b is None and not inside else 0)
         for at in slices(start, stop, by.rows):
-            points = wide(x[at])
+            points = filled(wide(x[at]), 1)
             for tile in slices(0, columns, by.features):
                 shape, share = (length(at), length(tile)), of(scale, tile)
                 place = out[at, tile]
                 if b is not None:
-                    z = angles(points, w[:, tile], b[tile], place if inside else first.tile(*shape))
+                    z = angles(points, full[:, tile], b[tile], place if inside else first.tile(*shape))
                     cosine(z, z)
                     write(z, place, share)
                     continue
-                z = angles(points, w[:, tile], None, first.tile(*shape))
+                z = angles(points, full[:, tile], None, first.tile(*shape))
                 value = place if inside else second.tile(*shape)
                 cosine(z, value)
                 write(value, place, share)
@@ -91,7 +92,7 @@ def features_backward(
 
     ``by_scale`` asks for Σ φ̄ cos z, found in the field ``cosines``.
     """
-    columns = w.shape[1]
+    columns, full = w.shape[1], filled(w)
     chosen = plan(x.shape[0], columns, x.shape[1], x.device, *tiles)
     if by_w and (chosen.threads - 1) * w.numel() > PARTIAL:
         chosen = Plan(chosen.rows, chosen.features, 1)
@@ -106,9 +107,9 @@ def features_backward(
             zeros(x, columns) if by_scale else None,
         )
         for at in slices(start, stop, chosen.rows):
-            points, n = wide(x[at]), length(at)
+            points, n = filled(wide(x[at]), 1), length(at)
             for tile in slices(0, columns, chosen.features):
-                z = angles(points, w[:, tile], None if b is None else b[tile], first.tile(n, length(tile)))
+                z = angles(points, full[:, tile], None if b is None else b[tile], first.tile(n, length(tile)))
                 other, given = second.tile(n, length(tile)), wide(grad[at, tile])
                 if b is None or own.cosines is not None:
                     cosine(z, other)
@@ -126,7 +127,7 @@ def features_backward(
                 if by_x is not None:
                     rows_of_x.tile(n, x.shape[1]).addmm_(z, w[:, tile].T, beta=1 if tile.start else 0)
                 if own.w is not None and own.b is not None:
-                    own.w[:, tile].addmm_(points.T, z)
+                    own.w[:, tile].addmm_(points[:, : x.shape[1]].T, z)
                     own.b[tile].addmv_(z.T, ones[:n])
             if by_x is not None:
                 by_x[at].copy_(rows_of_x.tile(n, x.shape[1]))
@@ -147,7 +148,7 @@ def gram(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, tiles: Tiles, out: torch.Tensor
 ) -> torch.Tensor:
     """(2/D) cos(x W + b) cos(y W + b)ᵀ into ``out``; on either side one tile of features is there at a time."""
-    w, b, columns = wide(w), wide(b), w.shape[1]
+    w, b, columns = filled(wide(w)), wide(b), w.shape[1]
     by = plan(x.shape[0], columns, 1, x.device, *tiles)
     once = by.features == columns
 
@@ -161,10 +162,10 @@ def gram(
             return z
 
         for at in slices(start, stop, by.rows):
-            points = wide(x[at])
+            points = filled(wide(x[at]), 1)
             kept = tile_of(points, left, at, slice(0, columns)) if once else None
             for to in slices(0, y.shape[0], by.rows):
-                others, result = wide(y[to]), block.tile(length(at), length(to))
+                others, result = filled(wide(y[to]), 1), block.tile(length(at), length(to))
                 for tile in slices(0, columns, by.features):
                     mine = tile_of(points, left, at, tile) if kept is None else kept
                     theirs = tile_of(others, right, to, tile)
@@ -187,7 +188,7 @@ def gram_side(
     by_w: bool,
 ) -> Sums:
     """Ā = −(2/D) sin(x W + b) · (K̄ cos(y W + b)): Ā Wᵀ into ``by_x``, and xᵀ Ā, Σ Ā."""
-    columns = w.shape[1]
+    columns, full = w.shape[1], filled(w)
     chosen = plan(x.shape[0], columns, x.shape[1], x.device, *tiles)
     if by_w and (chosen.threads - 1) * w.numel() > PARTIAL:
         chosen = Plan(chosen.rows, chosen.features, 1)
@@ -198,20 +199,20 @@ def gram_side(
         ones = zeros(x, chosen.rows).fill_(1)
         own = Sums(zeros(x, *w.shape) if by_w else None, zeros(x, columns) if by_w else None, None)
         for at in slices(start, stop, chosen.rows):
-            points, n = wide(x[at]), length(at)
+            points, n = filled(wide(x[at]), 1), length(at)
             for tile in slices(0, columns, chosen.features):
                 slope = second.tile(n, length(tile)).zero_()
                 for to in slices(0, y.shape[0], chosen.rows):
-                    z = angles(wide(y[to]), w[:, tile], b[tile], first.tile(length(to), length(tile)))
+                    z = angles(filled(wide(y[to]), 1), full[:, tile], b[tile], first.tile(length(to), length(tile)))
                     cosine(z, z)
                     slope.addmm_(wide(grad[at, to]), z)
-                z = angles(points, w[:, tile], b[tile], first.tile(n, length(tile)))
+                z = angles(points, full[:, tile], b[tile], first.tile(n, length(tile)))
                 sine(z, z)
                 z.mul_(slope).mul_(-2 / columns)
                 if by_x is not None:
                     rows_of_x.tile(n, x.shape[1]).addmm_(z, w[:, tile].T, beta=1 if tile.start else 0)
                 if own.w is not None and own.b is not None:
-                    own.w[:, tile].addmm_(points.T, z)
+                    own.w[:, tile].addmm_(points[:, : x.shape[1]].T, z)
                     own.b[tile].addmv_(z.T, ones[:n])
             if by_x is not None:
                 by_x[at].copy_(rows_of_x.tile(n, x.shape[1]))
