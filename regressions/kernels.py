@@ -9,7 +9,7 @@ import numpy as np
 
 from trueness.reference import kernels as true
 from trueness.regressions._evidence import show
-from trueness.tools.nouns import Bug
+from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
 RAHIMI = "Rahimi & Recht 2007, Alg. 1, Claim 1 and Fig. 1"
@@ -90,6 +90,35 @@ def seeded_anew(x: Any, y: Any, v: Any, frequencies: Any, offsets: Any) -> Any:
     """every tile of two features draws the same two"""
     same = np.arange(offsets.shape[0]) % 2
     return true.matvec(x, y, v, frequencies[:, same], offsets[same])
+
+
+# -- tiles and structured features ------------------------------------------------------------------------------------
+
+
+def last_tile_alone(x: Any, y: Any, v: Any, frequencies: Any, offsets: Any) -> Any:
+    """the sums of y's tiles are overwritten and not added up: two points remain"""
+    return true.matvec(x, y[-2:], v[-2:], frequencies, offsets)
+
+
+def scaled_by_the_tile(x: Any, y: Any, frequencies: Any, offsets: Any) -> Any:
+    """2/D with the D of a tile of two features"""
+    return true.gram(x, y, frequencies, offsets) * offsets.shape[0] / 2
+
+
+def without_the_root(x: Any, signs: Any, offsets: Any, epsilon: Any) -> Any:
+    """rotations alone: frequencies of length 1/ε where √q/ε belongs"""
+    return true.structured_features(x, signs, offsets, epsilon * math.sqrt(signs.shape[2]))
+
+
+def signs_in_reverse(x: Any, signs: Any, offsets: Any, epsilon: Any) -> Any:
+    """the signs of the last rotation first"""
+    return true.structured_features(x, signs[:, ::-1], offsets, epsilon)
+
+
+def without_the_inverse(x: Any, landmarks: Any, v: Any, epsilon: Any, reg: Any) -> Any:
+    """K_xm K_mx v"""
+    cross = true.gaussian(x, landmarks, epsilon)
+    return cross @ (cross.T @ v)
 
 
 # -- item 22: the Cauchy kernel ---------------------------------------------------------------------------------------
@@ -306,6 +335,77 @@ BUGS = (
         evidence=show("ATLAS_08g"),
         variant=matvec_unit_variance_per_scale,
         witness=(THIRD[0], THIRD[0], ONE, *THIRD[1:]),
+    ),
+    Bug(
+        id="ATLAS-08h",
+        formula="kernels.matvec",
+        title="the sums of the tiles are overwritten",
+        document=UNDOCUMENTED,
+        claim="φ(y)ᵀv of the last tile is φ(y)ᵀv",
+        verdict="no bug",
+        source=f"{RAHIMI}; the sum over y is over all of its points",
+        finding="What is left is the product with the points of the last tile: right where all points fit into one.",
+        evidence=show("ATLAS_08h"),
+        variant=last_tile_alone,
+        witness=(ORIGIN, np.arange(4.0)[:, None], np.ones((4, 1)), np.ones((1, 2)), np.zeros(2)),
+    ),
+    Bug(
+        id="ATLAS-08i",
+        formula="kernels.gram",
+        title="every tile of features is scaled by its own number",
+        document=UNDOCUMENTED,
+        claim="2/D may be taken inside of the tile",
+        verdict="no bug",
+        source=RAHIMI,
+        finding="The diagonal is then the number of tiles: right where all features fit into one.",
+        evidence=show("ATLAS_08i"),
+        variant=scaled_by_the_tile,
+        witness=(ORIGIN, ONE, np.ones((1, 6)), np.zeros(6)),
+    ),
+    Bug(
+        id="ATLAS-08j",
+        formula="kernels.structured_features",
+        title="a rotation has columns of length one",
+        document=UNDOCUMENTED,
+        claim="H D H D H D is a matrix of frequencies as it is",
+        verdict="no bug",
+        source="Yu et al. 2016 (1610.09072) eq. 6 has √q before it",
+        finding="The kernel is that of length ε √q: it tends to one with the dimension, as in ATLAS-08c.",
+        evidence=show("ATLAS_08j"),
+        variant=without_the_root,
+        witness=(np.ones((1, 2)), np.ones((2, 3, 2)), np.zeros(4), 1.0),
+    ),
+    Bug(
+        id="ATLAS-08k",
+        formula="kernels.structured_features",
+        title="the three diagonals are taken in reverse",
+        document=UNDOCUMENTED,
+        claim="the order of H D_3 H D_2 H D_1 does not matter",
+        verdict="no bug",
+        source="Yu et al. 2016 (1610.09072) eq. 6",
+        finding="Drawn signs have the same distribution in either order; features of given signs, and a backward that "
+        "turns them back in the wrong order, do not.",
+        evidence=show("ATLAS_08k"),
+        variant=signs_in_reverse,
+        witness=(
+            np.array([[1.0, 2.0]]),
+            np.array([[[1.0, -1.0], [1.0, 1.0], [1.0, 1.0]]] * 2),
+            np.array([0.0, 1.0, 2.0, 3.0]),
+            1.0,
+        ),
+    ),
+    Bug(
+        id="ATLAS-06e",
+        formula="kernels.nystrom_matvec",
+        title="the inverse of the landmarks' kernel is left out",
+        document=UNDOCUMENTED,
+        claim="K_xm K_mx v is a product with the Nyström approximation",
+        verdict="no bug",
+        source="Williams & Seeger 2001",
+        finding="Right only where the landmarks are so far apart that K_mm is the identity, and λ is zero.",
+        evidence=show("ATLAS_06e"),
+        variant=without_the_inverse,
+        witness=(0.5 * FAR_APART, 0.05 * FAR_APART[:2], np.ones((6, 1)), 1.0, 0.5),
     ),
     Bug(
         id="ATLAS-22a",

@@ -247,6 +247,58 @@ def test_with_the_same_seed_in_every_tile_more_features_help_nobody_ATLAS_08f() 
     assert errors[wrong.seeded_anew][2] == errors[true.matvec][2]
 
 
+@pytest.mark.parametrize("points", [3, 4])
+def test_overwritten_sums_are_right_in_one_tile_alone_ATLAS_08h(points: int) -> None:
+    """and the optimized product is right in tiles of two"""
+    source = np.random.default_rng(0)
+    x, y, v, W = (source.standard_normal(s) for s in ((3, 2), (points, 2), (points, 1), (2, 5)))
+    want, b = true.matvec(x, y, v, W, offsets(0, 5)), offsets(0, 5)
+    assert np.abs(wrong.last_tile_alone(x, y, v, W, b) - want).max() > 0.1
+    assert np.array_equal(wrong.last_tile_alone(x, y[:2], v[:2], W, b), true.matvec(x, y[:2], v[:2], W, b))
+    found = fast.matvec(*(torch.from_numpy(a) for a in (x, y, v, W, b)), row_tile=2).numpy()
+    assert_is(want, found, true.matvec, x, y, v, W, b, reduction=9)
+
+
+def test_the_diagonal_counts_the_tiles_ATLAS_08i() -> None:
+    W, b = np.repeat(np.ones((1, 2)), 4, axis=1), np.tile(2 * np.pi * np.arange(4) / 4, 2)
+    found = wrong.scaled_by_the_tile(ORIGIN, ORIGIN, W, b)
+    assert abs(found[0, 0] - 4) <= 32 * F64.u, "eight features in tiles of two, and a diagonal of one"
+    torch_found = fast.gram(*(torch.from_numpy(a) for a in (ORIGIN, ORIGIN, W, b)), feature_tile=2)
+    assert abs(float(torch_found) - 1) <= 8 * F64.u
+
+
+def test_rotations_alone_have_a_kernel_that_tends_to_one_ATLAS_08j() -> None:
+    q, source = 64, np.random.default_rng(0)
+    signs = 1.0 - 2.0 * source.integers(0, 2, (200, 3, q))
+    ends = np.stack([np.zeros(q), np.ones(q) / math.sqrt(q)])  # one length apart
+    for features, kernel in ((true.structured_features, math.exp(-0.5)), (wrong.without_the_root, math.exp(-0.5 / q))):
+        pair = [features(ends, signs, np.full(200 * q, b), 1.0) for b in (0.0, -np.pi / 2)]
+        found = sum(float(p[0] @ p[1]) for p in pair) / 2
+        # the mean over a block lies in [−1, 1], blocks are independent; the bias is at most 3/(8 q)
+        assert abs(found - kernel) <= 5 / math.sqrt(200) + 3 / (8 * q)
+        assert (kernel > 0.99) == (features is wrong.without_the_root) and (found > 0.97) == (kernel > 0.99)
+
+
+def test_reversed_signs_are_other_features_and_the_same_twice_ATLAS_08k() -> None:
+    source = np.random.default_rng(0)
+    x, signs, b = source.standard_normal((3, 4)), 1.0 - 2.0 * source.integers(0, 2, (2, 3, 4)), offsets(0, 8)
+    once = wrong.signs_in_reverse(x, signs, b, 1.0)
+    assert np.array_equal(wrong.signs_in_reverse(x, signs[:, ::-1], b, 1.0), true.structured_features(x, signs, b, 1.0))
+    assert np.abs(once - true.structured_features(x, signs, b, 1.0)).max() > 0.1
+    assert not np.array_equal(signs, signs[:, ::-1])
+
+
+def test_without_the_inverse_only_landmarks_far_apart_are_right_ATLAS_06e() -> None:
+    far = 50.0 * np.arange(4.0)[:, None]
+    v = np.arange(1.0, 5.0)[:, None]
+    assert np.array_equal(
+        wrong.without_the_inverse(far, far[:2], v, 1.0, 0.0), true.nystrom_matvec(far, far[:2], v, 1.0, 0.0)
+    )
+    near = far / 100
+    off = wrong.without_the_inverse(near, near[:2], v, 1.0, 0.0) - true.nystrom_matvec(near, near[:2], v, 1.0, 0.0)
+    assert np.abs(off).max() > 1
+
+
 # -- item 22 ----------------------------------------------------------------------------------------------------------
 
 
