@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from trueness.optimized import _kernels_features as tiled
+from trueness.optimized import _kernels_operators as operators
 from trueness.optimized._kernels_features import Scale, Tiles
 from trueness.optimized._kernels_tiles import product, side
 from trueness.optimized._precision import exact, wide
@@ -26,6 +27,16 @@ def plainly(*tensors: Any) -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
         or any(type(t) not in (torch.Tensor, torch.nn.Parameter) for t in tensors if isinstance(t, torch.Tensor))
+    )
+
+
+def launched(*tensors: Any) -> bool:
+    """Whether the CUDA kernels take it: all on CUDA, none in float64, no transform or forward mode."""
+    given = [t for t in tensors if isinstance(t, torch.Tensor)]
+    return (
+        all(t.is_cuda and t.dtype != torch.float64 for t in given)
+        and (torch.compiler.is_compiling() or not plainly(*given))
+        and not torch._C._are_functorch_transforms_active()
     )
 
 
@@ -211,6 +222,17 @@ def _product(
     return out, product(x, y, v, w, b, shares, tiles, out)
 
 
+def _launch_features(
+    x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, scale: Scale, out: Any, precision: str
+) -> torch.Tensor:
+    scales, fast = scale if isinstance(scale, torch.Tensor) else None, precision == "tf32"  # a number is √(2/D)
+    if out is not None:
+        return operators.features_into(x, w, b, scales, fast, out)
+    if b is None:
+        return operators.features_paired(x, w, fast)  # type: ignore[no-any-return]
+    return operators.features(x, w, b, scales, fast)  # type: ignore[no-any-return]
+
+
 # -- what kernels.py calls --------------------------------------------------------------------------------------------
 
 
@@ -219,6 +241,8 @@ def features(
 ) -> torch.Tensor:
     """scale · cos(x W + b), or the pairs [cos, sin] without ``b``."""
     with exact(x):
+        if launched(x, w, b, scale) and not watched(scale):
+            return _launch_features(x, w, b, scale, out, precision)
         if plainly(x, w, b, scale):
             found = plain_features(x, w, b, scale)
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
@@ -232,6 +256,9 @@ def gram(
 ) -> torch.Tensor:
     """(2/D) cos(x W + b) cos(y W + b)ᵀ"""
     with exact(x):
+        if launched(x, y, w, b):
+            found: torch.Tensor = operators.gram(x, y, w, b, precision == "tf32")
+            return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
         if plainly(x, y, w, b):
             found = plain_gram(x, y, w, b)
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
@@ -253,6 +280,9 @@ def matvec(
 ) -> torch.Tensor:
     """cos(x W + b) (share · (cos(y W + b)ᵀ v))"""
     with exact(x):
+        if launched(x, y, v, w, b, shares):
+            found: torch.Tensor = operators.matvec(x, y, v, w, b, shares, precision == "tf32")[0]
+            return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
         if plainly(x, y, v, w, b, shares):
             found = plain_product(x, y, v, w, b, shares)
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]

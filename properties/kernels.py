@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from trueness.optimized import kernels as fast
-from trueness.properties import _digits
+from trueness.properties import _digits, _kernels_triton
 from trueness.reference import kernels as true
 from trueness.tools.inputs import Made, Real, Scalar, Table, shape_of
 from trueness.tools.nouns import Case, Formula, Implementation
@@ -404,7 +404,7 @@ FORMULAS = (
         gradient_reduction=widest("n", "d", "D"),
         claims=("gradient", "compile", "autocast", "vmap", "out"),
         waived=ANGLES,
-        peers=(sklearn("RBFSampler", sampler),),
+        peers=(_kernels_triton.FEATURES, sklearn("RBFSampler", sampler)),
         real=real("x", "frequencies", "offsets"),
     ),
     formula(
@@ -417,6 +417,7 @@ FORMULAS = (
         gradient_reduction=widest("n", "d", "D"),
         claims=("gradient", "autocast", "out"),
         waived=ANGLES,
+        peers=(_kernels_triton.FEATURES_PAIRED,),
     ),
     formula(
         "features_multiscale",
@@ -440,7 +441,10 @@ FORMULAS = (
         gradient_reduction=widest("n", "m", "d", "D"),
         claims=("gradient", "autocast", "out"),
         waived=ANGLES,
-        peers=(sklearn("RBFSampler", lambda x, y, *drawn: sampler(x, *drawn) @ sampler(y, *drawn).T),),
+        peers=(
+            _kernels_triton.GRAM,
+            sklearn("RBFSampler", lambda x, y, *drawn: sampler(x, *drawn) @ sampler(y, *drawn).T),
+        ),
     ),
     formula(
         "matvec",
@@ -454,7 +458,10 @@ FORMULAS = (
         gradient_reduction=widest("n", "m", "d", "D", "p"),
         claims=("gradient", "compile", "autocast", "out"),
         waived=ANGLES,
-        peers=(sklearn("RBFSampler", lambda x, y, v, *drawn: sampler(x, *drawn) @ (sampler(y, *drawn).T @ v)),),
+        peers=(
+            _kernels_triton.MATVEC,
+            sklearn("RBFSampler", lambda x, y, v, *drawn: sampler(x, *drawn) @ (sampler(y, *drawn).T @ v)),
+        ),
         real=real("x", "y", "v", "frequencies", "offsets"),
     ),
     formula(
