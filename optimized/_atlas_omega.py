@@ -7,6 +7,7 @@ import torch
 from trueness.optimized import _atlas_dense as _dense
 from trueness.optimized import _atlas_descent as _descent
 from trueness.optimized import _atlas_layers as _layers
+from trueness.optimized import _atlas_operator as _operator
 from trueness.optimized._precision import exact, wide
 
 
@@ -34,6 +35,9 @@ def run(
     tokens, state = (q, k, v, alpha, eta, theta, gamma), (memory, momentum, k_window, v_window)
     modes = chunk_size, objective, optimizer, placement, read, clip
     with exact(q):
+        if clip is None and _operator.takes(q, v, gamma, chunk_size, optimizer):
+            size, mode = _operator.form(chunk_size, objective, gamma.shape[-1], tile)
+            return _operator.omega(*tokens, *state, size, mode, placement, read)
         o, M, S, _ = carried(*(wide(x) for x in (*tokens, *state)), None, None, *modes, tile)
         return o.to(q.dtype), M.to(q.dtype), S.to(q.dtype)
 

@@ -20,12 +20,31 @@ from trueness.optimized import _atlas_chunks as _chunks
 PRECISIONS = ("tf32x3", "ieee", "tf32")
 MODES = {"dot": 0, "l2": 1, "exact": 2}
 EXACT = MODES["exact"]
+WIDEST = 128  # features whose states a program holds without a spill
+TILE = 64  # tokens, or rows of a system that is solved
 Tensors = tuple[torch.Tensor, ...]
 
 
-def fits(width: int) -> bool:
-    """Whether programs hold states of so many features."""
-    return 1 <= width <= 128
+def takes(q: torch.Tensor, v: torch.Tensor, gamma: torch.Tensor, chunk_size: int, optimizer: str) -> bool:
+    """Whether the kernels compute a call without a clip: on CUDA, in float32 or narrower, outside of torch.func"""
+    heads, width = q.shape[2:]
+    rows = max(chunk_size, TILE) + gamma.shape[-1]
+    return (
+        q.is_cuda
+        and q.dtype != torch.float64
+        and optimizer == "gd"
+        and 1 <= width <= WIDEST
+        and v.shape[-1] > 0
+        and rows * heads * max(width, v.shape[-1]) < 2**31  # offsets inside a chunk
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def form(chunk_size: int, objective: str, window: int, tile: int | None = None) -> tuple[int, str]:
+    """(size, mode) of ``omega``: where the number of tokens computed together is no part of the model it is chosen"""
+    if objective == "dot":
+        return tile or TILE, "dot"
+    return (tile or max(TILE // window, 1), "exact") if chunk_size == 1 else (chunk_size, "l2")
 
 
 def omega(
@@ -45,7 +64,7 @@ def omega(
     placement: str,
     read: str,
     precision: str = "tf32x3",
-) -> Tensors:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(o, M, S) of ``atlas_memory.omega`` with gradient descent and no clip, in tiles or chunks of ``size`` tokens
 
     mode       "l2" or "dot": the objective, with gradients at the start of a chunk; "exact": l2, at every token

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 WIDEST = 128  # features whose two states a program of four or eight warps holds without a spill
-DOT, L2, EXACT = 0, 1, 2
+EXACT = 2  # MODE: 0 "dot", 1 "l2", 2 "exact"
 
 
 class Layout(NamedTuple):
@@ -46,23 +46,32 @@ class Layout(NamedTuple):
         }
 
 
-def power(length: int, least: int = 16) -> int:
-    """The power of two that holds ``length``; a product of matrices has sides of at least 16."""
-    return max(least, triton.next_power_of_2(length))
+def interpreted() -> bool:
+    return bool(triton.knobs.runtime.interpret)
+
+
+def power(length: int, most: int = WIDEST, few: int = WIDEST) -> int:
+    """The power of two that holds ``length``, at least 16 as a product of matrices asks for, and at most ``most``.
+
+    The interpreter multiplies blocks of any size: there it is at most ``few``, so that short sequences fill several.
+    """
+    least, limit = (2, few) if interpreted() else (16, most)
+    return int(min(max(triton.next_power_of_2(length), least), limit))
 
 
 def sequential(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
     """(tiles, options) of a program that carries states from chunk to chunk."""
-    many = layout.width > 64
-    rows = min(16 if many and layout.mode == EXACT else 32, power(layout.rows))
-    options = {"num_warps": 8 if many and layout.mode != EXACT else 4, "num_stages": 1}
-    return {"BP": power(layout.width), "BV": 16, "BR": rows}, options
+    wide, pairs = layout.width > 64, layout.mode == EXACT
+    columns = min(power(layout.values, 16, 2), 8 if wide and pairs else 16)
+    rows = power(layout.rows, 16 if pairs and not wide else 32, 4)
+    return {"BP": power(layout.width), "BV": columns, "BR": rows}, {"num_warps": 8 if wide else 4, "num_stages": 1}
 
 
 def parallel(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
     """(tiles, options) of a program that looks at a part of one chunk."""
-    tiles = {"BC": min(64, power(layout.size)), "BR": min(32, power(layout.rows)), "BV": min(32, power(layout.values))}
-    return {**tiles, "BK": min(32, power(layout.width))}, {"num_warps": 4, "num_stages": 2}
+    tiles = {"BC": power(layout.size, 64, 2), "BR": power(layout.rows, 32, 4)}
+    tiles |= {"BV": power(layout.values, 32, 2), "BK": power(layout.width, 32, 2)}
+    return tiles, {"num_warps": 4, "num_stages": 2}
 
 
 @triton.jit
@@ -179,10 +188,6 @@ def reads_kernel(
         X *= tile(weights + at * C * R, c, r, R, C, R)
         read -= tl.dot(X, tile(errors + at * R * V, r, cv, V, R, V), input_precision=PRECISION)
     put(out, c, cv, H * V, stop, V, read)
-
-
-def interpreted() -> bool:
-    return bool(triton.knobs.runtime.interpret)
 
 
 def loaded(x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from trueness.optimized import atlas_memory as fast
-from trueness.properties import _digits
+from trueness.properties import _atlas_triton, _digits
 from trueness.reference import atlas_memory as true
 from trueness.tools.inputs import Made, Real, Scalar, shape_of
 from trueness.tools.nouns import Case, Formula, Implementation
@@ -408,6 +408,7 @@ FORMULAS = (
         reduction=terms("r", "P", "V"),
     ),
     omega("omega", ("gd",), st.none(), PAIRS, real=rows_of_digits("gd", None, 3, 1)),
+    _atlas_triton.small(omega("omega_kernel", ("gd",), st.none())),
     omega("omega_clip", ("gd",), st.sampled_from((0.1, 0.5)), real=rows_of_digits("gd", 0.1, 3), **WIDE),
     omega("omega_muon", ("muon", "muon_chunk"), st.none(), real=rows_of_digits("muon", None, 3), **ONE_HALF),
     omega(

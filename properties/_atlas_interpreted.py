@@ -1,0 +1,114 @@
+"""Run problems of the Omega rule through the interpreted kernels, whole or broken, and say whether they are right.
+
+    TRITON_INTERPRET=1 python properties/_atlas_interpreted.py "float32 window 5 chunks 2 batch 2" opcheck
+
+One process a call, because Triton looks at TRITON_INTERPRET when it is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+from trueness.optimized import _atlas_operator as operator
+from trueness.optimized import _atlas_triton as forward
+from trueness.properties import _atlas_triton, atlas_memory
+from trueness.tools.nouns import Case, Formula
+from trueness.tools.trial import Trial
+
+PLAIN = {"optimizer": "gd", "clip": None, "placement": "inner", "read": "post", "objective": "l2"}
+
+
+def formula() -> Formula:
+    return next(f for f in atlas_memory.FORMULAS if f.name == "atlas_memory.omega_kernel")
+
+
+def worst(dtype: str, window: int, chunk_size: int, batch: int) -> float:
+    """T of the value and of every gradient, over the limit"""
+    declared = formula()
+    trial = Trial(declared, declared.implementations[0], dtype, function=_atlas_triton.kernel())
+    sizes = {"B": batch, "T": 5, "H": 1, "P": 3, "V": 3, "c": window}
+    case = Case(sizes=sizes, seed=3, spread=1.0, scalars={**PLAIN, "chunk_size": chunk_size})
+    values = trial.values(case)
+    natives = [x.requires_grad_() if isinstance(x, torch.Tensor) else x for x in trial.natives(values)]
+    outs = trial.invoke(natives)
+    generator = np.random.default_rng(1)
+    kind = outs[0].dtype
+    cotangents = [torch.from_numpy(generator.standard_normal(y.shape)).to(kind) for y in outs]
+    wanted = [x for x in natives if isinstance(x, torch.Tensor)]
+    grads = torch.autograd.grad(outs, wanted, cotangents)
+    exact = [g.double().numpy() for g in cotangents]
+    value = trial.judge([y.detach().double().numpy() for y in outs], trial.truth(values)).T
+    gradient = trial.judge([g.double().numpy() for g in grads], trial.truth_of_gradient(values, exact)).T
+    return max(value, gradient) / trial.limit
+
+
+def checked() -> None:
+    """torch.library.opcheck of the operator, with its gradient."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator).requires_grad_()
+
+    tokens = (drawn(1, 3, 1, 2), drawn(1, 4, 1, 2), drawn(1, 4, 1, 2), torch.empty(0), torch.empty(0))
+    state = (drawn(1, 1, 2, 2), drawn(1, 1, 2, 2))
+    gates = (drawn(1, 1, 2, 2, 3), drawn(1, 1, 2, 2, 3), drawn(1, 1, 2, 2, 2), drawn(1, 1, 2, 3))
+    torch.library.opcheck(operator._forward, (*tokens, *state, *gates, 2, operator.MODES["l2"], "ieee"))
+
+
+def momentum_added(real: Any) -> Any:
+    def call(*given: Any) -> Any:
+        G, rows, columns, ends = real(*given)
+        return G, rows, columns * torch.tensor([[1.0], [-1.0]]), ends
+
+    return call
+
+
+def gradient_of_the_chunk_alone(real: Any) -> Any:
+    def call(x: torch.Tensor, long: int, size: int, window: int, pairs: bool) -> torch.Tensor:
+        inside = torch.arange(x.shape[3])[:, None] >= window - 1
+        return real(x * inside, long, size, window, pairs)
+
+    return call
+
+
+def empty_state(real: Any) -> Any:
+    return lambda layout, tokens, *rest: real(layout, (*tokens[:3], *(0 * x for x in tokens[3:])), *rest)
+
+
+BREAKS = {  # name: what stands in for a function of a module
+    "without halo": (operator, "extended", lambda real: lambda before, x: real(0 * before, x)),
+    "halo's gradient lost": (operator, "folded", gradient_of_the_chunk_alone),
+    "momentum added": (operator, "weights_of", momentum_added),
+    "no residual": (operator, "MODES", lambda real: {**real, "l2": real["dot"]}),
+    "from an empty state": (forward, "forward", empty_state),
+}
+
+
+def main(problems: list[str]) -> None:
+    for name in problems:
+        kept = None
+        if name == "opcheck":
+            checked()
+            print(f"{name}: right")
+            continue
+        words = name.split()
+        if name in BREAKS:
+            owner, attribute, make = BREAKS[name]
+            kept = (owner, attribute, getattr(owner, attribute))
+            setattr(owner, attribute, make(kept[2]))
+            words = "float32 window 2 chunks 2 batch 1".split()
+        window = int(words[words.index("window") + 1])
+        chunk_size = 1 if "exact" in words else int(words[words.index("chunks") + 1])
+        T = worst(words[0], window, chunk_size, int(words[-1]))
+        print(f"{name}: {'right' if T <= 1 else 'wrong'}")
+        print(f"{name}: T = {T:.3g} of the limit", file=sys.stderr)
+        if kept:
+            setattr(*kept)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

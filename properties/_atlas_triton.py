@@ -1,0 +1,110 @@
+"""The Triton kernels of the Omega rule as an implementation, and what is compiled of them ahead of time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from trueness.tools.inputs import Real
+from trueness.tools.nouns import Formula, Implementation
+
+SHAPES = {  # name: tokens' dtype, features = values, C, window, form
+    "chunks of 64, P = 64": ("bf16", 64, 64, 1, "l2"),
+    "chunks of 64, window 16, P = 128": ("fp32", 128, 64, 16, "l2"),
+    "every token, tiles of 64, P = 64": ("bf16", 64, 64, 1, "exact"),
+    "every token, tiles of 16, window 4, P = 128": ("fp32", 128, 16, 4, "exact"),
+}
+
+
+def kernel() -> Any:
+    """The kernels themselves, with their backward, whatever the device (interpreted on the CPU)."""
+    from trueness.optimized import _atlas_operator as operator
+
+    def call(
+        q: Any,
+        k: Any,
+        v: Any,
+        alpha: Any,
+        eta: Any,
+        theta: Any,
+        gamma: Any,
+        memory: Any,
+        momentum: Any,
+        k_window: Any,
+        v_window: Any,
+        chunk_size: int,
+        objective: str,
+        optimizer: str,
+        placement: str,
+        read: str,
+        clip: float | None,
+    ) -> Any:
+        tokens, state = (q, k, v, alpha, eta, theta, gamma), (memory, momentum, k_window, v_window)
+        return operator.omega(*tokens, *state, *operator.form(chunk_size, objective, gamma.shape[-1]), placement, read)
+
+    return call
+
+
+def kernels() -> dict[str, Any]:
+    """Forward and backward, in float32 and bfloat16, in both forms, two widths and with windows."""
+    from trueness.optimized import _atlas_operator as operator
+    from trueness.optimized import _atlas_triton as forward
+    from trueness.optimized import _atlas_triton_backward as backward
+
+    found: dict[str, Any] = {}
+    for name, (dtype, width, size, window, form) in SHAPES.items():
+        rows = size * window if form == "exact" else size + window - 1
+        layout = forward.Layout(1, 1, 1, width, width, 1, size, rows, window, operator.MODES[form])
+        programs = {
+            forward.states_kernel: forward.sequential(layout),
+            forward.reads_kernel: forward.parallel(layout),
+            backward.seen_kernel: forward.parallel(layout),
+            backward.reverse_kernel: forward.sequential(layout),
+            backward.weights_kernel: forward.parallel(layout),
+            backward.rows_kernel: forward.parallel(layout),
+            backward.queries_kernel: forward.parallel(layout),
+        }
+        as_they_are = {"q", "k", "grad"} | ({"v"} if form != "exact" else set())
+        for function, (tiles, options) in programs.items():
+            lengths = {
+                **layout.lengths,
+                **tiles,
+                "PRECISION": operator.PRECISIONS[0],
+                "T": "i32",
+                "H": "i32",
+                "N": "i32",
+            }
+            halves = as_they_are | ({"out"} if function is forward.reads_kernel else set())
+            pointers = {p.name: f"*{dtype if p.name in halves else 'fp32'}:16" for p in function.params}
+            label = f"{function.fn.__name__.removesuffix('_kernel')} {dtype}, {name}"
+            found[label] = (function, {**pointers, **lengths}, options)
+    return found
+
+
+CHUNKS = "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input"
+SPANS = {"B": (1, 1), "T": (3, 3), "H": (1, 2), "P": (1, 3), "V": (1, 3), "c": (1, 2)}  # interpreted: slow
+FLOAT32 = "the kernel computes in float32"
+HALF = "read as they are and computed by the same lines: tried in properties/test_atlas_triton.py, on fewer problems"
+
+
+def small(formula: Formula) -> Formula:
+    """The same formula on shorter sequences, for the kernels alone."""
+    implementation = Implementation(
+        "triton kernel",
+        kernel,
+        claims=frozenset({"gradient"}),
+        needs=("triton",),
+        env={"TRITON_INTERPRET": "1"},
+        dtypes=("float32",),
+        only=FLOAT32,
+        waived={"special values": CHUNKS},
+        kernels=kernels,
+    )
+    arguments = tuple(
+        replace(a, spans={d: SPANS.get(d, span) for d, span in a.spans.items()}) if isinstance(a, Real) else a
+        for a in formula.arguments
+    )
+    without = {"float64": FLOAT32, "float16": HALF, "bfloat16": HALF}
+    return replace(
+        formula, arguments=arguments, implementations=(implementation,), dtypes=("float32",), without=without, real=None
+    )
