@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from trueness.optimized import filters as fast
-from trueness.properties import _digits
+from trueness.properties import _digits, _filters_triton
 from trueness.reference import filters as true
 from trueness.tools.inputs import Made, Real, Scalar
 from trueness.tools.nouns import Formula, Implementation
@@ -209,6 +209,7 @@ FORMULAS = (
         arguments=(image(1, 6), Real("sigma", dims=(), decades=(-1.0, 0.0), positive=True)),
         implementations=(
             ours("fft_gaussian", "gradient", "compile", "autocast", "vmap", "out"),
+            _filters_triton.FFT_GAUSSIAN,
             peer("scipy fourier_gaussian", scipy_fft_gaussian, "scipy"),
         ),
         reduction=pixels,
@@ -294,6 +295,7 @@ FORMULAS = (
         ),
         implementations=(
             ours("blend", "gradient", "autocast", "out"),
+            _filters_triton.BLEND,
             peer(
                 "tiler.Merger",
                 tiler_blend,
