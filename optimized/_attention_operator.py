@@ -1,11 +1,13 @@
 """Windowed attention on CUDA: the projections are torch's, what lies between one operator with its backward.
 
 ``trueness::window_attention`` takes (B, H, W, 3C) as the first projection writes it and returns (B, H, W, C) for the
-second. Windows of at most 64 tokens have a backward kernel; that of larger ones is batched products, block by block.
+second. Windows of at most 64 tokens have a backward kernel; larger ones and widths like 72 are batched
+products there.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -16,6 +18,11 @@ Tensor = torch.Tensor
 WORKS = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def _by_kernel(qkv: Tensor) -> bool:
+    """Whether the kernels run: on CUDA, and where Triton interprets them."""
+    return qkv.dtype in WORKS and (qkv.is_cuda or os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"))
+
+
 def _strips(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int) -> Tensor:
     out = torch.empty(*qkv.shape[:3], qkv.shape[3] // 3, dtype=qkv.dtype, device=qkv.device)
     return windows.core(qkv, time, bias, window, heads, out)
@@ -23,7 +30,7 @@ def _strips(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: 
 
 @torch.library.custom_op("trueness::window_attention", mutates_args=(), device_types=("cpu", "cuda"))
 def window_attention(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int) -> Tensor:
-    if qkv.is_cuda and qkv.dtype in WORKS:
+    if _by_kernel(qkv):
         from trueness.optimized import _attention_triton
 
         return _attention_triton.forward(qkv, time, bias, window, heads)
@@ -35,10 +42,10 @@ def window_attention_backward(
     grad: Tensor, qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of qkv, time (empty where there is none) and bias."""
-    if qkv.is_cuda and qkv.dtype in WORKS:
+    if _by_kernel(qkv):
         from trueness.optimized import _attention_triton
 
-        if window * window <= _attention_triton.SMALL:
+        if _attention_triton.has_backward(window, qkv.shape[3] // (3 * heads)):
             dqkv, dtime, dbias = _attention_triton.backward(grad, qkv, time, bias, window, heads)
             return dqkv, bias.new_empty(0) if dtime is None else dtime, dbias
     dqkv, dtime, dbias = windows.core_gradients(grad, qkv, time, bias, window, heads)

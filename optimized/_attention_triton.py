@@ -5,9 +5,9 @@ is cut out or put back. A row of probabilities stays in registers. Windows of at
 time, as batches of small products; those of at most 64 one by one; larger ones (global attention) in blocks of queries
 and keys. A width that is not a power of two is split: 72 = 64 + 16, of which 8 are used.
 
-The backward computes the probabilities again. A program has one head, one image and some of its windows; what it adds
-up for the bias, q_t and v_t leaves as one part, and torch adds the parts in one order. Products of transposed
-probabilities are made from scores that are themselves computed transposed.
+The backward computes the probabilities again, twice: with rows of queries, for dq, the bias, q_t and v_t, and with rows
+of keys, for dk and dv, from the two numbers that the first pass leaves for every query. A program of the first has one
+head, one image and some of its windows; its sums leave as one part, and torch adds the parts in one order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 SMALL = 64  # tokens of a window whose row of scores stays in registers
+BLOCK = 32  # queries, and keys at a time, of a window that is taken in blocks
 SPLITS = 4  # parts in which the windows of one image and head are summed
 
 Tensor = torch.Tensor
@@ -106,13 +107,6 @@ def _bias_turned(bias, head, key, query, COUNT: tl.constexpr):
     at = key[:, None] + (head * COUNT + query)[None, :] * COUNT
     value = tl.load(bias + at, mask=mask, other=0.0) * LOG2E
     return tl.where((key < COUNT)[:, None], value, float("-inf"))
-
-
-@triton.jit
-def _across(a, GROUP: tl.constexpr, TOKENS: tl.constexpr):
-    """A number for every query, where queries are columns"""
-    wide = tl.broadcast_to(tl.reshape(a, (GROUP, 1, TOKENS)), (GROUP, TOKENS, TOKENS))
-    return tl.reshape(wide, (GROUP * TOKENS, TOKENS))
 
 
 @triton.jit
@@ -250,15 +244,17 @@ def blocks_kernel(
 
 
 @triton.jit
-def backward_kernel(
+def queries_kernel(
     grad,
     qkv,
     time,
     bias,
     dqkv,
+    stats,
     dtime,
     dbias,
     scale,
+    places,
     columns,
     width,
     count,
@@ -266,7 +262,7 @@ def backward_kernel(
     heads,
     WINDOW: tl.constexpr,
     TOKENS: tl.constexpr,
-    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
     A: tl.constexpr,
     B: tl.constexpr,
@@ -275,97 +271,145 @@ def backward_kernel(
     PRECISION: tl.constexpr,
     UP: tl.constexpr,
 ):
-    """dq, dk, dv of every SPLITS-th group of windows of one head and image; grid (SPLITS, heads, images).
+    """dq of ROWS queries of every SPLITS-th window of one head and image; grid (TOKENS / ROWS SPLITS, heads, images).
 
-    dtime (images, SPLITS, 2, C) and dbias (images, SPLITS, heads, w², w²) receive this program's part.
+    stats  (2, images, heads, windows, TOKENS): log₂ Σ exp of every row of scores, and rowsum(P ∘ dP); ``places`` apart
+    dtime  (images, SPLITS TOKENS / ROWS, 2, C) and dbias (images, SPLITS, heads, w², w²) receive this program's part
     """
     COUNT: tl.constexpr = WINDOW * WINDOW
-    ROWS: tl.constexpr = GROUP * TOKENS
-    split, head, image = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    split, block = tl.program_id(0) % SPLITS, tl.program_id(0) // SPLITS
+    head, image = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     three = 3 * channels
     moment = image * 2 * channels + head * WIDTH
     qkv += image * count * COUNT * three + head * WIDTH
     dqkv += image * count * COUNT * three + head * WIDTH
     grad += image * count * COUNT * channels + head * WIDTH
     key = tl.arange(0, TOKENS)
-    row = tl.arange(0, ROWS) % TOKENS
+    query = block * ROWS + tl.arange(0, ROWS)
     total_bias = tl.zeros((ROWS, TOKENS), tl.float32)
     q_sum, v_sum = tl.zeros((A,), tl.float32), tl.zeros((A,), tl.float32)
     if B > 0:
         q_sum_b, v_sum_b = tl.zeros((B,), tl.float32), tl.zeros((B,), tl.float32)
-    for step in range(0, count, SPLITS * GROUP):
-        n, t, start, token = _places(split * GROUP + step, columns, width, 0, WINDOW, TOKENS, ROWS)
-        valid = (n < count) & (t < COUNT)
-        read, there, back = qkv + start * three, dqkv + start * three, grad + start * channels
-        # rows of queries: dq and the bias
+    for window in range(split, count, SPLITS):
+        _, t, start, token = _places(window, columns, width, block * ROWS, WINDOW, TOKENS, ROWS)
+        _, s, begin, other = _places(window, columns, width, 0, WINDOW, TOKENS, TOKENS)
+        valid, seen = t < COUNT, s < COUNT
+        read, keys = qkv + start * three, qkv + begin * three + channels
         q = _tile(read, token, three, valid, WIDTH, 0, A, UP)
-        k = _tile(read + channels, token, three, valid, WIDTH, 0, A, UP)
-        v = _tile(read + 2 * channels, token, three, valid, WIDTH, 0, A, UP)
-        g = _tile(back, token, channels, valid, WIDTH, 0, A, UP)
+        g = _tile(grad + start * channels, token, channels, valid, WIDTH, 0, A, UP)
+        k = _tile(keys, other, three, seen, WIDTH, 0, A, UP)
+        v = _tile(keys + channels, other, three, seen, WIDTH, 0, A, UP)
         if TIME:
             q = (q + _vector(time, moment, WIDTH, 0, A)[None, :]).to(q.dtype)
             v_sum += tl.sum(g.to(tl.float32), 0)
-        scores, dp = _times(q, k, GROUP, PRECISION), _times(g, v, GROUP, PRECISION)
+        scores, dp = _times(q, k, 1, PRECISION), _times(g, v, 1, PRECISION)
         if B > 0:
             q_b = _tile(read, token, three, valid, WIDTH, A, B, UP)
-            k_b = _tile(read + channels, token, three, valid, WIDTH, A, B, UP)
-            v_b = _tile(read + 2 * channels, token, three, valid, WIDTH, A, B, UP)
-            g_b = _tile(back, token, channels, valid, WIDTH, A, B, UP)
+            g_b = _tile(grad + start * channels, token, channels, valid, WIDTH, A, B, UP)
+            k_b = _tile(keys, other, three, seen, WIDTH, A, B, UP)
             if TIME:
                 q_b = (q_b + _vector(time, moment, WIDTH, A, B)[None, :]).to(q_b.dtype)
                 v_sum_b += tl.sum(g_b.to(tl.float32), 0)
-            scores += _times(q_b, k_b, GROUP, PRECISION)
-            dp += _times(g_b, v_b, GROUP, PRECISION)
-        scores = scores * (scale * LOG2E) + _bias(bias, head, row, key, COUNT)
+            scores += _times(q_b, k_b, 1, PRECISION)
+            dp += _times(g_b, _tile(keys + channels, other, three, seen, WIDTH, A, B, UP), 1, PRECISION)
+        scores = scores * (scale * LOG2E) + _bias(bias, head, query, key, COUNT)
         largest = tl.max(scores, 1)
         p = tl.exp2(scores - largest[:, None])
-        share = 1.0 / tl.sum(p, 1)
-        p = p * share[:, None]
+        total = tl.sum(p, 1)
+        p = p / total[:, None]
         delta = tl.sum(p * dp, 1)
         ds = p * (dp - delta[:, None])
         total_bias += ds
+        place = ((image * heads + head) * count + window) * TOKENS + t
+        tl.store(stats + place, largest + tl.log2(total))
+        tl.store(stats + places + place, delta)
         ds = ds.to(k.dtype)
-        dq = _onto(ds, k, GROUP, PRECISION) * scale
-        _keep(there, dq, token, three, valid, WIDTH, 0, A)
+        dq = _onto(ds, k, 1, PRECISION) * scale
+        _keep(dqkv + start * three, dq, token, three, valid, WIDTH, 0, A)
         if TIME:
             q_sum += tl.sum(dq, 0)
         if B > 0:
-            dq = _onto(ds, k_b, GROUP, PRECISION) * scale
-            _keep(there, dq, token, three, valid, WIDTH, A, B)
+            dq = _onto(ds, k_b, 1, PRECISION) * scale
+            _keep(dqkv + start * three, dq, token, three, valid, WIDTH, A, B)
             if TIME:
                 q_sum_b += tl.sum(dq, 0)
-        # rows of keys: dk and dv
-        scores, dp = _times(k, q, GROUP, PRECISION), _times(v, g, GROUP, PRECISION)
-        if B > 0:
-            scores += _times(k_b, q_b, GROUP, PRECISION)
-            dp += _times(v_b, g_b, GROUP, PRECISION)
-        scores = scores * (scale * LOG2E) + _bias_turned(bias, head, row, key, COUNT)
-        p = tl.exp2(scores - _across(largest, GROUP, TOKENS)) * _across(share, GROUP, TOKENS)
-        ds = (p * (dp - _across(delta, GROUP, TOKENS))).to(k.dtype)
-        p = p.to(k.dtype)
-        _keep(there + channels, _onto(ds, q, GROUP, PRECISION) * scale, token, three, valid, WIDTH, 0, A)
-        _keep(there + 2 * channels, _onto(p, g, GROUP, PRECISION), token, three, valid, WIDTH, 0, A)
-        if B > 0:
-            _keep(there + channels, _onto(ds, q_b, GROUP, PRECISION) * scale, token, three, valid, WIDTH, A, B)
-            _keep(there + 2 * channels, _onto(p, g_b, GROUP, PRECISION), token, three, valid, WIDTH, A, B)
-    part = image * SPLITS + split
-    if GROUP > 1:
-        table = tl.sum(tl.reshape(total_bias, (GROUP, TOKENS, TOKENS)), 0)
-    else:
-        table = total_bias
-    query = tl.arange(0, TOKENS)
-    place = ((part * heads + head) * COUNT + query)[:, None] * COUNT + key[None, :]
-    tl.store(dbias + place, table, mask=(query < COUNT)[:, None] & (key < COUNT)[None, :])
+    place = (((image * SPLITS + split) * heads + head) * COUNT + query)[:, None] * COUNT + key[None, :]
+    tl.store(dbias + place, total_bias, mask=(query < COUNT)[:, None] & (key < COUNT)[None, :])
     if TIME:
         channel = tl.arange(0, A)
-        to = dtime + part * 2 * channels + head * WIDTH + channel
-        tl.store(to, q_sum, mask=channel < WIDTH)
-        tl.store(to + channels, v_sum, mask=channel < WIDTH)
+        dtime += (image * SPLITS * (TOKENS // ROWS) + tl.program_id(0)) * 2 * channels + head * WIDTH
+        tl.store(dtime + channel, q_sum, mask=channel < WIDTH)
+        tl.store(dtime + channels + channel, v_sum, mask=channel < WIDTH)
         if B > 0:
             rest = A + tl.arange(0, B)
-            to = dtime + part * 2 * channels + head * WIDTH + rest
-            tl.store(to, q_sum_b, mask=rest < WIDTH)
-            tl.store(to + channels, v_sum_b, mask=rest < WIDTH)
+            tl.store(dtime + rest, q_sum_b, mask=rest < WIDTH)
+            tl.store(dtime + channels + rest, v_sum_b, mask=rest < WIDTH)
+
+
+@triton.jit
+def keys_kernel(
+    grad,
+    qkv,
+    time,
+    bias,
+    dqkv,
+    stats,
+    scale,
+    places,
+    columns,
+    width,
+    count,
+    channels,
+    heads,
+    WINDOW: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    A: tl.constexpr,
+    B: tl.constexpr,
+    TIME: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UP: tl.constexpr,
+):
+    """dk and dv of ROWS keys of one window, head and image; grid (windows TOKENS / ROWS, heads, images)."""
+    COUNT: tl.constexpr = WINDOW * WINDOW
+    BLOCKS: tl.constexpr = TOKENS // ROWS
+    window, block = tl.program_id(0) // BLOCKS, tl.program_id(0) % BLOCKS
+    head, image = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    _, t, start, token = _places(window, columns, width, block * ROWS, WINDOW, TOKENS, ROWS)
+    _, s, begin, other = _places(window, columns, width, 0, WINDOW, TOKENS, TOKENS)
+    valid, seen = t < COUNT, s < COUNT
+    three = 3 * channels
+    moment = image * 2 * channels + head * WIDTH
+    first = image * count * COUNT
+    keys = qkv + (first + start) * three + head * WIDTH + channels
+    there = dqkv + (first + start) * three + head * WIDTH + channels
+    read = qkv + (first + begin) * three + head * WIDTH
+    back = grad + (first + begin) * channels + head * WIDTH
+    place = ((image * heads + head) * count + window) * TOKENS + tl.arange(0, TOKENS)
+    q = _tile(read, other, three, seen, WIDTH, 0, A, UP)
+    k = _tile(keys, token, three, valid, WIDTH, 0, A, UP)
+    if TIME:
+        q = (q + _vector(time, moment, WIDTH, 0, A)[None, :]).to(q.dtype)
+    scores = _times(k, q, 1, PRECISION)
+    if B > 0:
+        q_b = _tile(read, other, three, seen, WIDTH, A, B, UP)
+        if TIME:
+            q_b = (q_b + _vector(time, moment, WIDTH, A, B)[None, :]).to(q_b.dtype)
+        scores += _times(_tile(keys, token, three, valid, WIDTH, A, B, UP), q_b, 1, PRECISION)
+    scores = scores * (scale * LOG2E) + _bias_turned(bias, head, t, tl.arange(0, TOKENS), COUNT)
+    p = tl.exp2(scores - tl.load(stats + place)[None, :])
+    g = _tile(back, other, channels, seen, WIDTH, 0, A, UP)
+    _keep(there + channels, _onto(p.to(k.dtype), g, 1, PRECISION), token, three, valid, WIDTH, 0, A)
+    dp = _times(_tile(keys + channels, token, three, valid, WIDTH, 0, A, UP), g, 1, PRECISION)
+    if B > 0:
+        g_b = _tile(back, other, channels, seen, WIDTH, A, B, UP)
+        _keep(there + channels, _onto(p.to(k.dtype), g_b, 1, PRECISION), token, three, valid, WIDTH, A, B)
+        dp += _times(_tile(keys + channels, token, three, valid, WIDTH, A, B, UP), g_b, 1, PRECISION)
+    ds = (p * (dp - tl.load(stats + places + place)[None, :])).to(k.dtype)
+    _keep(there, _onto(ds, q, 1, PRECISION) * scale, token, three, valid, WIDTH, 0, A)
+    if B > 0:
+        _keep(there, _onto(ds, q_b, 1, PRECISION) * scale, token, three, valid, WIDTH, A, B)
 
 
 def _interpreted() -> bool:
@@ -382,16 +426,15 @@ def split(width: int) -> tuple[int, int]:
 
 
 def shape(window: int) -> tuple[int, int]:
-    """(tokens, group): rows of one window, a power of two of at least 16, and windows a program takes at a time."""
-    tokens = max(16, triton.next_power_of_2(window * window))
-    return (tokens, max(1, SMALL // tokens)) if tokens <= SMALL else (SMALL, 1)
+    """(tokens, group): rows of a window, a power of two of at least 16, and windows that a program takes at a time."""
+    tokens = min(SMALL, max(16, triton.next_power_of_2(window * window)))
+    return tokens, SMALL // tokens
 
 
 def constants(window: int, width: int, dtype: torch.dtype) -> dict[str, object]:
     """The constexpr arguments that the kernels share."""
     tokens, group = shape(window)
     a, b = split(width)
-    precision = "ieee" if dtype != torch.float32 or group > 1 else "tf32x3"
     interpreted = _interpreted()
     return {
         "WINDOW": window,
@@ -400,14 +443,26 @@ def constants(window: int, width: int, dtype: torch.dtype) -> dict[str, object]:
         "WIDTH": width,
         "A": a,
         "B": b,
-        "PRECISION": "ieee" if interpreted else precision,
+        "PRECISION": "tf32x3" if dtype == torch.float32 and tokens >= SMALL and not interpreted else "ieee",
         "UP": interpreted and dtype == torch.bfloat16,
     }
 
 
-def options(kernel: str, group: int) -> dict[str, int]:
-    """Warps and stages with which nothing is spilled."""
-    return {"num_warps": 8 if kernel == "backward" else 4, "num_stages": 1 if kernel == "backward" else 2}
+def rows_of(tokens: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Rows of scores that a program of the backward takes, and its warps: with these nothing is spilled."""
+    if tokens < SMALL:
+        return tokens, 4 if tokens > 16 or dtype == torch.float32 else 2
+    return (16, 8) if dtype == torch.float32 else (32, 4)
+
+
+def in_blocks(window: int, dtype: torch.dtype) -> bool:
+    """Whether queries and keys come in blocks: large windows, and 64 tokens of float32, whose rows would be spilled."""
+    return window * window > SMALL or (shape(window)[0] == SMALL and dtype == torch.float32)
+
+
+def has_backward(window: int, width: int) -> bool:
+    """Whether the backward has kernels: not for large windows, nor for a width in two parts, which would be spilled."""
+    return window * window <= SMALL and split(width)[1] == 0
 
 
 def _place(y: Tensor) -> Tensor:
@@ -428,17 +483,18 @@ def forward(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: 
     if not o.numel():
         return o
     known = constants(window, channels // heads, qkv.dtype)
-    tokens, group = shape(window)
     place = _place(o)
     given = (qkv.contiguous(), bias if time is None else time.contiguous(), bias.contiguous(), place)
     numbers = (1 / math.sqrt(channels // heads), columns, width, count, channels)
-    if window * window <= SMALL:
-        grid = (triton.cdiv(count, group), heads, batch)
-        forward_kernel[grid](*given, *numbers, TIME=time is not None, **known, **options("forward", group))
-    else:
+    moment = {"TIME": time is not None, "num_warps": 4, "num_stages": 1}
+    if in_blocks(window, qkv.dtype):
+        known |= {"TOKENS": BLOCK}
         del known["GROUP"]
-        grid = (triton.cdiv(window * window, tokens), count * heads, batch)
-        blocks_kernel[grid](*given, *numbers, heads, TIME=time is not None, **known, **options("blocks", 1))
+        grid = (triton.cdiv(window * window, BLOCK), count * heads, batch)
+        blocks_kernel[grid](*given, *numbers, heads, **moment, **known)
+    else:
+        grid = (triton.cdiv(count, known["GROUP"]), heads, batch)
+        forward_kernel[grid](*given, *numbers, **moment, **known)
     return _into(o, place)
 
 
@@ -449,30 +505,24 @@ def backward(
     batch, height, width, three = qkv.shape
     channels, columns = three // 3, width // window
     count, area = (height // window) * columns, window * window
+    tokens = shape(window)[0]
+    rows, warps = rows_of(tokens, qkv.dtype)
+    splits, blocks = min(SPLITS, count), tokens // rows
+    kept = {"dtype": torch.float32, "device": qkv.device}
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    stats = torch.empty(2, batch, heads, count, tokens, **kept)
+    dtime = torch.empty(batch, splits * blocks, 2, channels if time is not None else 0, **kept)
+    dbias = torch.empty(batch, splits, heads, area, area, **kept)
     place = _place(dqkv)
-    group = shape(window)[1]
-    splits = min(SPLITS, triton.cdiv(count, group))
-    dtime = torch.empty(batch, splits, 2, channels if time is not None else 0, dtype=torch.float32, device=qkv.device)
-    dbias = torch.empty(batch, splits, heads, area, area, dtype=torch.float32, device=qkv.device)
     if dqkv.numel():
-        backward_kernel[(splits, heads, batch)](
-            grad.contiguous(),
-            qkv.contiguous(),
-            bias if time is None else time.contiguous(),
-            bias.contiguous(),
-            place,
-            dtime,
-            dbias,
-            1 / math.sqrt(channels // heads),
-            columns,
-            width,
-            count,
-            channels,
-            heads,
-            TIME=time is not None,
-            SPLITS=splits,
-            **constants(window, channels // heads, qkv.dtype),
-            **options("backward", group),
+        moment = bias if time is None else time
+        given = [a.contiguous() for a in (grad, qkv, moment, bias)]
+        numbers = (1 / math.sqrt(channels // heads), stats[0].numel(), columns, width, count, channels, heads)
+        known = {"TIME": time is not None, "ROWS": rows, **constants(window, channels // heads, qkv.dtype)}
+        del known["GROUP"]
+        known |= {"num_warps": warps, "num_stages": 1}
+        queries_kernel[(splits * blocks, heads, batch)](
+            *given, place, stats, dtime, dbias, *numbers, SPLITS=splits, **known
         )
+        keys_kernel[(count * blocks, heads, batch)](*given, place, stats, *numbers, **known)
     return _into(dqkv, place), None if time is None else dtime.sum(1), dbias.sum((0, 1))

@@ -42,6 +42,8 @@ __all__ = [
     "relative_position_index",
     "silu",
     "tmsa",
+    "tmsa_qk_norm",
+    "tmsa_tokens",
     "window_partition",
     "window_unpartition",
 ]
@@ -315,29 +317,142 @@ def tmsa(
                 or out does not fit
     """
     require_shape(x, "x", "(B, H, W, C)", 4)
-    batch, height, width, channels = x.shape
-    require_grid(window, height, width)
-    require_heads(heads, channels)
     require_shape(t, "t", "(B, E)", 2)
-    square, time = (channels, channels), (t.shape[1], channels)
-    require_like(
-        x,
-        t=(t, (batch, t.shape[1])),
-        w_qs=(w_qs, square),
-        w_ks=(w_ks, square),
-        w_vs=(w_vs, square),
-        w_qt=(w_qt, time),
-        w_kt=(w_kt, time),
-        w_vt=(w_vt, time),
-        w_o=(w_o, square),
-        bias_table=(bias_table, ((2 * window - 1) ** 2, heads)),
-    )
+    space = (w_qs, w_ks, w_vs)
+    _require_projections(x, t, (x.shape[0], t.shape[1]), space, (w_qt, w_kt, w_vt), w_o, bias_table, window, heads)
     with exact_in(x):
         now = wide(t)
         q_t = now @ wide(w_qt) + 0 * (now @ wide(w_kt))  # 0 times it: NaN and ∞ show, and its gradient is 0
         time = torch.stack([q_t, now @ wide(w_vt)], 1)
         bias = relative_position_bias(wide(bias_table), window)
-        return attend(x, torch.cat([w_qs, w_ks, w_vs], 1), time, None, bias, w_o, Size(window, heads), out)
+        return attend(x, torch.cat(space, 1), time, None, bias, w_o, Size(window, heads), out)
+
+
+def tmsa_tokens(
+    x: Tensor,
+    t: Tensor,
+    w_qs: Tensor,
+    w_ks: Tensor,
+    w_vs: Tensor,
+    w_qt: Tensor,
+    w_kt: Tensor,
+    w_vt: Tensor,
+    w_o: Tensor,
+    bias_table: Tensor,
+    window: int,
+    heads: int,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """y = softmax(q kᵀ/√d + B) v W_o as in tmsa, with a time token of its own for every position
+
+    (Hatamizadeh et al. 2023 eq. 3-6.) Nothing cancels: (x_s, x_t) meet their weights in one product.
+
+    x           x_s   (B, H, W, C)        spatial tokens, any floating dtype
+    t           x_t   (B, H, W, E)        time tokens, one beside every spatial token
+    w_qs        W_qs  (C, C)              queries from space
+    w_ks        W_ks  (C, C)              keys from space
+    w_vs        W_vs  (C, C)              values from space
+    w_qt        W_qt  (E, C)              queries from time
+    w_kt        W_kt  (E, C)              keys from time
+    w_vt        W_vt  (E, C)              values from time
+    w_o         W_o   (C, C)              mixes the heads
+    bias_table  T     ((2w − 1)², heads)  relative position bias
+    window      w     int                 side of a window, divides H and W
+    heads             int                 divides C
+    out               (B, H, W, C)        optional: where the result is written, no gradient then
+    returns     y     (B, H, W, C)        dtype of x
+    raises      ValueError as tmsa
+    """
+    require_shape(x, "x", "(B, H, W, C)", 4)
+    require_shape(t, "t", "(B, H, W, E)", 4)
+    space, time = (w_qs, w_ks, w_vs), (w_qt, w_kt, w_vt)
+    _require_projections(x, t, (*x.shape[:3], t.shape[3]), space, time, w_o, bias_table, window, heads)
+    with exact_in(x):
+        w_qkv = torch.cat([torch.cat(space, 1), torch.cat(time, 1)])
+        bias = relative_position_bias(wide(bias_table), window)
+        return attend(torch.cat([x, t], 3), w_qkv, None, None, bias, w_o, Size(window, heads), out)
+
+
+def tmsa_qk_norm(
+    x: Tensor,
+    t: Tensor,
+    w_qs: Tensor,
+    w_ks: Tensor,
+    w_vs: Tensor,
+    w_qt: Tensor,
+    w_kt: Tensor,
+    w_vt: Tensor,
+    w_o: Tensor,
+    q_gain: Tensor,
+    k_gain: Tensor,
+    bias_table: Tensor,
+    window: int,
+    heads: int,
+    eps: float,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """y = softmax(q̂ k̂ᵀ/√d + B) v W_o,  q̂ = g_q q/√(mean q² + ε),  k̂ likewise, head by head;  q, k, v as in tmsa
+
+    (Henry et al. 2020, 2010.04245; Esser et al. 2024, 2403.03206 §5.3.2.) x_t W_kt stays: the norm does not let it out.
+
+    x           x_s   (B, H, W, C)        spatial tokens, any floating dtype
+    t           x_t   (B, E)              time token of every image
+    w_qs        W_qs  (C, C)              queries from space
+    w_ks        W_ks  (C, C)              keys from space
+    w_vs        W_vs  (C, C)              values from space
+    w_qt        W_qt  (E, C)              queries from time
+    w_kt        W_kt  (E, C)              keys from time
+    w_vt        W_vt  (E, C)              values from time
+    w_o         W_o   (C, C)              mixes the heads
+    q_gain      g_q   (d,)                of the queries, the same for all heads
+    k_gain      g_k   (d,)                of the keys
+    bias_table  T     ((2w − 1)², heads)  relative position bias
+    window      w     int                 side of a window, divides H and W
+    heads             int                 divides C
+    eps         ε     number              positive
+    out               (B, H, W, C)        optional: where the result is written, no gradient then
+    returns     y     (B, H, W, C)        dtype of x
+    raises      ValueError as tmsa, or if a gain does not fit, or eps is not positive
+    """
+    require_shape(x, "x", "(B, H, W, C)", 4)
+    require_shape(t, "t", "(B, E)", 2)
+    space, time = (w_qs, w_ks, w_vs), (w_qt, w_kt, w_vt)
+    _require_projections(x, t, (x.shape[0], t.shape[1]), space, time, w_o, bias_table, window, heads)
+    width = (x.shape[3] // heads,)
+    require_like(x, q_gain=(q_gain, width), k_gain=(k_gain, width))
+    _require_eps(eps)
+    with exact_in(x):
+        moments = torch.stack([wide(t) @ wide(w) for w in (w_qt, w_vt, w_kt)], 1)
+        gain = torch.stack([wide(q_gain), wide(k_gain)])
+        bias = relative_position_bias(wide(bias_table), window)
+        return attend(x, torch.cat(space, 1), moments, gain, bias, w_o, Size(window, heads, eps), out)
+
+
+def _require_projections(
+    x: Tensor,
+    t: Tensor,
+    of_time: tuple[int, ...],
+    space: tuple[Tensor, ...],
+    time: tuple[Tensor, ...],
+    w_o: Tensor,
+    bias_table: Tensor,
+    window: int,
+    heads: int,
+) -> None:
+    """Refuse what does not fit the tokens ``x``."""
+    channels = x.shape[3]
+    require_grid(window, x.shape[1], x.shape[2])
+    require_heads(heads, channels)
+    require_like(
+        x,
+        t=(t, of_time),
+        **{f"w_{n}s": (w, (channels, channels)) for n, w in zip("qkv", space, strict=True)},
+        **{f"w_{n}t": (w, (t.shape[-1], channels)) for n, w in zip("qkv", time, strict=True)},
+        w_o=(w_o, (channels, channels)),
+        bias_table=(bias_table, ((2 * window - 1) ** 2, heads)),
+    )
 
 
 # -- DiffiT -----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import attention as fast
+from trueness.properties import _attention_triton
 from trueness.reference import attention as true
 from trueness.tools.inputs import Made, Mask, Real, Scalar
 from trueness.tools.nouns import DTYPES, Formula, Implementation
@@ -27,7 +28,7 @@ Sizes = Mapping[str, Any]
 WINDOW = Scalar("window", st.integers(1, 3))
 HEADS = Scalar("heads", st.integers(1, 2))
 EPS = Scalar("eps", st.sampled_from((1e-6, 1e-5, 1e-3)))
-GRID = {"h": (1, 2), "w": (1, 2), "B": (1, 2)}
+GRID = {"h": (1, 3), "w": (1, 2), "B": (1, 2)}
 WIDTHS = {"d": (2, 3), "E": (1, 4), "M": (1, 5)}
 NORMED = {"B": (1, 2), "N": (1, 4), "C": (2, 12)}
 GROUPED = {"B": (1, 2), "c": (1, 3), "H": (2, 3), "W": (1, 3)}
@@ -61,6 +62,10 @@ def heads(s: Sizes) -> int:
 
 def channels(s: Sizes) -> int:
     return int(s["heads"] * s["d"])
+
+
+def head_width(s: Sizes) -> int:
+    return int(s["d"])
 
 
 def grouped(s: Sizes) -> int:
@@ -450,8 +455,50 @@ FORMULAS = (
         arguments=(TOKENS, TIME, *PROJECTIONS, WINDOW, HEADS),
         implementations=(
             ours("tmsa", "compile", "out", "autocast", "vmap", "jvp", waived={**PRODUCTS, **AS_FLOAT32}),
+            _attention_triton.implementation(False, _attention_triton.kernels, waived=MANY),
             peer("dense scaled_dot_product_attention", dense, "float32", only=ONE_DTYPE, waived=DENSE),
             transformers("transformers SwinAttention", swin_attention, waived=MANY),
+        ),
+        reduction=tokens_reduction,
+        gradient_reduction=lambda s: tokens_reduction(s) + 16 * s["window"] ** 2,
+    ),
+    Formula(
+        name="attention.tmsa_tokens",
+        reference=true.tmsa_tokens,
+        vjp=true.tmsa_tokens_vjp,
+        equation="y = softmax(q kᵀ/√d + B) v W_o,  q = x_s W_qs + x_t W_qt,  x_t at every position",
+        source=f"{DIFFIT} eq. 3-6; {SWIN} eq. 4",
+        arguments=(
+            TOKENS,
+            Real("t", dims=("B", height, width, "E"), decades=MAGNITUDES, spans={**GRID, **WIDTHS}),
+            *PROJECTIONS,
+            WINDOW,
+            HEADS,
+        ),
+        implementations=(ours("tmsa_tokens", "out", waived=MANY),),
+        reduction=tokens_reduction,
+        gradient_reduction=lambda s: tokens_reduction(s) + 16 * s["window"] ** 2,
+    ),
+    Formula(
+        name="attention.tmsa_qk_norm",
+        reference=true.tmsa_qk_norm,
+        vjp=true.tmsa_qk_norm_vjp,
+        equation="y = softmax(q̂ k̂ᵀ/√d + B) v W_o,  q̂ = g_q q/√(mean q² + ε),  k̂ likewise",
+        source="Henry et al. 2020 (2010.04245); Esser et al. 2024 (2403.03206) §5.3.2; Zhang & Sennrich 2019 eq. 4",
+        arguments=(
+            TOKENS,
+            TIME,
+            *PROJECTIONS[:-1],
+            weight("q_gain", head_width),
+            weight("k_gain", head_width),
+            PROJECTIONS[-1],
+            WINDOW,
+            HEADS,
+            EPS,
+        ),
+        implementations=(
+            ours("tmsa_qk_norm", "out", waived=MANY),
+            _attention_triton.implementation(True, waived=MANY),
         ),
         reduction=tokens_reduction,
         gradient_reduction=lambda s: tokens_reduction(s) + 16 * s["window"] ** 2,

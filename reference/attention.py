@@ -294,6 +294,134 @@ def tmsa_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_tabl
     )
 
 
+def tmsa_tokens(x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table, window, heads):
+    """y = softmax(q kᵀ/√d + B) v W_o as in tmsa, with a time token of its own for every position
+
+    (Hatamizadeh et al. 2023 eq. 3-6.) What time adds to a key then differs from key to key: W_kt has an effect.
+
+    x           x_s   (B, H, W, C)        spatial tokens; w divides H and W
+    t           x_t   (B, H, W, E)        time tokens, one beside every spatial token
+    w_qs        W_qs  (C, C)              queries from space
+    w_ks        W_ks  (C, C)              keys from space
+    w_vs        W_vs  (C, C)              values from space
+    w_qt        W_qt  (E, C)              queries from time
+    w_kt        W_kt  (E, C)              keys from time
+    w_vt        W_vt  (E, C)              values from time
+    w_o         W_o   (C, C)              mixes the heads
+    bias_table  T     ((2w − 1)², heads)  relative position bias
+    window      w     int                 side of a window
+    heads             int                 divides C
+    returns     y     (B, H, W, C)
+    """
+    q, k, v = (_projected_tokens(x, t, s, m, window, heads) for s, m in ((w_qs, w_qt), (w_ks, w_kt), (w_vs, w_vt)))
+    p = _softmax(_scores(q, k) + relative_position_bias(bias_table, window))
+    return window_unpartition(_merged(p @ v) @ w_o, window, x.shape[1], x.shape[2])
+
+
+def tmsa_tokens_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table, window, heads):
+    """Gradients of x, t, the seven weights and the table, as of tmsa"""
+    q, k, v = (_projected_tokens(x, t, s, m, window, heads) for s, m in ((w_qs, w_qt), (w_ks, w_kt), (w_vs, w_vt)))
+    dw_o, dtable, dq, dk, dv = _attended_vjp(cotangent, q, k, v, w_o, bias_table, window)
+    space, time = window_partition(x, window), window_partition(t, window)
+    dx = dq @ w_qs.swapaxes(0, 1) + dk @ w_ks.swapaxes(0, 1) + dv @ w_vs.swapaxes(0, 1)
+    dt = dq @ w_qt.swapaxes(0, 1) + dk @ w_kt.swapaxes(0, 1) + dv @ w_vt.swapaxes(0, 1)
+    return (
+        window_unpartition(dx, window, x.shape[1], x.shape[2]),
+        window_unpartition(dt, window, x.shape[1], x.shape[2]),
+        *(_outer(space, g) for g in (dq, dk, dv)),
+        *(_outer(time, g) for g in (dq, dk, dv)),
+        dw_o,
+        dtable,
+    )
+
+
+def tmsa_qk_norm(x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, q_gain, k_gain, bias_table, window, heads, eps):
+    """y = softmax(q̂ k̂ᵀ/√d + B) v W_o,  q̂ = g_q q/√(mean q² + ε),  k̂ likewise, head by head;  q, k, v as in tmsa
+
+    (Henry et al. 2020, 2010.04245: queries and keys are normalised; Esser et al. 2024, 2403.03206 §5.3.2: by their root
+    mean square, with learned gains.) The norm follows the sum of space and time, so that W_kt has an effect.
+
+    x           x_s   (B, H, W, C)        spatial tokens; w divides H and W
+    t           x_t   (B, E)              time token of every image
+    w_qs        W_qs  (C, C)              queries from space
+    w_ks        W_ks  (C, C)              keys from space
+    w_vs        W_vs  (C, C)              values from space
+    w_qt        W_qt  (E, C)              queries from time
+    w_kt        W_kt  (E, C)              keys from time
+    w_vt        W_vt  (E, C)              values from time: adds x_t W_vt W_o to every token
+    w_o         W_o   (C, C)              mixes the heads
+    q_gain      g_q   (d,)                of the queries, the same for all heads
+    k_gain      g_k   (d,)                of the keys
+    bias_table  T     ((2w − 1)², heads)  relative position bias
+    window      w     int                 side of a window
+    heads             int                 divides C
+    eps         ε     number              keeps a query of zeros finite, unit² of q
+    returns     y     (B, H, W, C)
+    """
+    q = _rms_norm(_projected(x, t, w_qs, w_qt, window, heads), q_gain, eps)
+    k = _rms_norm(_projected(x, t, w_ks, w_kt, window, heads), k_gain, eps)
+    v = _projected(x, t, w_vs, w_vt, window, heads)
+    p = _softmax(_scores(q, k) + relative_position_bias(bias_table, window))
+    return window_unpartition(_merged(p @ v) @ w_o, window, x.shape[1], x.shape[2])
+
+
+def tmsa_qk_norm_vjp(
+    cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, q_gain, k_gain, bias_table, window, heads, eps
+):
+    """Gradients of x, t, the seven weights, the two gains and the table        (Zhang & Sennrich 2019 for the norm)"""
+    q = _projected(x, t, w_qs, w_qt, window, heads)
+    k = _projected(x, t, w_ks, w_kt, window, heads)
+    v = _projected(x, t, w_vs, w_vt, window, heads)
+    qn, kn = _rms_norm(q, q_gain, eps), _rms_norm(k, k_gain, eps)
+    dw_o, dtable, gq, gk, dv = _attended_vjp(cotangent, qn, kn, v, w_o, bias_table, window)
+    dq_heads, dq_gain = _rms_norm_vjp(_split(gq, heads), q, q_gain, eps)
+    dk_heads, dk_gain = _rms_norm_vjp(_split(gk, heads), k, k_gain, eps)
+    dq, dk = _merged(dq_heads), _merged(dk_heads)
+    space = window_partition(x, window)
+    moments = [np.sum(g.reshape(x.shape[0], -1, g.shape[-1]), 1) for g in (dq, dk, dv)]
+    dx = dq @ w_qs.swapaxes(0, 1) + dk @ w_ks.swapaxes(0, 1) + dv @ w_vs.swapaxes(0, 1)
+    return (
+        window_unpartition(dx, window, x.shape[1], x.shape[2]),
+        moments[0] @ w_qt.swapaxes(0, 1) + moments[1] @ w_kt.swapaxes(0, 1) + moments[2] @ w_vt.swapaxes(0, 1),
+        *(_outer(space, g) for g in (dq, dk, dv)),
+        *(t.swapaxes(0, 1) @ m for m in moments),
+        dw_o,
+        dq_gain,
+        dk_gain,
+        dtable,
+    )
+
+
+def _attended_vjp(cotangent, q, k, v, w_o, bias_table, window):
+    """What q, k and v (n, heads, w², d) receive, heads merged, and the gradients of W_o and of the table"""
+    p = _softmax(_scores(q, k) + relative_position_bias(bias_table, window))
+    out, back = _merged(p @ v), window_partition(cotangent, window)
+    do = _split(back @ w_o.swapaxes(0, 1), q.shape[1])
+    ds = _scores_vjp(do, p, v)
+    root = np.sqrt(q.shape[-1])
+    table = relative_position_bias_vjp(np.sum(ds, 0), bias_table, window)
+    dq, dk, dv = ds @ k / root, ds.swapaxes(-1, -2) @ q / root, p.swapaxes(-1, -2) @ do
+    return _outer(out, back), table, _merged(dq), _merged(dk), _merged(dv)
+
+
+def _rms_norm(a, gain, eps):
+    """g a/√(mean a² + ε) over the last axis        (Zhang & Sennrich 2019, 1910.07467 eq. 4)"""
+    return gain * (a / np.sqrt(np.mean(a * a, -1, keepdims=True) + eps))
+
+
+def _rms_norm_vjp(cotangent, a, gain, eps):
+    """ā = (ḡg − n mean(ḡg n))/rms and Σ ḡ n, n = a/rms"""
+    rms = np.sqrt(np.mean(a * a, -1, keepdims=True) + eps)
+    normal, pulled = a / rms, cotangent * gain
+    inner = (pulled - normal * np.mean(pulled * normal, -1, keepdims=True)) / rms
+    return inner, np.sum((cotangent * normal).reshape(-1, a.shape[-1]), 0)
+
+
+def _projected_tokens(x, t, w_s, w_t, window, heads):
+    """The same with a time token for every position"""
+    return _split(window_partition(x, window) @ w_s + window_partition(t, window) @ w_t, heads)
+
+
 def _projected(x, t, w_s, w_t, window, heads):
     """x_s W_s + x_t W_t in windows, heads apart: (B n, heads, w², d)"""
     count = (x.shape[1] // window) * (x.shape[2] // window)

@@ -9,7 +9,7 @@ import numpy as np
 
 from trueness.reference import attention as true
 from trueness.regressions._evidence import show
-from trueness.tools.nouns import Bug
+from trueness.tools.nouns import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
 DIFFIT = "DiffiT-v2, improvement report at commit 57f956f6"
@@ -121,6 +121,43 @@ def without_bias(
     return true.tmsa(x, t, qs, ks, vs, qt, kt, vt, o, 0 * table, window, heads)
 
 
+def folded_tokens(*arguments: Any) -> Any:
+    """W_kt left out, as if what time adds to the scores were the same for all keys"""
+    x, t, qs, ks, vs, qt, kt, *rest = arguments
+    return true.tmsa_tokens(x, t, qs, ks, vs, qt, 0 * kt, *rest)
+
+
+def first_token(*arguments: Any) -> Any:
+    """the time of the first position for all positions of an image"""
+    x, t, *rest = arguments
+    return true.tmsa_tokens(x, 0 * t + t[:, :1, :1], *rest)
+
+
+def normed(wrong: str) -> Any:
+    """tmsa_qk_norm with one thing wrong"""
+
+    def variant(*arguments: Any) -> Any:
+        x, t, qs, ks, vs, qt, kt, vt, o, q_gain, k_gain, table, window, heads, eps = arguments
+        if wrong == "folded":
+            return true.tmsa_qk_norm(x, t, qs, ks, vs, qt, 0 * kt, *arguments[7:])
+        if wrong == "no norm":
+            return true.tmsa(x, t, qs, ks, vs, qt, kt, vt, o, table, window, heads)
+        q, k, v = (true._projected(x, t, s, m, window, heads) for s, m in ((qs, qt), (ks, kt), (vs, vt)))
+        if wrong == "all channels":
+            root = [np.sqrt(np.mean(a * a, (1, 3), keepdims=True) + eps) for a in (q, k)]
+        elif wrong == "length":
+            root = [np.sqrt(np.sum(a * a, -1, keepdims=True) + eps) for a in (q, k)]
+        else:  # of what space gives alone
+            alone = [true._projected(x, 0 * t, s, m, window, heads) for s, m in ((qs, qt), (ks, kt))]
+            root = [np.sqrt(np.mean(a * a, -1, keepdims=True) + eps) for a in alone]
+        p = true._softmax(
+            true._scores(q_gain * q / root[0], k_gain * k / root[1]) + true.relative_position_bias(table, window)
+        )
+        return true.window_unpartition(true._merged(p @ v) @ o, window, x.shape[1], x.shape[2])
+
+    return variant
+
+
 # -- relative positions -----------------------------------------------------------------------------------------------
 
 
@@ -217,6 +254,8 @@ VALUES = np.array([[[1.0, 2.0], [-3.0, 1.0], [99.0, 99.0]]])
 PADDED = np.array([[[True, True, False], [True, True, False]]])
 BLANK = np.array([[[True, True, False], [False, False, False]]])
 TMSA = (*drawn((2, 2, 4, 4), (2, 3), *[(4, 4)] * 3, *[(3, 4)] * 3, (4, 4), (9, 2)), 2, 2)
+BY_TOKEN = (TMSA[0], *drawn((2, 2, 4, 3), seed=3), *TMSA[2:])
+NORMED = (*TMSA[:9], *drawn((2,), (2,), seed=4), *TMSA[9:], 1e-6)
 LOGITS = tuple(drawn((4, 3), (4, 3), (7, 3)))
 TABLE = (drawn((25, 2))[0], 3)
 BLOCK = (*TMSA[:2], *drawn((4,), (4,)), *TMSA[2:10], *drawn((4,), (4,), (4, 8), (8,), (8, 4), (4,), seed=1), 2, 2, 1e-6)
@@ -577,6 +616,74 @@ BUGS = (
         "All six boxes of the testing list are empty. What such a list asks for is run here on our models: shapes, "
         "finite gradients in every weight, windows, labels, half precision, save and load.",
         source="the report itself",
+    ),
+    *(
+        entry(
+            f"TMSA-01{letter}",
+            title,
+            "none: it could be written so",
+            "no bug",
+            finding,
+            "tmsa_tokens",
+            variant,
+            document=UNDOCUMENTED,
+            witness=BY_TOKEN,
+        )
+        for letter, variant, title, finding in (
+            (
+                "a",
+                folded_tokens,
+                "W_kt is folded away with a time token at every position",
+                "What time adds to a key is then another number for every key, and softmax sees it.",
+            ),
+            (
+                "b",
+                first_token,
+                "all positions have the time of the first",
+                "Right for one time token an image, which is tmsa; visible only where times differ inside an image.",
+            ),
+        )
+    ),
+    *(
+        entry(
+            f"TMSA-02{letter}",
+            title,
+            "none: it could be written so",
+            "no bug",
+            finding,
+            "tmsa_qk_norm",
+            normed(wrong),
+            document=UNDOCUMENTED,
+            source="Henry et al. 2020 (2010.04245); Esser et al. 2024 (2403.03206) §5.3.2",
+            witness=NORMED,
+        )
+        for letter, wrong, title, finding in (
+            (
+                "a",
+                "folded",
+                "W_kt is folded away before a norm of the keys",
+                "The norm divides by a length that depends on x_t W_kt: it no longer cancels.",
+            ),
+            ("b", "no norm", "the norms are left out", "Queries and keys keep their lengths."),
+            (
+                "c",
+                "all channels",
+                "the norm is taken over all heads at once",
+                "One length for all heads where every head has its own; with one head it is the same.",
+            ),
+            (
+                "d",
+                "length",
+                "q/|q| for q/rms(q)",
+                "A factor √d on queries and on keys, d on the scores, which other gains could make up for.",
+            ),
+            (
+                "e",
+                "space alone",
+                "the length is that of x_s W_qs, before time is added",
+                "The norm belongs after the sum of space and time.",
+            ),
+        )
     ),
     entry(
         "DIFFIT-16",
