@@ -643,3 +643,50 @@ def test_twelve_heads_do_not_fit_in_128_MEM_36() -> None:
     assert 288 % 12 == 0
     layer = fast.AtlasAttention(288, heads=12)
     assert layer(torch.zeros(1, 2, 288)).shape == (1, 2, 288)
+
+
+# -- chunks, tiles and windows ----------------------------------------------------------------------------------------
+
+
+def test_a_gate_of_zero_has_no_logarithm_MEM_01s() -> None:
+    gates = np.broadcast_to(np.array([0.75, 0.0, 0.75, 0.5, 0.75])[None, :, None], (2, 5, 1))
+    wrong_reads, true_reads = call("MEM-01s", alpha=gates)[0], truth(alpha=gates)[0]
+    assert np.isnan(wrong_reads[:, 2:]).all() and np.isfinite(true_reads).all()
+    assert (
+        np.abs(wrong_reads[:, :1] - true_reads[:, :1]) <= allowed(true.omega, *witness(alpha=gates))[0][:, :1]
+    ).all()
+
+
+def test_a_row_late_is_right_for_the_first_token_without_momentum_and_decay_MEM_01t() -> None:
+    free = {"alpha": np.ones((2, 5, 1)), "theta": np.zeros((2, 5, 1)), "chunk_size": 1}
+    assert all(np.array_equal(a, b) for a, b in zip(call("MEM-01t", **free), truth(**free), strict=True))
+    assert (call("MEM-01t", chunk_size=1)[0] != truth(chunk_size=1)[0]).any()
+
+
+def test_a_filled_up_chunk_keeps_its_reads_and_moves_its_memory_MEM_01u() -> None:
+    """One token more than two chunks: the sixth adds −S to the memory that is handed on; outside nothing happens"""
+    reads, memory, momentum = call("MEM-01u", placement="inner")
+    want = truth(placement="inner")
+    assert np.array_equal(reads, want[0]) and np.array_equal(momentum, want[2])
+    assert np.array_equal(memory, want[1] - want[2])
+    assert np.array_equal(call("MEM-01u")[1], truth()[1])
+
+
+def test_a_window_as_long_as_the_chunk_sees_all_of_it_MEM_06s() -> None:
+    variant = WRONG["MEM-06s"]
+    assert variant is not None
+    for chunk_size, same in ((2, True), (4, False)):
+        arguments = witness(wrong.SEPARABLE, chunk_size=chunk_size)
+        found, want = variant(*arguments)[0], true.omega_separable(*arguments)[0]
+        assert np.array_equal(found, want) is same
+
+
+@pytest.mark.parametrize("id", ["MEM-01v", "MEM-01w"])
+def test_sweeps_and_tiles_of_picards_iteration_are_part_of_it_MEM_01v_MEM_01w(id: str) -> None:
+    """The first token of a call needs no sweep; the last one differs"""
+    variant = WRONG[id]
+    assert variant is not None
+    arguments = witness(wrong.PICARD)
+    found, want = variant(*arguments)[0], true.omega_picard(*arguments)[0]
+    assert np.array_equal(found[:, 0], want[:, 0])
+    assert (found[:, -1] != want[:, -1]).any()
