@@ -35,14 +35,16 @@ def _quarter(t):
 
 @triton.jit
 def cosine(turns):
-    r = turns - tl.floor(turns + 0.5)
-    return _quarter(0.25 - tl.abs(r))
+    size = tl.abs(turns)
+    return _quarter(tl.abs(size - tl.floor(size) - 0.5) - 0.25)
 
 
 @triton.jit
 def sine(turns):
-    r = turns - tl.floor(turns + 0.5)
-    return _quarter(tl.maximum(tl.minimum(r, 0.5 - r), -0.5 - r))
+    size = tl.abs(turns)
+    part = size - tl.floor(size)
+    t = tl.maximum(tl.minimum(part, 0.5 - part), part - 1.0)
+    return _quarter(tl.where(turns < 0, -t, t))
 
 
 @triton.jit
