@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trueness.optimized import _filters_blur, _filters_fft, _filters_tiles
+from trueness.optimized import _filters_blur, _filters_fft, _filters_operators, _filters_tiles
 from trueness.optimized._arguments import require_count
 from trueness.optimized._elementwise import nobody_watches, require_floating, require_out
 from trueness.optimized._filters_fft import gaussian_gains, like, multiplied
@@ -120,6 +120,10 @@ def fft_gaussian(x: torch.Tensor, sigma: float | torch.Tensor, *, out: torch.Ten
     height, width = x.shape[-2:]
     if out is not None:
         require_out(out, x)
+    if _filters_operators.launched(x):
+        number = sigma if isinstance(sigma, torch.Tensor) else torch.tensor(sigma, dtype=torch.float64)
+        y = _filters_operators.fft_gaussian(x, number)
+        return y if out is None else out.copy_(y)
     if not _open(x, sigma):
         y = multiplied(x, gaussian_gains(height, width, sigma, x.device))
         return y if out is None else out.copy_(y)
@@ -302,6 +306,9 @@ def blend(
         )
     if out is not None:
         _require_canvas(out, tiles, (height, width))
+    if grid is not None and _filters_operators.launched(tiles):
+        blended: torch.Tensor = _filters_operators.blend(tiles, tops, lefts, height, width, window)
+        return blended if out is None else out.copy_(blended)
     if grid is not None and _open(tiles):
         if out is None and _wanted(tiles):
             return _filters_tiles.Blend.apply(tiles, grid)  # type: ignore[no-any-return, no-untyped-call]
