@@ -99,6 +99,25 @@ def pending(
     return piece.theta.prod(-1)[..., None, None] * S + added, *weights_of(piece)
 
 
+def descent(
+    piece: Piece, E: torch.Tensor, M: torch.Tensor, S: torch.Tensor, post: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradient descent without a clip, of one piece whose errors are E: o (B, H, C, V), M, S; no gradient written out.
+
+    O = a Q M − f Q S − (G ∘ Q Kᵀ) E,  M' = a_C M − f_C S − Kᵀ G_C E,  S' = b_C S + Kᵀ R_C E
+    """
+    q, k, Th = piece.q, piece.k, decays(piece.theta)
+    A, a, b = decays(piece.alpha) * piece.out[..., None, :], piece.alpha.cumprod(-1), piece.theta.cumprod(-1)
+    f = (A @ b[..., None])[..., 0]
+    both = rows(torch.cat([A @ Th, Th[..., -1:, :]], -2) * piece.into[..., None, :], piece.gamma)
+    G, down, up = both[..., :-1, :], both[..., -2, :, None], both[..., -1, :, None]
+    a_end, b_end, f_end = (x[..., -1, None, None] for x in (a, b, f))
+    if not post:
+        a, f, G = later(a, -1, 1.0), later(f, -1, 0.0), later(G, -2, 0.0)
+    o = a[..., None] * (q @ M) - f[..., None] * (q @ S) - (G * (q @ k.mT)) @ E
+    return o, a_end * M - f_end * S - k.mT @ (down * E), b_end * S + k.mT @ (up * E)
+
+
 def weights_of(piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
     """∏ α and Σ_s A_s w_s (B, H, 1, 1): what stays of the memory, and how far one update for all tokens goes"""
     moved = (decays(piece.alpha)[..., -1, :] * piece.out).sum(-1)

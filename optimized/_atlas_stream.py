@@ -169,6 +169,7 @@ class OmegaStream:
 
     def _several(self, tokens: Tokens, state: OmegaState) -> tuple[torch.Tensor, OmegaState]:
         length, size = tokens[0].shape[1], self.chunk_size
+        plain = self.optimizer == "gd" and self.clip is None
         if size == 1 or (self.objective == "dot" and self.optimizer != "muon_chunk"):
             o, state = self._whole(tokens, state)
             return o, state._replace(position=(state.position + length) % size)
@@ -181,6 +182,7 @@ class OmegaStream:
             (self._part, head + whole, length),
         ):
             if at < end:
+                part = self._part if plain and end - at <= size else part  # one chunk needs no preparation of many
                 o, state = part(tuple(x[:, at:end] for x in tokens), state)
                 reads.append(o)
         return reads[0] if len(reads) == 1 else torch.cat(reads, 1), state
@@ -202,13 +204,17 @@ class OmegaStream:
         if self.objective == "l2":
             v, v_window = v - by_head(k, start), v_window - by_head(k_window, start)
         after = self._moved(tokens, state)._replace(start=start)
-        if self.optimizer == "muon_chunk":
+        plain = self.optimizer == "gd" and self.clip is None
+        if plain or self.optimizer == "muon_chunk":
             into, out = (eta, torch.ones_like(eta)) if self.placement == "inner" else (torch.ones_like(eta), eta)
             dots = q, k, v, alpha, into, out, theta, gamma, k_window, v_window
             (piece,) = _dense.pieces(dots, q.shape[1])
-            S, kept, moved = _dense.pending(
-                piece, -piece.v, state.momentum, _dense.Modes(False, "muon", False, self.clip)
-            )
+        if plain:
+            o, M, S = _dense.descent(piece, -piece.v, state.memory, state.momentum, self.read == "post")
+            return o.movedim(2, 1), self._turned(after._replace(memory=M, momentum=S), q.shape[1])
+        if self.optimizer == "muon_chunk":
+            modes = _dense.Modes(False, "muon", False, self.clip)
+            S, kept, moved = _dense.pending(piece, -piece.v, state.momentum, modes)
             fresh = not state.position
             one = kept[..., 0, 0]
             after = after._replace(
