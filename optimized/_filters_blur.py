@@ -35,41 +35,49 @@ def _reflected(first: int, last: int, n: int) -> list[int]:
     return [-i if i < 0 else 2 * (n - 1) - i if i >= n else i for i in range(first, last)]
 
 
-def _summed(wide: torch.Tensor, taps: list[float], axis: int, n: int) -> torch.Tensor:
-    total = wide.narrow(axis, 0, n) * taps[0]
+def _summed(wide: torch.Tensor, taps: list[float], axis: int, total: torch.Tensor) -> torch.Tensor:
+    n = total.shape[axis]
+    torch.mul(wide.narrow(axis, 0, n), taps[0], out=total)
     for j in range(1, len(taps)):
         total.add_(wide.narrow(axis, j, n), alpha=taps[j])
     return total
 
 
-def _rows(x: torch.Tensor, taps: list[float], first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
+def _rows(x: torch.Tensor, taps: list[float], first: int, last: int, scratch: list[torch.Tensor]) -> torch.Tensor:
     """Rows first … last − 1 of the result, from those rows of x and k//2 on either side (p, ·, W)"""
-    reach, (height, width) = len(taps) // 2, x.shape[-2:]
+    reach, (count, height, width) = len(taps) // 2, x.shape
     inside = max(first - reach, 0), min(last + reach, height)
-    above, below = inside[0] - (first - reach), last + reach - inside[1]
-    wide = torch.empty((x.shape[0], last - first + 2 * reach, width + 2 * reach), dtype=dtype)
+    above, rows = inside[0] - (first - reach), last - first
+    shapes = ((rows + 2 * reach, width + 2 * reach), (rows + 2 * reach, width), (rows, width))
+    wide, across, found = (
+        block[: count * h * w].view(count, h, w) for block, (h, w) in zip(scratch, shapes, strict=True)
+    )
     middle = wide[..., reach : reach + width]
     middle[:, above : above + inside[1] - inside[0]] = x[:, inside[0] : inside[1]]
     for k, i in enumerate(_reflected(first - reach, inside[0], height)):
         middle[:, k] = x[:, i]
     for k, i in enumerate(_reflected(inside[1], last + reach, height)):
-        middle[:, middle.shape[1] - below + k] = x[:, i]
+        middle[:, above + inside[1] - inside[0] + k] = x[:, i]
     for k in range(reach):
         wide[..., k] = wide[..., 2 * reach - k]
         wide[..., -1 - k] = wide[..., -1 - 2 * reach + k]
-    return _summed(_summed(wide, taps, -1, width), taps, -2, last - first)
+    return _summed(_summed(wide, taps, -1, across), taps, -2, found)
 
 
 def in_tiles(x: torch.Tensor, taps: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """The blur of x (..., H, W), into ``out`` or a fresh tensor in the memory format of x."""
     result = in_large_pages(torch.empty_like(x)) if out is None else out
-    wide, weights = taps.dtype, taps.tolist()
+    weights, reach = taps.tolist(), len(taps) // 2
+    scratch: list[torch.Tensor] = []
     for piece, place in pieces(x, result):
-        height, width = piece.shape[-2:]
-        step = max(1, min(height, TILE // (width * len(piece))))
+        count, height, width = piece.shape
+        step = max(1, min(height, TILE // (width * count)))
+        if not scratch:  # the first piece is the largest
+            most = count * (step + 2 * reach) * (width + 2 * reach)
+            scratch = [torch.empty(most, dtype=taps.dtype) for _ in range(3)]
         for first in range(0, height, step):
             last = min(first + step, height)
-            place[:, first:last] = _rows(piece, weights, first, last, wide)
+            place[:, first:last] = _rows(piece, weights, first, last, scratch)
     return result
 
 

@@ -167,7 +167,7 @@ class Gaussian(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        ctx.factors, ctx.sigma = gaussian(*x.shape[-2:], float(sigma)), None
+        ctx.factors = gaussian(x.shape[-2], x.shape[-1], float(sigma))
         learned = isinstance(sigma, torch.Tensor) and sigma.requires_grad
         ctx.save_for_backward(*((x, sigma) if learned else ()))
         ctx.number = float(sigma)
@@ -178,10 +178,11 @@ class Gaussian(torch.autograd.Function):
         saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             sigma = saved[1] if saved else ctx.number
-            gains = gaussian_gains(*grad.shape[-2:], sigma, grad.device)
+            height, width = grad.shape[-2:]
+            gains = gaussian_gains(height, width, sigma, grad.device)
             of_sigma = None
             if saved:
-                f_y, f_x = frequencies(*grad.shape[-2:], grad.device)
+                f_y, f_x = frequencies(height, width, grad.device)
                 slope = -4 * math.pi**2 * sigma.to(f_x) * (f_y**2 + f_x**2) * gains
                 of_sigma = (multiplied(saved[0], slope).to(f_x) * grad).sum().to(sigma.dtype)
             return multiplied(grad, gains), of_sigma

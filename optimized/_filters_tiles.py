@@ -40,6 +40,7 @@ class Axis:
 
     shares   (K, n)  w_k / Σ w: of one pixel they sum to one
     steps    (K, n)  α = w_k / Σ_{j ≤ k} w_j: 1 where tile k is the first
+    stride           between any two neighbours; 0 where they differ, or where three tiles meet in a pixel
     """
 
     def __init__(self, starts: Sequence[int], length: int, w: np.ndarray[Any, Any]) -> None:
@@ -49,6 +50,10 @@ class Axis:
         for k, start in enumerate(self.starts):
             total[start : start + len(w)] += w
             self.steps[k] = w / total[start : start + len(w)]
+        differences = set(np.diff(self.starts).tolist()) or {self.n}
+        self.stride = differences.pop() if len(differences) == 1 else 0
+        if 2 * self.stride < self.n:
+            self.stride = 0
         self.shares = np.stack([w / total[start : start + len(w)] for start in self.starts])
 
     @staticmethod
@@ -155,45 +160,82 @@ class Strips:
         self.carried = self.strip[..., done:, :].clone() if done < rows.n else None
 
 
-SMALL = 1 << 18  # elements of an image up to which all rows of tiles are put together at once
+CHUNK = 1 << 20  # elements of the planes that are put together at a time, unless one plane has more
+
+
+FEW = 1 << 16  # elements up to which a call costs more than its work
+
+
+def _beside(target: torch.Tensor, tiles: torch.Tensor, axis: Axis, step: torch.Tensor) -> None:
+    """Tiles (..., C, w) put together along the last axis of the target (..., W), all at once where they are small."""
+    count, n, stride = len(axis.starts), axis.n, axis.stride
+    shared, step = n - stride, step[: n - stride]
+    target[..., :n].copy_(tiles[..., 0, :])
+    if count > 1 and target.numel() > FEW:
+        for j in range(1, count):
+            target[..., stride * j + shared : stride * j + n].copy_(tiles[..., j, shared:])
+            if shared:
+                target[..., stride * j : stride * j + shared].lerp_(tiles[..., j, :shared].to(target.dtype), step)
+    elif count > 1:
+        target[..., n:].unflatten(-1, (count - 1, stride)).copy_(tiles[..., 1:, shared:])
+        if shared:
+            overlap = target[..., stride : stride * count].unflatten(-1, (count - 1, stride))[..., :shared]
+            overlap.lerp_(tiles[..., 1:, :shared].to(target.dtype), step)
+
+
+def _together(tiles: torch.Tensor, image: torch.Tensor, grid: Grid, steps: Sequence[torch.Tensor]) -> None:
+    """Tiles (L, R, h, C, w) put together to (L, H, W), all rows of tiles at once."""
+    rows, columns = grid.rows, grid.columns
+    count, n, stride = len(rows.starts), rows.n, rows.stride
+    _beside(image[:, :n], tiles[:, 0], columns, steps[1])
+    if count > 1:
+        shared = n - stride
+        _beside(image[:, n:].unflatten(1, (count - 1, stride)), tiles[:, 1:, shared:], columns, steps[1])
+        if shared:
+            strip = image.new_empty((len(image), count - 1, shared, columns.length))
+            _beside(strip, tiles[:, 1:, :shared], columns, steps[1])
+            overlap = image[:, stride : stride * count].unflatten(1, (count - 1, stride))[:, :, :shared]
+            overlap.lerp_(strip, steps[0][:shared, None])
 
 
 def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
-    """The blend of tiles in the order of rows, then columns; None where ±inf needs the other mean.
+    """The blend of an even grid, a few planes at a time; None where the grid or the memory is otherwise.
 
-    Every column of tiles is one operation, then every row: few calls, at the price of all strips in memory.
+    Memory beside the image: the rows that two rows of tiles share; of a half format the planes in float32.
     """
-    wide, lead = widest(tiles.dtype), tuple(tiles.shape[1:-2])
-    axes = (grid.columns, grid.rows)
-    counts = [len(axis.starts) for axis in axes]
-    pieces = tiles.view(counts[1], counts[0], *tiles.shape[1:]).unbind(1)
-    image = torch.empty((counts[1], *lead, grid.rows.n, grid.columns.length), dtype=wide)
-    for dim, axis in ((-1, axes[0]), (-2, axes[1])):
-        steps = torch.from_numpy(axis.steps).to(wide)
-        for k, (start, piece) in enumerate(zip(axis.starts, pieces, strict=True)):
-            shared = axis.shared(k)
-            if shared:
-                step = steps[k, :shared] if dim == -1 else steps[k, :shared, None]
-                image.narrow(dim, start, shared).lerp_(piece.narrow(dim, 0, shared).to(wide), step)
-            image.narrow(dim, start + shared, axis.n - shared).copy_(piece.narrow(dim, shared, axis.n - shared))
-        if dim == -1:
-            pieces = image.unbind(0)
-            same = out is not None and out.dtype == wide
-            image = out if same else torch.empty((*lead, grid.rows.length, grid.columns.length), dtype=wide)  # type: ignore[assignment]
-    if not bool(image.sum().isfinite()):
+    even = grid.rows.stride and grid.columns.stride and list(grid.at.values()) == list(range(len(grid.at)))
+    if not even or list(grid.at) != sorted(grid.at) or not tiles.is_contiguous():
         return None
-    if out is None:
-        return image.to(tiles.dtype)
-    return out if out is image else out.copy_(image)
+    if out is not None and not out.is_contiguous():
+        return None
+    size = (grid.rows.length, grid.columns.length)
+    image = in_large_pages(tiles.new_empty((*tiles.shape[1:-2], *size))) if out is None else out
+    if not image.numel():
+        return image
+    flat, wide = image.view(-1, *size), widest(tiles.dtype)
+    counts = (len(grid.rows.starts), len(grid.columns.starts))
+    all_tiles = tiles.view(*counts, -1, *tiles.shape[-2:]).permute(2, 0, 3, 1, 4)
+    steps = [torch.from_numpy(axis.steps[-1]).to(wide) for axis in (grid.rows, grid.columns)]
+    together = max(1, CHUNK // (size[0] * size[1]))
+    for k in range(0, len(flat), together):
+        part = flat[k : k + together]
+        found = part if part.dtype == wide else torch.empty(part.shape, dtype=wide)
+        _together(all_tiles[k : k + together], found, grid, steps)
+        if not bool(found.sum().isfinite()):
+            sums = Sums(size, None, grid)
+            for (top, left), i in grid.at.items():
+                sums.add(tiles.view(len(tiles), -1, *tiles.shape[-2:])[i, k : k + together], top, left)
+            found = sums.mean(wide)
+        if found is not part:
+            part.copy_(found)
+    return image
 
 
 def in_strips(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor:
     """The blend of tiles (N, ..., h, w) on a grid."""
-    area = grid.rows.length * grid.columns.length * tiles[0, ..., 0, 0].numel()
-    if area <= SMALL and list(grid.at.values()) == list(range(len(grid.at))) and list(grid.at) == sorted(grid.at):
-        found = at_once(tiles.contiguous(), grid, out)
-        if found is not None:
-            return found
+    found = at_once(tiles, grid, out)
+    if found is not None:
+        return found
     strips = Strips(grid, tiles[0], out)
     for i, top in enumerate(grid.rows.starts):
         for j, left in enumerate(grid.columns.starts):
@@ -240,7 +282,10 @@ class Sums:
     """
 
     def __init__(
-        self, size: tuple[int, int], windows: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]], grid: Grid | None
+        self,
+        size: tuple[int, int],
+        windows: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None,
+        grid: Grid | None,
     ) -> None:
         self.size, self.windows, self.grid = size, windows, grid
         self.total: torch.Tensor | None = None
@@ -254,6 +299,7 @@ class Sums:
             if self.grid is None:
                 self.mass = torch.zeros(self.size, dtype=torch.float64, device=tile.device)
         if self.grid is None:
+            assert self.windows is not None
             weight = torch.from_numpy(self.windows[0][:, None] * self.windows[1]).to(tile.device)
             self.mass[top : top + h, left : left + w] += weight
             weight = weight.to(wide.dtype)

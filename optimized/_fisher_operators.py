@@ -165,17 +165,19 @@ class Drift(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         score, table = ctx.saved_tensors
+        eps, a, b = ctx.numbers
         if score.numel() > TILE and nobody_watches(grad) and nobody_watches(score):
             of_x = torch.mul(grad, ctx.numbers[1] if table is None else beside(table[1], widened(grad)))
             of_s = pulled_in_tiles(grad, score, ctx.numbers[0], ctx.numbers[2], True, table)
             return of_x.to(grad.dtype), of_s, None, None, None, None
-        return *drift_pulled(grad, score, *ctx.numbers, table), None, None, None, None
+        return *drift_pulled(grad, score, eps, a, b, table), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, of_x: torch.Tensor, of_s: torch.Tensor, *_: Any) -> torch.Tensor:  # type: ignore[override]
         score, table = ctx.saved_tensors
-        along_x = drift_pulled(of_x, score, *ctx.numbers, table)[0]
-        along_s = drift_pulled(of_s, score, *ctx.numbers, table)[1]
+        eps, a, b = ctx.numbers
+        along_x = drift_pulled(of_x, score, eps, a, b, table)[0]
+        along_s = drift_pulled(of_s, score, eps, a, b, table)[1]
         return along_x + along_s
 
 

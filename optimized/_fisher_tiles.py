@@ -136,6 +136,6 @@ def drift_in_tiles(
         elif columns:
             torch.add(scaled, torch.mul(s, of_s, out=scratch(2, s)).div_(fisher), out=o)  # type: ignore[call-overload]
         else:
-            torch.addcdiv(scaled, s, fisher, value=of_s, out=o)
+            torch.addcdiv(scaled, s, fisher, value=b, out=o)
 
     return tiled(fill, (x, score), out, _columns(table, 3, score.dtype))

@@ -146,7 +146,7 @@ def fft_operator(x: torch.Tensor, epsilon: float, *, out: torch.Tensor | None = 
     _require_width(epsilon, "epsilon", zero=False)
     if out is not None:
         require_out(out, x)
-    factors = _filters_fft.sampled(*x.shape[-2:], epsilon)
+    factors = _filters_fft.sampled(x.shape[-2], x.shape[-1], epsilon)
     if not _open(x):
         y = multiplied(x, (factors.rows[:, None] * factors.columns).to(x.device))
         return y if out is None else out.copy_(y)
@@ -245,17 +245,17 @@ def tile_starts(length: int, tile: int, overlap: float, *, device: Device = None
     return (k * stride).clamp(max=length - tile)
 
 
-def _require_places(tops: Sequence[int], lefts: Sequence[int], h: int, w: int, height: int, width: int) -> None:
+def _require_cover(tops: Sequence[int], lefts: Sequence[int], h: int, w: int, height: int, width: int) -> None:
+    seen = torch.zeros((height, width), dtype=torch.bool)
+    for top, left in zip(tops, lefts, strict=True):
+        seen[max(top, 0) : max(top + h, 0), max(left, 0) : max(left + w, 0)] = True
+    if not bool(seen.all()):
+        raise ValueError(
+            f"tiles left a pixel of the {height}×{width} image uncovered; every pixel must lie in some tile."
+        )
     for top, left in zip(tops, lefts, strict=True):
         if top < 0 or left < 0 or top + h > height or left + w > width:
             raise ValueError(f"a tile of {h}×{w} was at ({top}, {left}); it must lie in the image of {height}×{width}.")
-
-
-def _covered(rows: Sequence[int], columns: Sequence[int], h: int, w: int, height: int, width: int) -> bool:
-    seen = torch.zeros((height, width), dtype=torch.bool)
-    for top, left in zip(rows, columns, strict=True):
-        seen[top : top + h, left : left + w] = True
-    return bool(seen.all())
 
 
 def _whole(places: Sequence[int] | torch.Tensor) -> list[int]:
@@ -297,13 +297,10 @@ def blend(
             f"rows and columns were {len(tops)} and {len(lefts)} long; both must be {len(tiles)}, as tiles."
         )
     h, w = tiles.shape[-2:]
-    _require_places(tops, lefts, h, w, height, width)
     windows = (_filters_tiles.window(h, window), _filters_tiles.window(w, window))
     grid = _filters_tiles.grid_of(tops, lefts, (height, width), windows)
-    if grid is None and not _covered(tops, lefts, h, w, height, width):
-        raise ValueError(
-            f"tiles left a pixel of the {height}×{width} image uncovered; every pixel must lie in some tile."
-        )
+    if grid is None:
+        _require_cover(tops, lefts, h, w, height, width)
     if out is not None:
         _require_canvas(out, tiles, (height, width))
     if grid is not None and _filters_operators.launched(tiles):
@@ -352,7 +349,8 @@ def tiled(
     starts = tile_starts(height, h, overlap).tolist(), tile_starts(width, w, overlap).tolist()
     windows = (_filters_tiles.window(h, window), _filters_tiles.window(w, window))
     places = [(top, left) for top in starts[0] for left in starts[1]]
-    grid = _filters_tiles.grid_of(*zip(*places, strict=True), (height, width), windows)  # type: ignore[arg-type]
+    tops, lefts = [top for top, _ in places], [left for _, left in places]
+    grid = _filters_tiles.grid_of(tops, lefts, (height, width), windows)
     strips: _filters_tiles.Strips | None = None
     sums = _filters_tiles.Sums((height, width), windows, grid)
     for k, (top, left) in enumerate(places):

@@ -99,12 +99,11 @@ def _table(alpha: Any, score: torch.Tensor, a: Any = 1.0, b: Any = 1.0) -> tuple
 
 def _rows(value: Any, name: str, score: torch.Tensor, tall: bool) -> torch.Tensor:
     """One number for every sample in float64, on the device of ``score``; ᾱ is looked at on the CPU alone."""
-    made = {"dtype": torch.float64, "device": score.device}
     if not tall:
         if name == "alpha":
             floor(value)
-        return torch.full((score.shape[0],), _finite(value, name), **made)
-    row = value.to(**made)
+        return torch.full((score.shape[0],), _finite(value, name), dtype=torch.float64, device=score.device)
+    row: torch.Tensor = value.to(score.device, torch.float64)
     if name == "alpha" and nobody_watches(row) and not bool(((row >= 0) & (row <= 1)).all()):
         raise ValueError(f"alpha held {row[~((row >= 0) & (row <= 1))][0].item()}; all must lie in [0, 1].")
     return row

@@ -13,6 +13,7 @@ import torch
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from trueness.optimized import _filters_fft
 from trueness.optimized import filters as fast
 from trueness.properties import filters as declared
 from trueness.reference import filters as true
@@ -366,6 +367,100 @@ def test_channels_last_images_stay_channels_last(call: Any) -> None:
 @pytest.mark.parametrize("shape", [(0, 3, 4), (4, 5), (2, 2, 3, 4, 5)])
 def test_any_number_of_leading_axes_is_a_batch(call: Any, shape: tuple[int, ...]) -> None:
     assert call(torch.ones(shape)).shape == shape
+
+
+# -- frequency by frequency, and the gradient by σ --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(40, 1000), (1000, 40), (64, 65)])
+@pytest.mark.parametrize("sigma", [0.0, 2.0, 8.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_columns_left_out_change_less_than_a_quarter_of_the_roundoff(
+    shape: tuple[int, int], sigma: float, dtype: torch.dtype
+) -> None:
+    """‖e‖₂ ≤ u/4 ‖x‖₂ and |e|_∞ ≤ u/4 ‖x‖₂ of what is left out, on noise, on a pixel and on the highest wave."""
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[1], x[2] = 0, torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(shape[1])[: shape[1]]
+    x[1, 3, 5] = 1
+    factors = _filters_fft.gaussian(*shape, sigma)
+    kept = factors.kept(dtype)
+    spectrum = torch.fft.rfft2(x) * factors.rows[:, None] * factors.columns
+    spectrum[..., :kept] = 0
+    left = torch.fft.irfft2(spectrum, s=shape)
+    u, size = torch.finfo(dtype).eps / 2, x.flatten(1).norm(dim=1)
+    noise = 64 * F64.u * size  # of this measurement itself
+    assert (left.flatten(1).norm(dim=1) <= u / 4 * size + noise).all()
+    assert (left.abs().flatten(1).amax(1) <= u / 4 * size + noise).all()
+    assert kept < shape[1] // 2 + 1 or sigma < 3 or shape[1] < 50
+
+
+@pytest.mark.parametrize("sigma", [2.0, 8.0])
+def test_left_out_columns_are_within_the_bound_of_the_reference(sigma: float) -> None:
+    """Large enough that columns are left out; every dtype, both sides of a chunk."""
+    x = np.random.default_rng(0).standard_normal((2, 32, 96))
+    for name in ("float32", "bfloat16"):
+        fmt = precision(name)
+        given = torch.from_numpy(x).to(fmt.torch)
+        values = [given.double().numpy(), sigma]
+        bound = bounds(true.fft_gaussian, values, [fmt.u, F64.u], fmt, x[0].size)[0]
+        assert bound.ratio(fast.fft_gaussian(given, sigma).double().numpy()).max() <= LIMITS["fused"]
+
+
+@given(x=images, sigma=sigmas)
+def test_the_gradient_by_sigma_is_heat_flowing(x: np.ndarray, sigma: float) -> None:
+    """∂y/∂σ = σ Δy: in frequency Δ is −4π²|f|². By central differences of the reference, whose error is O(h²)."""
+    s = torch.tensor(sigma, dtype=torch.float64, requires_grad=True)
+    given = torch.from_numpy(x)
+    weights = torch.from_numpy(np.random.default_rng(1).standard_normal(x.shape))
+    (found,) = torch.autograd.grad((fast.fft_gaussian(given, s) * weights).sum(), s)
+    want = true.fft_gaussian_vjp(weights.numpy(), x, sigma)[1]
+    h = 1e-4
+    low, high = ((true.fft_gaussian(x, sigma + d) * weights.numpy()).sum() for d in (-h, h))
+    size = np.abs(x).sum() * np.abs(weights.numpy()).max()
+    assert abs(float(found) - want) <= 1e3 * F64.u * size * (1 + sigma)
+    third = (2 * math.pi**2) ** 3 * 8 * (1 + sigma) ** 3  # |∂³G/∂σ³| at most
+    assert abs((high - low) / (2 * h) - want) <= h**2 / 6 * third * size + 4 * F64.u * size / h
+
+
+@pytest.mark.parametrize("name", ["fft_gaussian", "fft_operator", "blur"])
+def test_a_gradient_can_be_differentiated_again(name: str) -> None:
+    x = torch.randn(1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    s = torch.tensor(0.8, dtype=torch.float64, requires_grad=name == "fft_gaussian")
+    if name == "fft_gaussian":
+        assert torch.autograd.gradgradcheck(fast.fft_gaussian, (x, s))
+    else:
+        arguments = (3, 0.8) if name == "blur" else (0.8,)
+        assert torch.autograd.gradgradcheck(lambda x: getattr(fast, name)(x, *arguments), (x,))
+
+
+@pytest.mark.parametrize("name", ["fft_gaussian", "fft_operator", "blur"])
+@pytest.mark.parametrize("shape", [(9, 300, 301), (2, 2, 40, 50), (700, 1100)])
+def test_pieces_of_a_large_image_give_what_the_plain_operations_give(name: str, shape: tuple[int, ...]) -> None:
+    """More than one piece, with and without a gradient, contiguous and channels-last, into out=."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    call = getattr(fast, name)
+    u = precision("float32").u
+    wanted = call(x.double(), *rest(name, 1.5))
+    room = 64 * u * math.log2(x.numel()) * float(x.abs().max())
+    found = [call(x, *rest(name, 1.5)), call(x.clone().requires_grad_(), *rest(name, 1.5)).detach()]
+    found.append(call(x, *rest(name, 1.5), out=torch.full_like(x, math.nan)))
+    if x.ndim == 4:
+        found.append(call(x.contiguous(memory_format=torch.channels_last), *rest(name, 1.5)))
+    with torch.autograd.forward_ad.dual_level():  # nobody may look at values: plain operations
+        found.append(call(x, *rest(name, 1.5)))
+    for y in found:
+        assert ((y.double() - wanted).abs() <= room).all()
+
+
+def test_a_result_may_take_the_place_of_its_image_but_not_of_a_blurred_one() -> None:
+    x = torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(0))
+    for name in ("fft_gaussian", "fft_operator"):
+        own = x.clone()
+        assert getattr(fast, name)(own, 0.8, out=own) is own and torch.equal(own, getattr(fast, name)(x, 0.8))
+    with pytest.raises(ValueError, match="out was x; it must be memory of its own"):
+        fast.blur(x, 3, 1.0, out=x)
+    with pytest.raises(ValueError, match=r"sigma was \(2,\) torch.float32; a tensor must be one floating number"):
+        fast.fft_gaussian(x, torch.ones(2))
 
 
 @pytest.mark.parametrize(
