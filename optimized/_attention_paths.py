@@ -108,7 +108,7 @@ def plain(
     grid = z.reshape(batch, height // window, window, width // window, window, 3, heads, -1)
     pieces = grid.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(2, 3).flatten(4, 5)  # 3 b n h w² d
     q, k, v = pieces.unbind(0)
-    moments = () if time is None else [m.view(batch, 1, heads, 1, -1) for m in time.unbind(1)]
+    moments = [] if time is None else [m.view(batch, 1, heads, 1, -1) for m in time.unbind(1)]
     if time is not None:
         q = q + moments[0]
         k = k + moments[2] if len(moments) == 3 else k
@@ -150,7 +150,8 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, size = arguments
+        tensors: Any = arguments[:-1]
+        size: Size = arguments[-1]
         x, w_qkv, _, _, _, w_o = tensors
         dtype = _natively(x)
         qkv = product(x.to(dtype), w_qkv.to(dtype))
@@ -160,7 +161,8 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        *tensors, qkv = ctx.saved_tensors
+        tensors: Any = ctx.saved_tensors[:-1]
+        qkv: Tensor = ctx.saved_tensors[-1]
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[:6]) if needed]
         with exact_in(grad):
             if torch.is_grad_enabled():
