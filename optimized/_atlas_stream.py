@@ -45,7 +45,8 @@ class OmegaState(NamedTuple):
 
     def detach(self) -> OmegaState:
         """The same numbers without their history: for truncated backpropagation through time."""
-        return OmegaState(*(x.detach() for x in self[:-1]), self.position)
+        bare = (x.detach() if isinstance(x, torch.Tensor) else x for x in self)
+        return OmegaState(*bare)  # type: ignore[arg-type]
 
 
 class OmegaStream:
@@ -111,7 +112,7 @@ class OmegaStream:
         inplace  write the new state over the old one, which must not be used again: nothing is allocated for it when
                  one token comes; only where no gradient is wanted
         """
-        self._require(q, k, v, alpha, eta, theta, gamma, state, inplace)
+        self._require((q, k, v, alpha, eta, theta, gamma), state, inplace)
         dtype, tokens = q.dtype, tuple(wide(x) for x in (q, k, v, alpha, eta, theta, gamma))
         with exact(q):
             if tokens[0].shape[1] == 1:
@@ -121,26 +122,24 @@ class OmegaStream:
                 after = written(state, after) if inplace else after
         return o.to(dtype), after
 
-    def _require(self, *given: object) -> None:
-        *tokens, state, inplace = given
+    def _require(self, tokens: Tokens, state: OmegaState, inplace: bool) -> None:
         names = ("q", "k", "v", "alpha", "eta", "theta", "gamma")
         axes = ("B T H P", "B T H P", "B T H V", "B T H", "B T H", "B T H", "B T H c")
         shapes = {n: (x, a) for n, x, a in zip(names, tokens, axes, strict=True)}
-        known = _require.require_shapes(shapes, "q")  # type: ignore[arg-type]
+        known = _require.require_shapes(shapes, "q")
         if not isinstance(state, OmegaState):
             raise ValueError(f"state was {type(state).__name__}; it must be an OmegaState, begin's or the last call's.")
         B, H, P, V, c = (known[n] for n in ("B", "H", "P", "V", "c"))
         wanted = {"memory": (B, H, P, V), "momentum": (B, H, P, V)}
         wanted |= {"k_window": (B, c - 1, H, P), "v_window": (B, c - 1, H, V)}
+        device, dtype = tokens[0].device, wide(tokens[0][:0]).dtype
         for name, shape in wanted.items():
-            x, q = getattr(state, name), shapes["q"][0]
+            x = getattr(state, name)
             if x.shape != shape:
                 raise ValueError(f"state.{name} had shape {tuple(x.shape)}; for these tokens it must be {shape}.")
-            if x.device != q.device or x.dtype != wide(q[:0]).dtype:  # type: ignore[index]
-                raise ValueError(
-                    f"state.{name} was {x.dtype} on {x.device}; it must be {wide(q[:0]).dtype} on {q.device}."
-                )  # type: ignore[index]
-        watched = (x for x in (*tokens, *state[:-1]) if isinstance(x, torch.Tensor))
+            if x.device != device or x.dtype != dtype:
+                raise ValueError(f"state.{name} was {x.dtype} on {x.device}; it must be {dtype} on {device}.")
+        watched = (x for x in (*tokens, *state) if isinstance(x, torch.Tensor))
         if inplace and torch.is_grad_enabled() and any(x.requires_grad for x in watched):
             raise ValueError(
                 "inplace was True where a gradient is wanted; call under torch.no_grad() or leave it away."
@@ -224,16 +223,18 @@ class OmegaStream:
             )
             return by_head(q, start), self._turned(after, q.shape[1])
         before = state.memory, state.momentum, k_window, v_window
-        dots = q, k, v, alpha, eta, theta, gamma
-        o, M, S, m = _omega.carried(*dots, *before, state.norm, None, *self._modes(q.shape[1], "dot"))
+        residuals = q, k, v, alpha, eta, theta, gamma
+        o, M, S, m = _omega.carried(*residuals, *before, state.norm, None, *self._modes(q.shape[1], "dot"))
         return o, self._turned(after._replace(memory=M, momentum=S, norm=m), q.shape[1])
 
     def _moved(self, tokens: Tokens, state: OmegaState) -> OmegaState:
         """The state with the window after these tokens"""
         _, k, v, *_ = tokens
         size = state.k_window.shape[1]
-        windows = (torch.cat([x, y], 1)[:, y.shape[1] :] for x, y in ((state.k_window, k), (state.v_window, v)))
-        return state._replace(**dict(zip(("k_window", "v_window"), windows, strict=True))) if size else state
+        if not size:
+            return state
+        keys, values = (torch.cat([x, y], 1)[:, y.shape[1] :] for x, y in ((state.k_window, k), (state.v_window, v)))
+        return state._replace(k_window=keys, v_window=values)
 
     def _turned(self, state: OmegaState, length: int) -> OmegaState:
         """The state ``length`` tokens later in its chunk; where it ends there Muon by chunk updates the memory."""
