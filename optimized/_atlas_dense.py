@@ -129,7 +129,8 @@ def rows(weights: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
     size, window = gamma.shape[-2:]
     wide = size + window - 1
     band = pad(gamma.flip(-1), (0, size)).flatten(-2)[..., : size * wide].unflatten(-1, (size, wide))
-    return weights @ band
+    found: torch.Tensor = weights @ band
+    return found
 
 
 def later(x: torch.Tensor, dim: int, first: float) -> torch.Tensor:
@@ -143,7 +144,8 @@ def held(g: torch.Tensor, clip: float | None) -> torch.Tensor:
 
 def along(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Σ_s weights_{ts} x_s of x (…, C, P, V)"""
-    return (weights @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+    found: torch.Tensor = (weights @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+    return found
 
 
 def averages(norms: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
