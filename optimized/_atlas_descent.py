@@ -63,9 +63,9 @@ def descend_separable(
     """o, M_T and S_T of ``atlas_memory.omega_separable``; a piece is never shorter than the window"""
     squares, window = objective == "l2", k_window.shape[1] + 1
     size = min(chunk_size if squares else TILE, q.shape[1])
-    modes = {"size": size, "window": window, "placement": placement, "read": read, "squares": squares}
+    prepare = partial(separable, size=size, window=window, placement=placement, read=read, squares=squares)
     given = Sequences((q, alpha, eta, theta, scale), ((k, k_window), (v, v_window), (source, source_window)))
-    return omega(Rule(partial(separable, **modes), size, squares, least=window), given, memory, momentum)
+    return omega(Rule(prepare, size, squares, least=window), given, memory, momentum)
 
 
 def descend_picard(

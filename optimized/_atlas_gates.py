@@ -63,7 +63,8 @@ def short(alpha: torch.Tensor, theta: torch.Tensor, out: torch.Tensor) -> Produc
         heads.append((a, b, f))
         found.append(down)
     rho = torch.stack([pad(row, (0, size - row.shape[-1])) for row in found], -2)
-    return Products(rho, *(torch.cat(x, -1) for x in zip(*heads, strict=True)), down, up)
+    a, b, f = (torch.cat(x, -1) for x in zip(*heads, strict=True))
+    return Products(rho, a, b, f, down, up)
 
 
 def merged(x: Products) -> Products:

@@ -68,9 +68,9 @@ def separable(
     weight = (rho @ mask) * u[..., None, :]
     last = torch.stack([g.down, g.up], -2) * r[..., None, :]
     down, up = ((last @ mask) * u[..., None, :]).unbind(-2)
-    ends = (x[..., -1] for x in (g.a, g.b, g.f))
+    a_end, b_end, f_end = (x[..., -1] for x in (g.a, g.b, g.f))
     a, f, read_weight = read_at(g, weight, read)
-    parts = Parts(lay(filled(q, size), size), rows[0], rows[1], a, f, read_weight, *ends, down, up)
+    parts = Parts(lay(filled(q, size), size), rows[0], rows[1], a, f, read_weight, a_end, b_end, f_end, down, up)
     if not whole:
         return parts
     start, stop = window - 1 - whole * size, window - 1 + (number - 1) * size

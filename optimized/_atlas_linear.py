@@ -104,7 +104,7 @@ def run(p: Parts, state: Tensor, rule: Rule) -> Run:
         mixed = state.unflatten(-1, (2, V)) * kept[n, :, None, :, None]
         moved = p.f_end[n, :, None, None] * state[..., V:]
         mixed = torch.cat([mixed[..., 0, :] - moved, mixed[..., 1, :]], -1)
-        if p.sums is not None:
+        if p.y_end is not None and p.x_end is not None:
             D = wholes(p, n, state)
             wide.append(D)
             mixed = mixed + both(D, -column(p.y_end[n]), column(p.x_end[n]))
@@ -151,7 +151,7 @@ def run_in_place(p: Parts, state: Tensor, rule: Rule) -> Run:
             U[n] = solved(L[n], errors(p, n, flat[n], True), rule.sweeps)
         mixed = torch.mul(states[n], kept[n, :, None, :, None], out=states[n + 1])
         mixed[..., 0, :].addcmul_(states[n, ..., 1, :], p.f_end[n, :, None, None], value=-1)
-        if D is not None:
+        if D is not None and p.y_end is not None and p.x_end is not None:
             D[n] = wholes(p, n, flat[n])
             mixed += both(D[n], -column(p.y_end[n]), column(p.x_end[n])).unflatten(-1, (2, V))
         flat[n + 1].baddbmm_(p.k[n].mT, (steps[n][..., None] * U[n][..., None, :]).flatten(-2))

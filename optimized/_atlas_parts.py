@@ -115,9 +115,9 @@ def linear(
         down, up = (torch.stack([g.down, g.up], -2) @ W).unbind(-2)
     more = -q.shape[1] % size
     k, v = (windows(pad(x, (0, 0, 0, 0, 0, more)), size, size + window - 1) for x in (k, v))
-    ends = (x[..., -1] for x in (g.a, g.b, g.f))
+    a_end, b_end, f_end = (x[..., -1] for x in (g.a, g.b, g.f))
     a, f, read_weight = read_at(g, weight, read)
-    return Parts(lay(filled(q, size), size), k, v, a, f, read_weight, *ends, down, up)
+    return Parts(lay(filled(q, size), size), k, v, a, f, read_weight, a_end, b_end, f_end, down, up)
 
 
 def exact(
@@ -153,7 +153,9 @@ def exact(
             x.repeat_interleave(window, -1) for x in (rho, before, down, up, a_before, f_before)
         )
         coupling = before.repeat_interleave(window, -2)
-    ends = (x[..., -1] for x in (g.a, g.b, g.f))
+    a_end, b_end, f_end = (x[..., -1] for x in (g.a, g.b, g.f))
     q = lay(filled(q, size), size)
     a, f, weight = (g.a, g.f, rho) if read == "post" else (shifted(g.a, -1, 1.0), shifted(g.f, -1, 0.0), before)
-    return Parts(q, k, v, a, f, weight, *ends, down, up, w * a_before, w * f_before, w, w[..., None] * coupling)
+    return Parts(
+        q, k, v, a, f, weight, a_end, b_end, f_end, down, up, w * a_before, w * f_before, w, w[..., None] * coupling
+    )

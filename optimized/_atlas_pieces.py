@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trueness.optimized._atlas_linear import Rule, read, read_in_place, reverse, run, run_in_place
+from trueness.optimized._atlas_parts import Parts
 from trueness.optimized._precision import exact, wide
 
 ELEMENTS = 1 << 18  # of the queries of one piece: what a piece computes with stays in the cache
@@ -175,7 +176,7 @@ def backward(
         inputs = [wide(x).detach().requires_grad_() for x in given.piece(start, stop)]
         with torch.enable_grad():
             prepared = rule.prepare(*inputs)
-        parts = type(prepared)(*(None if x is None else x.detach() for x in prepared))
+        parts = Parts._make(None if x is None else x.detach() for x in prepared)
         done = run_in_place(parts, state, rule)
         by_part, g_state = reverse(parts, done, as_chunks(wide(g_o[:, start:stop]), rule.size), g_state, rule)
         outputs = [(x, by_part[name]) for name, x in prepared._asdict().items() if name in by_part]
