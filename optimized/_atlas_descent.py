@@ -15,24 +15,20 @@ TILE = 64  # rows of a tile, where their number is not part of the model
 
 
 def descend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    alpha: torch.Tensor,
-    eta: torch.Tensor,
-    theta: torch.Tensor,
-    gamma: torch.Tensor,
-    memory: torch.Tensor,
-    momentum: torch.Tensor,
-    k_window: torch.Tensor,
-    v_window: torch.Tensor,
+    tokens: tuple[torch.Tensor, ...],
+    state: tuple[torch.Tensor, ...],
     chunk_size: int,
     objective: str,
     placement: str,
     read: str,
     tile: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """o, M_T and S_T of ``atlas_memory.omega``; C = 1 and the inner product in tiles of any size"""
+    """o, M_T and S_T of ``atlas_memory.omega``; C = 1 and the inner product in tiles of any size
+
+    tokens  q, k, v, α, η, θ, γ;  state  M, S, k_window, v_window
+    """
+    q, k, v, alpha, eta, theta, gamma = tokens
+    memory, momentum, k_window, v_window = state
     exact, window = chunk_size == 1 and objective == "l2", gamma.shape[-1]
     size = (tile or max(TILE // window if exact else TILE, 1)) if exact or objective == "dot" else chunk_size
     size = min(size, q.shape[1])

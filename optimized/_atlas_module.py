@@ -129,8 +129,8 @@ class AtlasAttention(torch.nn.Module):
             for y in (q, k)
         )
         # under autocast every one may have its own format; a share of 0.99 needs more digits than bfloat16 has
-        tokens = (y.to(v.dtype) for y in (phi_q, phi_k, v, alpha, eta, theta, gamma))
-        o, omega = self.rule(*tokens, before.omega, inplace=inplace)
+        phi_q, phi_k, alpha, eta, theta, gamma = (y.to(v.dtype) for y in (phi_q, phi_k, alpha, eta, theta, gamma))
+        o, omega = self.rule(phi_q, phi_k, v, alpha, eta, theta, gamma, before.omega, inplace=inplace)
         o = torch.nn.functional.rms_norm(o, each).flatten(-2).to(x.dtype) * self.norm
         y = self.out(o * torch.nn.functional.silu(self.gate(x)))
         return y, AtlasState(omega, long[:, x.shape[1] :])

@@ -10,6 +10,8 @@ from trueness.optimized import _atlas_layers as _layers
 from trueness.optimized import _atlas_operator as _operator
 from trueness.optimized._precision import exact, wide
 
+Tensors = tuple[torch.Tensor, ...]
+
 
 def run(
     q: torch.Tensor,
@@ -38,22 +40,13 @@ def run(
         if clip is None and _operator.takes(q, v, gamma, chunk_size, optimizer):
             size, mode = _operator.form(chunk_size, objective, gamma.shape[-1], tile)
             return _operator.omega(*tokens, *state, size, mode, placement, read)
-        o, M, S, _ = carried(*(wide(x) for x in (*tokens, *state)), None, None, *modes, tile)
+        o, M, S, _ = carried(tuple(map(wide, tokens)), tuple(map(wide, state)), None, None, *modes, tile)
         return o.to(q.dtype), M.to(q.dtype), S.to(q.dtype)
 
 
 def carried(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    alpha: torch.Tensor,
-    eta: torch.Tensor,
-    theta: torch.Tensor,
-    gamma: torch.Tensor,
-    M: torch.Tensor,
-    S: torch.Tensor,
-    k_window: torch.Tensor,
-    v_window: torch.Tensor,
+    tokens: Tensors,
+    state: Tensors,
     norm: torch.Tensor | None,
     live: torch.Tensor | None,
     chunk_size: int,
@@ -66,21 +59,24 @@ def carried(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """o, M_T, S_T and the average norm m_T of float32 or float64 tensors, from a norm, 0 if None.
 
+    tokens  q, k, v, α, η, θ, γ;  state  M, S, k_window, v_window
     live  (B, T), 1 for a token and 0 for one that only fills a row up: its γ must be 0, its α and θ 1
     """
+    q, k, v, alpha, eta, theta, gamma = tokens
+    M, S, k_window, v_window = state
     norm = torch.zeros_like(M[..., 0, 0]) if norm is None else norm
     if optimizer != "gd" or clip is not None:
         into, out = (eta, torch.ones_like(eta)) if placement == "inner" else (torch.ones_like(eta), eta)
         out = out if live is None else out * live[..., None]
-        tokens = q, k, v, alpha, into, out, theta, gamma, k_window, v_window
+        given = q, k, v, alpha, into, out, theta, gamma, k_window, v_window
         how = _dense.Modes(objective == "l2", optimizer, read == "post", clip)
-        return _dense.all_chunks(tokens, M, S, norm, chunk_size, how)
+        return _dense.all_chunks(given, M, S, norm, chunk_size, how)
     if live is not None and placement == "inner":
         gamma, eta, placement = gamma * eta[..., None], live[..., None].expand_as(eta), "outer"
     elif live is not None:
         eta = eta * live[..., None]
-    tokens, state = (q, k, v, alpha, eta, theta, gamma), (M, S, k_window, v_window)
-    return *_descent.descend(*tokens, *state, chunk_size, objective, placement, read, tile), norm
+    tokens = q, k, v, alpha, eta, theta, gamma
+    return *_descent.descend(tokens, state, chunk_size, objective, placement, read, tile), norm
 
 
 def run_layers(

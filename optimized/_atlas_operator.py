@@ -99,7 +99,7 @@ def prepared(
     size: int,
     placement: str,
 ) -> dict[str, torch.Tensor]:
-    """Products of the gates of every chunk, by the names of ``_atlas_chunks.Chunks``, in float32"""
+    """Products of the gates of every chunk, in float32"""
     more = -alpha.shape[1] % size
     one = _chunks.padded(torch.ones_like(eta, dtype=torch.float32), more)
     eta, gamma = _chunks.padded(eta.float(), more), _chunks.padded(gamma.float(), more)
@@ -193,7 +193,8 @@ def _forward(
 
     layout = kernels.Layout(*_shapes(q, memory, weights, window, mode))
     gates = (weights, rows, columns, ends)
-    return kernels.forward(layout, (q, k, v, memory, momentum), (lead, lag), gates, precision)  # type: ignore[no-any-return]
+    o, M, S, states, U, spare = kernels.forward(layout, (q, k, v, memory, momentum), (lead, lag), gates, precision)
+    return o, M, S, states, U, spare
 
 
 @_forward.register_fake
@@ -297,7 +298,7 @@ def folded(x: torch.Tensor, long: int, size: int, window: int, pairs: bool) -> t
         tokens = x.reshape(B, H, N * size, width)
     else:
         parts = -(-R // size)
-        x = _chunks.pad(x, (0, 0, 0, parts * size - R)).unflatten(3, (parts, size))
+        x = torch.nn.functional.pad(x, (0, 0, 0, parts * size - R)).unflatten(3, (parts, size))
         tokens = x.new_zeros(B, H, N + parts - 1, size, width)
         for j in range(parts):
             tokens[:, :, j : j + N] += x[:, :, :, j]

@@ -192,7 +192,7 @@ class OmegaStream:
     def _whole(self, tokens: Tokens, state: OmegaState) -> tuple[torch.Tensor, OmegaState]:
         """Chunks from their first token to their last"""
         before = state.memory, state.momentum, state.k_window, state.v_window
-        o, M, S, m = _omega.carried(*tokens, *before, state.norm, None, *self._modes(self.chunk_size, self.objective))
+        o, M, S, m = _omega.carried(tokens, before, state.norm, None, *self._modes(self.chunk_size, self.objective))
         return o, self._moved(tokens, state)._replace(memory=M, momentum=S, norm=m, start=M)
 
     def _part(self, tokens: Tokens, state: OmegaState) -> tuple[torch.Tensor, OmegaState]:
@@ -224,7 +224,7 @@ class OmegaStream:
             return by_head(q, start), self._turned(after, q.shape[1])
         before = state.memory, state.momentum, k_window, v_window
         residuals = q, k, v, alpha, eta, theta, gamma
-        o, M, S, m = _omega.carried(*residuals, *before, state.norm, None, *self._modes(q.shape[1], "dot"))
+        o, M, S, m = _omega.carried(residuals, before, state.norm, None, *self._modes(q.shape[1], "dot"))
         return o, self._turned(after._replace(memory=M, momentum=S, norm=m), q.shape[1])
 
     def _moved(self, tokens: Tokens, state: OmegaState) -> OmegaState:

@@ -50,7 +50,7 @@ def run(
         laid = [filled(x[0], at, live, value) for x, value in zip(tokens, FILLING, strict=True)]
         chosen = torch.tensor(batch, device=device)
         before = [x.index_select(0, chosen) for x in state]
-        o, M, S, _ = _omega.carried(*laid, *before, None, live.to(laid[0].dtype), *modes)
+        o, M, S, _ = _omega.carried(tuple(laid), tuple(before), None, live.to(laid[0].dtype), *modes)
         rows.append(o.flatten(0, 1))
         memories.append(M)
         momenta.append(S)

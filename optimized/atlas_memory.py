@@ -443,10 +443,10 @@ def atlas_attention(
     phi_q, phi_k = (_features.elementwise(x, coefficients, clamp) / scale for x in (q, k))
     batch, _, heads, width = phi_k.shape
     memory = q.new_zeros(batch, heads, width, v.shape[-1])
-    windows = (q.new_zeros(batch, gamma.shape[-1] - 1, heads, n) for n in (width, v.shape[-1]))
+    k_window, v_window = (q.new_zeros(batch, gamma.shape[-1] - 1, heads, n) for n in (width, v.shape[-1]))
     tokens = phi_q, phi_k, v, alpha, eta, theta, gamma
     modes = chunk_size, objective, optimizer, placement, read, clip
-    return _omega.run(*tokens, memory, memory, *windows, *modes)[0].to(dtype)
+    return _omega.run(*tokens, memory, memory, k_window, v_window, *modes)[0].to(dtype)
 
 
 # -- windows of separable weights, and sweeps in place of steps -------------------------------------------------------

@@ -54,7 +54,7 @@ def _of_blend() -> dict[str, Any]:
 def _of_fft() -> dict[str, Any]:
     from trueness.optimized import _filters_triton as t
 
-    types = {n: "*fp32:16" for n in ("spectrum", "gains_y", "gains_x")}
+    types: dict[str, Any] = {n: "*fp32:16" for n in ("spectrum", "gains_y", "gains_x")}
     types |= {"rows": "i64", "height": "i32", "ROWS": t.ROWS, "COLUMNS": t.COLUMNS}
     return {
         f"scale, {name}": (t.scale_kernel, {**types, "width": width}, {"num_warps": t.WARPS})

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from trueness.optimized import _fisher_operators as operators
 from trueness.optimized import fisher as fast
 from trueness.properties import _digits
 from trueness.reference import fisher as true
@@ -76,7 +77,7 @@ def two_noise_levels(*of_samples: Any, start: bool = False) -> Any:
 def operator(step: bool) -> Any:
     def call(score: Any, alpha: Any) -> Any:
         tall = not isinstance(alpha, float)
-        return fast.operator(score, 0.0 if tall else fast.floor(alpha), step, floors(alpha) if tall else None)
+        return operators.operator(score, 0.0 if tall else fast.floor(alpha), step, floors(alpha) if tall else None)
 
     return call
 
@@ -84,10 +85,10 @@ def operator(step: bool) -> Any:
 def drift_operator() -> Any:
     def call(x: Any, score: Any, alpha: Any, a: Any, b: Any) -> Any:
         if isinstance(alpha, float):
-            return fast.drift_operator(x, score, fast.floor(alpha), a, b)
+            return operators.drift_operator(x, score, fast.floor(alpha), a, b)
         table = floors(alpha)
         table[1], table[2] = a, b
-        return fast.drift_operator(x, score, 0.0, 1.0, 1.0, table)
+        return operators.drift_operator(x, score, 0.0, 1.0, 1.0, table)
 
     return call
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
+from trueness.optimized import _fisher_operators as operators
 from trueness.optimized import fisher as fast
 from trueness.optimized._elementwise import TILE
 from trueness.properties import _digits
@@ -272,8 +273,8 @@ def plain(name: str, x: torch.Tensor, s: torch.Tensor, alpha: Any) -> torch.Tens
     """The same in plain torch operations, without tiles."""
     eps, a, b, table = fast._table(alpha, s, *((0.9, 0.1) if name == "drift_step" else ()))
     if name == "drift_step":
-        return fast.drift_plain(x, s, eps, a, b, table)
-    return fast.plain(s, eps, name == "preconditioned_step", table)
+        return operators.drift_plain(x, s, eps, a, b, table)
+    return operators.plain(s, eps, name == "preconditioned_step", table)
 
 
 NAMES = pytest.mark.parametrize("name", ["diagonal", "preconditioned_step", "drift_step"])

@@ -8,6 +8,7 @@ reference's gradient, one input at a time. Limits are the shipped ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,8 @@ def forward(formula: Formula, dtype: str, count: int) -> list[Run]:
             T = trial.judge(trial.call(v), trial.truth(v)).T
             found.append(Run(formula.name, "forward", dtype, implementation.name, implementation.limit, T))
     for bug, witness in zip(bugs, recorded, strict=True):
-        variant = Implementation(bug.id, lambda bug=bug: as_torch(bug.variant, formula))
+        assert bug.variant is not None
+        variant = Implementation(bug.id, partial(as_torch, bug.variant, formula))
         trial = Trial(formula, variant, dtype)
         for v in [witness, *values]:
             found.append(Run(formula.name, "forward", dtype, bug.id, "mutant", judged(trial, v)))
