@@ -13,6 +13,8 @@ exist, and the running mean is (1 − α) m + α t.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,26 +37,51 @@ def window(n: int, kind: str) -> np.ndarray[Any, Any]:
     return np.sin(np.pi * (i + 1) / (n + 1)) ** 2
 
 
+Windows = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+
+def windows_of(h: int, w: int, kind: str) -> Windows:
+    """The weights along both axes of a tile; one array where it is square"""
+    along_y = window(h, kind)
+    return along_y, along_y if h == w else window(w, kind)
+
+
 class Axis:
     """The places of the tiles along one axis and their weights, in float64.
 
+    stride   between any two neighbours; 0 where they differ, or where three tiles meet in a pixel
     shares   (K, n)  w_k / Σ w: of one pixel they sum to one
     steps    (K, n)  α = w_k / Σ_{j ≤ k} w_j: 1 where tile k is the first
-    stride           between any two neighbours; 0 where they differ, or where three tiles meet in a pixel
+    ramp     (n − stride,)  of an even axis the steps in what two neighbours share
     """
 
     def __init__(self, starts: Sequence[int], length: int, w: np.ndarray[Any, Any]) -> None:
-        self.starts, self.length, self.n = list(starts), length, len(w)
-        total = np.zeros(length)
-        self.steps = np.empty((len(self.starts), len(w)))
-        for k, start in enumerate(self.starts):
-            total[start : start + len(w)] += w
-            self.steps[k] = w / total[start : start + len(w)]
-        differences = set(np.diff(self.starts).tolist()) or {self.n}
-        self.stride = differences.pop() if len(differences) == 1 else 0
-        if 2 * self.stride < self.n:
-            self.stride = 0
-        self.shares = np.stack([w / total[start : start + len(w)] for start in self.starts])
+        self.starts, self.length, self.n, self.w = list(starts), length, len(w), w
+        differences = {b - a for a, b in pairwise(self.starts)} or {self.n}
+        stride = differences.pop()
+        self.stride = 0 if differences or 2 * stride < self.n else stride
+
+    @cached_property
+    def steps(self) -> np.ndarray[Any, Any]:
+        return self._weights[0]
+
+    @cached_property
+    def shares(self) -> np.ndarray[Any, Any]:
+        return self._weights[1]
+
+    @cached_property
+    def _weights(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        total = np.zeros(self.length)
+        steps = []
+        for start in self.starts:
+            total[start : start + self.n] += self.w
+            steps.append(self.w / total[start : start + self.n])
+        return np.stack(steps), np.stack([self.w / total[start : start + self.n] for start in self.starts])
+
+    @property
+    def ramp(self) -> np.ndarray[Any, Any]:
+        shared = self.w[: self.n - self.stride]
+        return shared / (shared + self.w[self.stride :])
 
     @staticmethod
     def covers(starts: Sequence[int], n: int, length: int) -> bool:
@@ -71,10 +98,15 @@ class Axis:
 
 
 class Grid:
-    """Tiles at every row of ``rows`` and every column of ``columns``; ``at`` says which tile is where."""
+    """Tiles at every row of ``rows`` and every column of ``columns``; ``at`` says which tile is where.
+
+    in_order  whether tiles come row after row, and from left to right in each
+    """
 
     def __init__(self, rows: Axis, columns: Axis, at: dict[tuple[int, int], int]) -> None:
         self.rows, self.columns, self.at = rows, columns, at
+        places = list(at)
+        self.in_order = places == sorted(places)
 
     def weight(self, i: int, j: int, like: torch.Tensor) -> torch.Tensor:
         """(h, w) weights of a tile, normalised"""
@@ -86,7 +118,7 @@ def grid_of(
     tops: Sequence[int],
     lefts: Sequence[int],
     size: tuple[int, int],
-    windows: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
+    windows: Windows,
 ) -> Grid | None:
     """The grid on which the tiles lie, each place once; None where they lie otherwise or leave a pixel out."""
     rows, columns = sorted(set(tops)), sorted(set(lefts))
@@ -96,7 +128,9 @@ def grid_of(
     (h, w), (height, width) = (len(windows[0]), len(windows[1])), size
     if not (Axis.covers(rows, h, height) and Axis.covers(columns, w, width)):
         return None
-    return Grid(Axis(rows, height, windows[0]), Axis(columns, width, windows[1]), at)
+    of_rows = Axis(rows, height, windows[0])
+    same = rows == columns and height == width and windows[0] is windows[1]
+    return Grid(of_rows, of_rows if same else Axis(columns, width, windows[1]), at)
 
 
 def _mean(m: torch.Tensor, t: torch.Tensor, step: torch.Tensor) -> None:
@@ -160,121 +194,6 @@ class Strips:
         self.carried = self.strip[..., done:, :].clone() if done < rows.n else None
 
 
-CHUNK = 1 << 20  # elements of the planes that are put together at a time, unless one plane has more
-
-
-FEW = 1 << 16  # elements up to which a call costs more than its work
-
-
-def _beside(target: torch.Tensor, tiles: torch.Tensor, axis: Axis, step: torch.Tensor) -> None:
-    """Tiles (..., C, w) put together along the last axis of the target (..., W), all at once where they are small."""
-    count, n, stride = len(axis.starts), axis.n, axis.stride
-    shared, step = n - stride, step[: n - stride]
-    target[..., :n].copy_(tiles[..., 0, :])
-    if count > 1 and target.numel() > FEW:
-        for j in range(1, count):
-            target[..., stride * j + shared : stride * j + n].copy_(tiles[..., j, shared:])
-            if shared:
-                target[..., stride * j : stride * j + shared].lerp_(tiles[..., j, :shared].to(target.dtype), step)
-    elif count > 1:
-        target[..., n:].unflatten(-1, (count - 1, stride)).copy_(tiles[..., 1:, shared:])
-        if shared:
-            overlap = target[..., stride : stride * count].unflatten(-1, (count - 1, stride))[..., :shared]
-            overlap.lerp_(tiles[..., 1:, :shared].to(target.dtype), step)
-
-
-def _together(tiles: torch.Tensor, image: torch.Tensor, grid: Grid, steps: Sequence[torch.Tensor]) -> None:
-    """Tiles (L, R, h, C, w) put together to (L, H, W), all rows of tiles at once."""
-    rows, columns = grid.rows, grid.columns
-    count, n, stride = len(rows.starts), rows.n, rows.stride
-    _beside(image[:, :n], tiles[:, 0], columns, steps[1])
-    if count > 1:
-        shared = n - stride
-        _beside(image[:, n:].unflatten(1, (count - 1, stride)), tiles[:, 1:, shared:], columns, steps[1])
-        if shared:
-            strip = image.new_empty((len(image), count - 1, shared, columns.length))
-            _beside(strip, tiles[:, 1:, :shared], columns, steps[1])
-            overlap = image[:, stride : stride * count].unflatten(1, (count - 1, stride))[:, :, :shared]
-            overlap.lerp_(strip, steps[0][:shared, None])
-
-
-def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
-    """The blend of an even grid, a few planes at a time; None where the grid or the memory is otherwise.
-
-    Memory beside the image: the rows that two rows of tiles share; of a half format the planes in float32.
-    """
-    even = grid.rows.stride and grid.columns.stride and list(grid.at.values()) == list(range(len(grid.at)))
-    if not even or list(grid.at) != sorted(grid.at) or not tiles.is_contiguous():
-        return None
-    if out is not None and not out.is_contiguous():
-        return None
-    size = (grid.rows.length, grid.columns.length)
-    image = in_large_pages(tiles.new_empty((*tiles.shape[1:-2], *size))) if out is None else out
-    if not image.numel():
-        return image
-    flat, wide = image.view(-1, *size), widest(tiles.dtype)
-    counts = (len(grid.rows.starts), len(grid.columns.starts))
-    all_tiles = tiles.view(*counts, -1, *tiles.shape[-2:]).permute(2, 0, 3, 1, 4)
-    steps = [torch.from_numpy(axis.steps[-1]).to(wide) for axis in (grid.rows, grid.columns)]
-    together = max(1, CHUNK // (size[0] * size[1]))
-    for k in range(0, len(flat), together):
-        part = flat[k : k + together]
-        found = part if part.dtype == wide else torch.empty(part.shape, dtype=wide)
-        _together(all_tiles[k : k + together], found, grid, steps)
-        if not bool(found.sum().isfinite()):
-            sums = Sums(size, None, grid)
-            for (top, left), i in grid.at.items():
-                sums.add(tiles.view(len(tiles), -1, *tiles.shape[-2:])[i, k : k + together], top, left)
-            found = sums.mean(wide)
-        if found is not part:
-            part.copy_(found)
-    return image
-
-
-def in_strips(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor:
-    """The blend of tiles (N, ..., h, w) on a grid."""
-    found = at_once(tiles, grid, out)
-    if found is not None:
-        return found
-    strips = Strips(grid, tiles[0], out)
-    for i, top in enumerate(grid.rows.starts):
-        for j, left in enumerate(grid.columns.starts):
-            strips.add(tiles[grid.at[top, left]], i, j)
-    return strips.image
-
-
-def cut(image: torch.Tensor, grid: Grid, tiles: torch.Tensor | None = None) -> torch.Tensor:
-    """The adjoint: tile k is w_k times the image at its place; into ``tiles``, or differentiable where None."""
-    h, w = grid.rows.n, grid.columns.n
-    found: list[Any] = [None] * len(grid.at)
-    for i, top in enumerate(grid.rows.starts):
-        for j, left in enumerate(grid.columns.starts):
-            piece = image[..., top : top + h, left : left + w]
-            k = grid.at[top, left]
-            weighed = piece.to(widest(image.dtype)) * grid.weight(i, j, image)
-            if tiles is None:
-                found[k] = weighed.to(image.dtype)
-            else:
-                tiles[k] = weighed
-    return torch.stack(found) if tiles is None else tiles
-
-
-class Blend(torch.autograd.Function):
-    """The blend in strips; its gradient is a slice times the same weights."""
-
-    @staticmethod
-    def forward(ctx: Any, tiles: torch.Tensor, grid: Grid) -> torch.Tensor:  # type: ignore[override]
-        ctx.grid, ctx.shape = grid, tiles.shape
-        return in_strips(tiles, grid)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        if torch.is_grad_enabled():
-            return cut(grad, ctx.grid), None
-        fresh = in_large_pages(torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device))
-        return cut(grad, ctx.grid, fresh), None
-
-
 class Sums:
     """Σ w t in plain operations, for gradients through a model, traces and other devices.
 
@@ -284,7 +203,7 @@ class Sums:
     def __init__(
         self,
         size: tuple[int, int],
-        windows: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None,
+        windows: Windows | None,
         grid: Grid | None,
     ) -> None:
         self.size, self.windows, self.grid = size, windows, grid

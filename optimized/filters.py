@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trueness.optimized import _filters_blur, _filters_fft, _filters_operators, _filters_tiles
+from trueness.optimized import _filters_blend, _filters_blur, _filters_fft, _filters_operators, _filters_tiles
 from trueness.optimized._arguments import require_count
 from trueness.optimized._elementwise import nobody_watches, require_floating, require_out
 from trueness.optimized._filters_fft import gaussian_gains, like, multiplied
@@ -297,7 +297,7 @@ def blend(
             f"rows and columns were {len(tops)} and {len(lefts)} long; both must be {len(tiles)}, as tiles."
         )
     h, w = tiles.shape[-2:]
-    windows = (_filters_tiles.window(h, window), _filters_tiles.window(w, window))
+    windows = _filters_tiles.windows_of(h, w, window)
     grid = _filters_tiles.grid_of(tops, lefts, (height, width), windows)
     if grid is None:
         _require_cover(tops, lefts, h, w, height, width)
@@ -308,8 +308,8 @@ def blend(
         return blended if out is None else out.copy_(blended)
     if grid is not None and _open(tiles):
         if out is None and _wanted(tiles):
-            return _filters_tiles.Blend.apply(tiles, grid)  # type: ignore[no-any-return, no-untyped-call]
-        return _filters_tiles.in_strips(tiles, grid, out)
+            return _filters_blend.Blend.apply(tiles, grid)  # type: ignore[no-any-return, no-untyped-call]
+        return _filters_blend.put_together(tiles, grid, out)
     sums = _filters_tiles.Sums((height, width), windows, grid)
     for tile, top, left in zip(tiles.unbind(0), tops, lefts, strict=True):
         sums.add(tile, top, left)
@@ -347,7 +347,7 @@ def tiled(
     height, width = x.shape[-2:]
     h, w = min(tile, height), min(tile, width)
     starts = tile_starts(height, h, overlap).tolist(), tile_starts(width, w, overlap).tolist()
-    windows = (_filters_tiles.window(h, window), _filters_tiles.window(w, window))
+    windows = _filters_tiles.windows_of(h, w, window)
     places = [(top, left) for top in starts[0] for left in starts[1]]
     tops, lefts = [top for top, _ in places], [left for _, left in places]
     grid = _filters_tiles.grid_of(tops, lefts, (height, width), windows)
