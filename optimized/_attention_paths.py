@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trueness.optimized import _attention_windows as windows
-from trueness.optimized._attention_products import has_bfloat16, product
+from trueness.optimized._attention_products import has_bfloat16
 from trueness.optimized._elementwise import require_out
 from trueness.optimized._precision import exact, wide
 
@@ -99,12 +99,11 @@ def plain(
     bias: Tensor,
     w_o: Tensor,
     size: Size,
-    qkv: Tensor | None = None,
 ) -> Tensor:
     """The same in torch's own operations, differentiable as often as one likes."""
     window, heads, eps = size
     batch, height, width = x.shape[:3]
-    z = wide(x) @ wide(w_qkv) if qkv is None else qkv.to(bias.dtype)
+    z = wide(x) @ wide(w_qkv)
     grid = z.reshape(batch, height // window, window, width // window, window, 3, heads, -1)
     pieces = grid.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(2, 3).flatten(4, 5)  # 3 b n h w² d
     q, k, v = pieces.unbind(0)
@@ -138,31 +137,31 @@ def _run(
     w_o: Tensor,
     size: Size,
     out: Tensor,
-    qkv: Tensor | None = None,
+    kept: list[Tensor] | None = None,
 ) -> Tensor:
     dtype = _natively(x)
     weights = w_qkv.to(dtype), time, gain, bias, w_o.to(dtype)
-    return windows.forward(x, *weights, *size, out, qkv)
+    return windows.forward(x, *weights, *size, out, kept)
 
 
 class _Windows(torch.autograd.Function):
-    """Keeps the tokens, q k v and the bias; no scores, no probabilities, no output of the heads."""
+    """Keeps the tokens, q k v, the output of the heads and the bias; no scores and no probabilities."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         tensors: Any = arguments[:-1]
         size: Size = arguments[-1]
-        x, w_qkv, _, _, _, w_o = tensors
-        dtype = _natively(x)
-        qkv = product(x.to(dtype), w_qkv.to(dtype))
-        ctx.save_for_backward(*tensors, qkv)
+        x, w_o = tensors[0], tensors[5]
+        kept: list[Tensor] = []
+        y = _run(*tensors, size, torch.empty(*x.shape[:3], w_o.shape[1], dtype=x.dtype, device=x.device), kept)
+        ctx.save_for_backward(*tensors, *kept)
         ctx.size = size
-        return _run(*tensors, size, torch.empty(*x.shape[:3], w_o.shape[1], dtype=x.dtype, device=x.device), qkv)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        tensors: Any = ctx.saved_tensors[:-1]
-        qkv: Tensor = ctx.saved_tensors[-1]
+        tensors: Any = ctx.saved_tensors[:6]
+        kept = ctx.saved_tensors[6:]
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[:6]) if needed]
         with exact_in(grad):
             if torch.is_grad_enabled():
@@ -171,8 +170,9 @@ class _Windows(torch.autograd.Function):
                 found = dict(zip(wanted, pulled, strict=True))
             else:
                 x, w_qkv, time, gain, bias, w_o = tensors
-                weights = w_qkv.to(qkv.dtype), time, gain, bias, w_o.to(qkv.dtype)
-                found = dict(enumerate(windows.backward(grad, x, *weights, *ctx.size, qkv)))
+                dtype = _natively(x)
+                weights = w_qkv.to(dtype), time, gain, bias, w_o.to(dtype)
+                found = dict(enumerate(windows.backward(grad, x, *weights, *ctx.size, kept)))
         cast = [None if found.get(i) is None else found[i].to(tensors[i].dtype) for i in range(6)]
         return *cast, None
 

@@ -29,10 +29,16 @@ def has_bfloat16() -> bool:
     return ONEDNN is not None and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def product(x: Tensor, w: Tensor) -> Tensor:
-    """x w over the last axis of ``x``; not differentiable, float32 and bfloat16 through oneDNN."""
-    large = x.numel() * w.shape[1] >= SMALL
-    if ONEDNN is not None and large and x.dtype in (torch.float32, torch.bfloat16) and x.device.type == "cpu":
+def product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
+    """x w over the last axis of ``x``, into ``out`` if it is given; not differentiable, float32 through oneDNN.
+
+    torch.mm of bfloat16 is oneDNN's already; it writes where it is told, and reads transposed tokens where they lie.
+    """
+    if out is not None and out.dtype == x.dtype == torch.bfloat16 and out.is_contiguous():
+        torch.mm(x.flatten(0, -2), w, out=out.view(-1, w.shape[1]))
+        return out
+    if ONEDNN is not None and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() * w.shape[1] >= SMALL:
         y: Tensor = ONEDNN(x, w.mT, None, "none", [], "")
-        return y
-    return x @ w
+    else:
+        y = x @ w
+    return y if out is None else out.copy_(y)

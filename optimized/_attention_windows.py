@@ -4,32 +4,33 @@
 
 ``time`` holds q_t and v_t, and k_t where q and k are normed; without norms k_t has no effect and is left out.
 
-Tokens stay (B, H, W, ·) throughout; a strip is some whole rows of windows. The backward computes the softmax again from
-q, k and v, which are all that is kept. Sums over strips run in one order, whatever the number of threads.
+Tokens stay (B, H, W, ·) throughout; a strip is some whole rows of windows. The backward computes the softmax again;
+q, k and v are kept as the forward cut them, and o, which the gradient of W_o needs. Sums over strips run in one order,
+whatever the number of threads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from trueness.optimized._attention_products import product
 
-STRIP = 512  # tokens: q, k and v of 256 channels and the scores of 8 × 8 windows fit an L2 of 1 MiB or nearly
-LARGE = 64  # tokens of a window, from which on bfloat16 products of queries and keys beat float32
+STRIP = 512  # tokens: q, k and v of 256 channels in float32 and the scores of 8 × 8 windows fit an L2 of 1 MiB nearly
 SCORES = 1 << 21  # scores at once: beyond it (global attention) the queries come in blocks
 
 Tensor = torch.Tensor
 Place = tuple[slice, slice]
 
 
-def strips(x: Tensor, window: int) -> Iterator[Place]:
-    """Images and rows of every strip: several small images, or some window rows of a large one."""
+def strips(x: Tensor, window: int, double: bool = False) -> Iterator[Place]:
+    """Images and rows of every strip: several small images, or some window rows of a large one"""
     batch, height, width = x.shape[:3]
-    images = max(1, STRIP // max(1, height * width))
-    rows = height if images > 1 else min(height, max(1, STRIP // (width * window)) * window)
+    most = STRIP * (2 if double else 1)
+    images = max(1, most // max(1, height * width))
+    rows = height if images > 1 else min(height, max(1, most // (width * window)) * window)
     for b in range(0, batch, images):
         for r in range(0, height, rows):
             yield slice(b, min(b + images, batch)), slice(r, min(r + rows, height))
@@ -73,29 +74,24 @@ def blocks(count: int, length: int) -> Iterator[slice]:
 
 
 def weights(q: Tensor, k: Tensor, bias: Tensor, rows: slice) -> Tensor:
-    """P of some queries: (n h, rows, w²), in the dtype of the bias; softmax(q kᵀ/√d + B)
-
-    Scores of bfloat16 are rounded to bfloat16 where the windows are large: its products are then three times as fast.
-    """
-    if q.dtype != bias.dtype and q.shape[1] < LARGE:
-        q, k = q.to(bias.dtype), k.to(bias.dtype)
+    """P of some queries: (n h, rows, w²), in the dtype of the bias; softmax(q kᵀ/√d + B); q kᵀ is rounded to theirs"""
     scores = torch.bmm(q[:, rows], k.mT).unflatten(0, (-1, bias.shape[0]))
     scores = torch.add(bias[:, rows], scores, alpha=1 / math.sqrt(q.shape[-1]))
     return torch.softmax(scores.flatten(0, 1), -1)
 
 
-def normed(z: Tensor, gain: Tensor | None, eps: float) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """(q, k, v) as (3, n h, w², d), of the copy ``z``, which it changes where there are gains.
+def normed(pieces: Tensor, gain: Tensor | None, eps: float) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None]:
+    """q, k and v as (n h, w², d), and where there are gains q̂ and k̂ in their place.
 
     Then also what the backward of the norms needs: q and k divided by their root mean square, and its inverse.
     """
     if gain is None:
-        return z.flatten(1, 3), None
-    wide = z[:2].to(gain.dtype)
+        return pieces.flatten(1, 3).unbind(0), None
+    wide = pieces[:2].to(gain.dtype)
     inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
     normal = wide * inverse
-    torch.mul(normal, gain[:, None, None, None, None], out=z[:2])
-    return z.flatten(1, 3), (normal, inverse)
+    hat = (normal * gain[:, None, None, None, None]).to(pieces.dtype)
+    return (*hat.flatten(1, 3).unbind(0), pieces[2].flatten(0, 2)), (normal, inverse)
 
 
 def norm_backward(pulled: Tensor, normal: Tensor, inverse: Tensor, gain: Tensor, dgain: Tensor) -> None:
@@ -125,19 +121,23 @@ def forward(
     heads: int,
     eps: float,
     out: Tensor,
-    qkv: Tensor | None = None,
+    kept: list[Tensor] | None = None,
 ) -> Tensor:
-    """y into ``out``; ``qkv`` is x W where it is known already, and ``x`` then is not looked at.
+    """y into ``out``; what the backward needs of every strip goes to ``kept``: q, k, v cut and with time, and o + v_t.
 
     w_qkv and w_o have the dtype of the products; time, gain and bias that of sums and softmax.
     """
-    for images, rows in strips(x, window):
-        z = product(x[images, rows].to(w_qkv.dtype), w_qkv) if qkv is None else qkv[images, rows]
+    time = None if time is None else time.to(w_qkv.dtype)  # sums of two formats take three times as long
+    for images, rows in strips(x, window, w_qkv.dtype.itemsize == 2):
+        z = product(x[images, rows].to(w_qkv.dtype), w_qkv)
         moment = None if time is None else time[images]
         pieces = cut(z, window, heads, 3, w_qkv.dtype, moment)
         (q, k, v), _ = normed(pieces, gain, eps)
         mixed = attended(q, k, v, bias, torch.empty_like(v)).view(1, *pieces.shape[1:])
-        out[images, rows] = product(put_back(mixed, window, z.shape[1], z.shape[2], w_o.dtype, moment), w_o)
+        o = put_back(mixed, window, z.shape[1], z.shape[2], w_o.dtype, moment)
+        if kept is not None:
+            kept += [pieces, o]
+        product(o, w_o, out[images, rows])
     return out
 
 
@@ -152,41 +152,45 @@ def backward(
     window: int,
     heads: int,
     eps: float,
-    qkv: Tensor,
+    kept: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
-    """Gradients of x, w_qkv, time, gain, bias and w_o; all but that of x in the dtype of ``bias``, as the sums are."""
-    wide, inner = bias.dtype, w_qkv.dtype
+    """Gradients of x, w_qkv, time, gain, bias and w_o; all but that of x in the dtype of ``bias``, as the sums are.
+
+    ``kept`` is what the forward put there.
+    """
+    wide, inner, channels = bias.dtype, w_qkv.dtype, w_o.shape[0]
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dw_qkv, dw_o = torch.zeros_like(w_qkv, dtype=wide), torch.zeros_like(w_o, dtype=wide)
     dtime = None if time is None else torch.zeros_like(time)
     dgain = None if gain is None else torch.zeros_like(gain)
     dbias = torch.zeros_like(bias)
-    for images, rows in strips(x, window):
+    total = torch.zeros(len(x), w_o.shape[1], dtype=wide, device=x.device)  # Σ ȳ of every image
+    places = strips(x, window, inner.itemsize == 2)
+    for (images, rows), pieces, o in zip(places, kept[::2], kept[1::2], strict=True):
         g = grad[images, rows].to(inner)
         height, width = g.shape[1:3]
-        moment = None if time is None else time[images]
-        pieces = cut(qkv[images, rows], window, heads, 3, inner, moment)
         (q, k, v), norms = normed(pieces, gain, eps)
         do = cut(product(g, w_o.mT), window, heads, 1, inner)
-        mixed, pulled = torch.empty_like(v), torch.empty_like(pieces)
-        core_backward(q, k, v, bias, do.flatten(0, 3), mixed, pulled.flatten(1, 3), dbias)
+        pulled = torch.empty_like(pieces)
+        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias)
         if gain is not None and dgain is not None and norms is not None:
             norm_backward(pulled[:2], *norms, gain, dgain)
-        if dtime is not None:
-            for i, part in enumerate((pulled[0], do[0], pulled[1])[: dtime.shape[1]]):
-                dtime[images, i] += part.sum((1, 3), dtype=wide).flatten(1)
-        o = put_back(mixed.view(1, *pieces.shape[1:]), window, height, width, inner, moment)
         d = put_back(pulled, window, height, width, inner)
+        if dtime is not None:
+            total[images] += g.flatten(1, 2).sum(1, dtype=wide)
+            for i, part in ((0, 0), (2, 1))[: dtime.shape[1] - 1]:
+                of_part = d[..., part * channels : (part + 1) * channels]
+                dtime[images, i] += of_part.flatten(1, 2).sum(1, dtype=wide)
         dw_o += product(o.flatten(0, 2).mT, g.flatten(0, 2))
         dw_qkv += product(x[images, rows].to(inner).flatten(0, 2).mT, d.flatten(0, 2))
-        dx[images, rows] = product(d, w_qkv.mT)
+        product(d, w_qkv.mT, dx[images, rows])
+    if dtime is not None:  # v_t is added to every token of an image
+        dtime[:, 1] = total @ w_o.mT.to(wide)
     return dx, dw_qkv, dtime, dgain, dbias, dw_o
 
 
-def core_backward(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, do: Tensor, o: Tensor, pulled: Tensor, dbias: Tensor
-) -> None:
-    """o = P v, and the gradients of q, k and v into ``pulled``, that of the bias added to ``dbias``:
+def core_backward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, do: Tensor, pulled: Tensor, dbias: Tensor) -> None:
+    """The gradients of q, k and v into ``pulled``, that of the bias added to ``dbias``:
 
     dS = P ∘ (dP − rowsum(P ∘ dP)),  dP = do vᵀ,  dq = dS k/√d,  dk = dSᵀ q/√d,  dv = Pᵀ do
     """
@@ -198,12 +202,10 @@ def core_backward(
         dbias[:, rows] += ds.unflatten(0, (-1, bias.shape[0])).sum(0)
         p, ds = p.to(v.dtype), (ds * scale).to(v.dtype)
         if rows.stop - rows.start == length:
-            torch.bmm(p, v, out=o)
             torch.bmm(ds, k, out=pulled[0])
             torch.bmm(ds.mT, q, out=pulled[1])
             torch.bmm(p.mT, do, out=pulled[2])
         else:
-            o[:, rows] = p @ v
             pulled[0, :, rows] = ds @ k
             if rows.start == 0:
                 pulled[1:].zero_()
@@ -235,8 +237,8 @@ def core_gradients(
         pieces = cut(z, window, heads, 3, bias.dtype, None if time is None else time[images])
         q, k, v = pieces.flatten(1, 3)
         do = cut(grad[images, rows], window, heads, 1, bias.dtype)
-        mixed, pulled = torch.empty_like(v), torch.empty_like(pieces)
-        core_backward(q, k, v, bias, do.flatten(0, 3), mixed, pulled.flatten(1, 3), dbias)
+        pulled = torch.empty_like(pieces)
+        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias)
         if dtime is not None:
             dtime[images, 0] += pulled[0].sum((1, 3)).flatten(1)
             dtime[images, 1] += do[0].sum((1, 3)).flatten(1)
