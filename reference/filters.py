@@ -19,7 +19,8 @@ def _signed(n):
 
 def _gains(f_y, f_x, sigma):
     """exp(−2π²σ² (f_y² + f_x²)), one row per f_y"""
-    return np.exp(-2 * np.pi**2 * (sigma * sigma) * (f_y * f_y + f_x * f_x))
+    along_y, along_x = np.pi * sigma * f_y, np.pi * sigma * f_x
+    return np.exp(-2 * (along_y * along_y + along_x * along_x))
 
 
 def gaussian_transfer(height, width, sigma):
@@ -67,7 +68,7 @@ def fft_gaussian_vjp(cotangent, x, sigma):
     """
     height, width = x.shape[-2:]
     f_y, f_x = _signed(height)[:, None] / height, _signed(width) / width
-    slope = -4 * np.pi**2 * sigma * (f_y * f_y + f_x * f_x) * _gains(f_y, f_x, sigma)
+    slope = _gains(f_y, f_x, sigma) * (-4 * np.pi**2 * sigma) * (f_y * f_y + f_x * f_x)
     return fft_gaussian(cotangent, sigma), np.sum(cotangent * _filtered(x, slope))
 
 
