@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from trueness.tools.nouns import Implementation
@@ -98,15 +99,20 @@ def _of_features(kind: int, *formats: str) -> Callable[[], dict[str, Any]]:
     return _table(*rows, ("columns fp32 d=64", _compiled("columns_kernel", "fp32", 64, KIND=kind, P=1)))
 
 
-def _implementation(load: Callable[[], Any], kernels: Callable[[], dict[str, Any]], *claims: str) -> Implementation:
+def _implementation(
+    load: Callable[[], Any],
+    kernels: Callable[[], dict[str, Any]],
+    *claims: str,
+    formats: tuple[str, ...] = ("float32",),
+) -> Implementation:
     return Implementation(
         "triton kernel",
         load,
         claims=frozenset({"gradient", *claims}),
         needs=("triton",),
         env=INTERPRETED,
-        dtypes=FORMATS,
-        only="the kernel computes in float32",
+        dtypes=formats,
+        only="the kernel computes in float32; half formats are loaded by the lines that kernels.features tries",
         waived={"special values bfloat16": TOO_FAR},
         largest=4096,
         kernels=kernels,
@@ -115,11 +121,15 @@ def _implementation(load: Callable[[], Any], kernels: Callable[[], dict[str, Any
 
 TOO_FAR = "an angle of 10³⁸ leaves float32, in which bfloat16 is computed; its cosine would have no digit right anyway"
 
-FEATURES = _implementation(_plain("features"), _of_features(COSINES, "fp32", "bf16"), "opcheck")
+FEATURES = _implementation(_plain("features"), _of_features(COSINES, "fp32", "bf16"), "opcheck", formats=FORMATS)
 FEATURES_PAIRED = _implementation(_plain("features_paired"), _of_features(PAIRS, "fp32"), "opcheck")
-FEATURES_MULTISCALE = _implementation(_multiscale("features"), dict)
 GRAM = _implementation(
     _plain("gram"), _table(*((f"gram d={d}", _compiled("gram_kernel", "fp32", d)) for d in (2, 64))), "opcheck"
 )
 MATVEC = _implementation(_plain("matvec"), _of_matvec(), "opcheck", "compile", "autocast")
-MATVEC_MULTISCALE = _implementation(_multiscale("matvec"), dict)
+FEATURES_MULTISCALE = _implementation(_multiscale("features"), dict)
+SAME = "the kernels of kernels.matvec, tried there"
+MATVEC_MULTISCALE = replace(
+    _implementation(_multiscale("matvec"), dict),
+    waived=dict.fromkeys(("special values", "kernel memory", "kernel tiles", "kernel offsets", "no stale cache"), SAME),
+)

@@ -429,6 +429,7 @@ FORMULAS = (
         gradient_reduction=widest("n", "d", "D"),
         claims=("gradient", "autocast", "out"),
         waived=ANGLES,
+        peers=(_kernels_triton.FEATURES_MULTISCALE,),
     ),
     formula(
         "gram",
@@ -475,6 +476,7 @@ FORMULAS = (
         gradient_reduction=widest("n", "m", "d", "D", "p"),
         claims=("gradient", "autocast", "out"),
         waived=ANGLES,
+        peers=(_kernels_triton.MATVEC_MULTISCALE,),
     ),
     formula(
         "structured_features",

@@ -141,6 +141,8 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
     data.update(formula.real() if formula.real is not None else {})
     stored = [Case.from_json(text) for text in job.stored]
     examples = PROFILES[job.profile]
+    if candidate.env:  # an interpreted kernel takes a thousand times as long
+        examples = min(examples, max(10, examples // 3))
     trial = Trial(formula, candidate, job.dtype, job.device, known, data, examples, stored=stored, heartbeat=heartbeat)
     if job.case:
         trial.only = Case.from_json(job.case)
