@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: verify test examples lint types bench benchmark wheel calibrate clean
+.PHONY: verify test examples lint types kernels pairs bench benchmark wheel calibrate clean
 .DEFAULT_GOAL := verify
 .DELETE_ON_ERROR:
 
@@ -39,6 +39,18 @@ types: wheel
 	rm -rf build/types
 	$(BIN)/python -m pip install --quiet --no-deps --target build/types dist/*.whl
 	MYPYPATH=build/types $(BIN)/python -P -m mypy -p trueness $(ARGS)
+
+# The oldest Triton that a supported torch brings; kernels are compiled under it too. It is only unpacked.
+build/triton-3.6.0: | $(READY)
+	$(BIN)/python -m pip install -qq --no-deps --target $@ triton==3.6.0
+
+# The table of compiled kernels, docs/kernels.md.
+kernels: $(READY) build/triton-3.6.0
+	$(BIN)/python -m trueness.tools.aot --triton build/triton-3.6.0 --write docs $(ARGS)
+
+# Ours and its peers in turn, docs/speed.md: minutes, on a quiet machine.
+pairs: $(READY)
+	$(BIN)/python asv_bench/pairs --write docs/speed.md $(ARGS)
 
 bench: $(READY)
 	$(BIN)/tox -e bench -- $(ARGS)
