@@ -1,7 +1,8 @@
 """The identities of the Omega rule backward, and its other forms: where two rules are one, their gradients are.
 
 Gradients of the optimized rule are held against autograd through another formulation, or against each other, within
-the bound of the reference's own backward.
+the bound of the reference's own backward. I5 (a series that is cut off), I10 and I16 (true at a point, or in the limit)
+and I12 (but for ε) say nothing about gradients.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from trueness.optimized import atlas_memory as fast
 from trueness.properties._atlas import (
+    F64,
     Problem,
     allowed,
     assert_equal_within,
@@ -89,6 +91,84 @@ def test_I2a_backward_it_is_the_gated_delta_rule(seed: int, size: Sizes) -> None
     g[2] = 0 * g[2]
     want = pulled(gated_delta_rule, p, g)
     same_gradients(p, g, want, pulled(fast.omega, p, g), "theta", "gamma", "momentum", "k_window", "v_window")
+
+
+def delta_rule(**p: Any) -> tuple[torch.Tensor, ...]:
+    """M + η k (v − Mᵀk)ᵀ, by outer products"""
+    M, outs = p["memory"], []
+    for t in range(p["q"].shape[1]):
+        k, v, q, eta = p["k"][:, t], p["v"][:, t], p["q"][:, t], p["eta"][:, t]
+        error = v - torch.einsum("bhpv,bhp->bhv", M, k)
+        M = M + torch.einsum("bhp,bhv->bhpv", eta[..., None] * k, error)
+        outs.append(torch.einsum("bhpv,bhp->bhv", M, q))
+    return torch.stack(outs, 1), M
+
+
+def transitions(**p: Any) -> tuple[torch.Tensor, ...]:
+    """(α I − η k kᵀ) M + η k vᵀ, the transition written out"""
+    M, outs = p["memory"], []
+    identity = torch.eye(M.shape[-2], dtype=M.dtype)
+    for t in range(p["q"].shape[1]):
+        k, v, q = (p[x][:, t, :, :, None] for x in "kvq")
+        alpha, eta = (p[x][:, t, :, None, None] for x in ("alpha", "eta"))
+        M = (alpha * identity - eta * (k @ k.mT)) @ M + eta * (k @ v.mT)
+        outs.append((M.mT @ q)[..., 0])
+    return torch.stack(outs, 1), M
+
+
+def one_window(seed: int, size: Sizes, **given_: Any) -> tuple[Problem, list[np.ndarray]]:
+    """A window of one without momentum, and cotangents of the reads and the memory"""
+    p = problem(seed, size | {"c": 1}, theta=0, gamma=1, momentum=0, **given_)
+    g = cotangents(p, seed)
+    return p, [g[0], g[1], 0 * g[2]]
+
+
+OTHERS = ("theta", "gamma", "momentum", "k_window", "v_window")
+
+
+@given(seed=seeds, size=sizes)
+def test_I1_backward_without_decay_it_is_the_delta_rule(seed: int, size: Sizes) -> None:
+    p, g = one_window(seed, size, alpha=1)
+    same_gradients(p, g, pulled(delta_rule, p, g), pulled(fast.omega, p, g), "alpha", *OTHERS)
+
+
+@given(seed=seeds, size=sizes)
+def test_I2b_backward_it_multiplies_the_memory_by_alpha_identity_minus_eta_kk(seed: int, size: Sizes) -> None:
+    p, g = one_window(seed, size)
+    same_gradients(p, g, pulled(transitions, p, g), pulled(fast.omega, p, g), *OTHERS)
+
+
+@given(seed=seeds, size=sizes, theta=st.floats(0.1, 0.9))
+def test_I8_backward_within_a_chunk_momentum_is_an_exponential_window(seed: int, size: Sizes, theta: float) -> None:
+    T = size["T"]
+    p = problem(seed, size | {"c": 1}, theta=theta, gamma=1, momentum=0, chunk_size=T)
+
+    def windowed(**x: Any) -> Any:
+        """θ = 0 and γ = θ^age instead"""
+        weights = torch.tensor(theta, dtype=torch.float64) ** torch.arange(T)
+        empty = {f"{n}_window": torch.zeros(size["B"], T - 1, *x[n].shape[2:], dtype=torch.float64) for n in "kv"}
+        moved = {"theta": 0 * x["theta"], "gamma": weights.expand(*x["gamma"].shape[:3], T)}
+        return fast.omega(**x | empty | moved)
+
+    g = cotangents(p, seed)
+    g[2] = 0 * g[2]
+    same_gradients(p, g, pulled(windowed, p, g), pulled(fast.omega, p, g), *OTHERS)
+
+
+@given(seed=seeds, d=st.integers(1, 5), degree=st.integers(0, 6))
+def test_I17_backward_the_elementwise_map_has_the_gradients_of_its_kernel(seed: int, d: int, degree: int) -> None:
+    """∂/∂q and ∂/∂a of φ(q)·φ(k) = Σ_i a_i² Σ_d (q_d k_d)^i, term by term"""
+    generator = np.random.default_rng(seed)
+    q, k = generator.uniform(-2, 2, (2, d))
+    a, powers = generator.uniform(0.1, 1, degree + 1), np.arange(degree + 1)[:, None]
+    x, y, b = (torch.from_numpy(z).requires_grad_() for z in (q, k, a))
+    kernel = fast.elementwise_features(x, b, 10.0) @ fast.elementwise_features(y, b, 10.0)
+    dq, da = torch.autograd.grad(kernel, [x, b])
+    by_q = (a * a)[:, None] * powers * k * (q * k) ** np.maximum(powers - 1, 0)
+    by_a = 2 * a[:, None] * (q * k) ** powers
+    roundings = by_q.size + 4 * degree + 8
+    assert (np.abs(dq.numpy() - by_q.sum(0)) <= roundings * F64.u * np.abs(by_q).sum(0)).all()
+    assert (np.abs(da.numpy() - by_a.sum(1)) <= roundings * F64.u * np.abs(by_a).sum(1)).all()
 
 
 def masked_attention(**p: Any) -> tuple[torch.Tensor, ...]:
