@@ -53,7 +53,7 @@ class Even:
         for top, size, number, ramps in (
             (0, n, 1, None),
             (n, stride, count - 1, None),
-            (stride, shared, count - 1, ramp.repeat_interleave(w)),
+            (stride, shared, count - 1, ramp[:, None].expand(-1, w).reshape(-1)),
         ):
             if size and number:
                 shape = (number, columns, size * w)
@@ -112,11 +112,12 @@ class Even:
                     self.steps.append((over, pieces, ramp))
 
     def put(self, turn: int) -> None:
+        half = self.tiles.dtype != self.wide
         for targets, sources, ramp in self.steps:
             if ramp is None:
                 targets[turn].copy_(sources[turn])
             else:
-                targets[turn].lerp_(sources[turn].to(self.wide), ramp)
+                targets[turn].lerp_(sources[turn].to(self.wide) if half else sources[turn], ramp)
 
 
 def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -133,7 +134,7 @@ def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) ->
     counts = (len(grid.rows.starts), len(grid.columns.starts))
     even = Even(tiles.view(*counts, -1, *tiles.shape[-2:]).permute(2, 0, 1, 3, 4), flat, grid)
     for turn, k in enumerate(range(0, len(flat), even.together)):
-        part = flat[k : k + even.together]
+        part = flat if even.together == len(flat) else flat[k : k + even.together]
         even.put(turn)
         found = part if even.found is flat else even.found[: len(part)]
         if not math.isfinite(found.sum().item()):

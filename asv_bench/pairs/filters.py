@@ -95,16 +95,20 @@ def accumulate(tiles: torch.Tensor, rows: Any, columns: Any, height: int, width:
 
 
 def diffusers_loops(tiles: torch.Tensor, rows: Any, columns: Any, height: int, width: int, window: str) -> Any:
-    """diffusers' blend_v and blend_h, row by row and column by column, on the tiles of a decoder; they change tiles."""
+    """What `AutoencoderKL.tiled_decode` does after the decoder: its own blend_v and blend_h, slices and concatenations.
+
+    They write into the tiles: these are a copy made before, so that no copying is timed, and from the second call on
+    hold what is blended already.
+    """
     from diffusers import AutoencoderKL
 
     model = AutoencoderKL.__new__(AutoencoderKL)
     tops = sorted({int(i) for i in rows})
     count, stride = len(tops), tops[1] - tops[0]
-    shared, batches = tiles.shape[-1] - stride, tiles.unflatten(1, (-1, 4))
+    shared, batches = tiles.shape[-1] - stride, tiles.clone().unflatten(1, (-1, 4))
 
     def call() -> torch.Tensor:
-        grid = [[batches[count * i + j].clone() for j in range(count)] for i in range(count)]
+        grid = [[batches[count * i + j] for j in range(count)] for i in range(count)]
         found = []
         for i, row in enumerate(grid):
             pieces = []
