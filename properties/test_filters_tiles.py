@@ -13,7 +13,7 @@ import torch
 from hypothesis import strategies as st
 from scipy import signal
 
-from trueness.optimized import _filters_tiles
+from trueness.optimized import _filters_blend, _filters_tiles
 from trueness.optimized import filters as fast
 from trueness.properties.filters import WINDOWS
 from trueness.reference import filters as true
@@ -319,6 +319,29 @@ def test_strips_one_by_one_all_at_once_and_plain_sums_are_one_blend(
     found.append(fast.blend(tiles.clone().requires_grad_(), *arguments).detach())
     for y in found:
         assert (np.abs(y.double().numpy() - want) <= room).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 2 * 40 * 64, 1 << 20])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_planes_by_turns_are_planes_at_once(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, overlap: float, dtype: torch.dtype
+) -> None:
+    """A plane a turn goes in bands of rows, more go along y first: two and one of three, and all three."""
+    monkeypatch.setattr(_filters_blend, "CHUNK", chunk)
+    rows, columns = tiles_at((40, 64), 16, overlap)
+    tiles = torch.randn((len(rows), 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
+    arguments = (rows, columns, 40, 64, "hann")
+    want = true.blend(tiles.double().numpy(), np.array(rows), np.array(columns), *arguments[2:])
+    u = precision({torch.float32: "float32", torch.bfloat16: "bfloat16"}[dtype]).u
+    room = (u if dtype == torch.bfloat16 else 0) * np.abs(want) + 64 * 2.0**-24 * float(tiles.abs().max())
+    out = torch.full((3, 40, 64), math.nan, dtype=dtype)
+    for y in (fast.blend(tiles, *arguments), fast.blend(tiles, *arguments, out=out)):
+        assert (np.abs(y.double().numpy() - want) <= room).all()
+    assert (fast.blend(torch.full_like(tiles, 3.7), *arguments) == torch.tensor(3.7, dtype=dtype)).all()
+    tiles[1, 1, 3, 15] = math.inf
+    tall = true.blend(tiles.double().numpy(), np.array(rows), np.array(columns), *arguments[2:])
+    assert np.array_equal(np.isfinite(fast.blend(tiles, *arguments).float().numpy()), np.isfinite(tall))
 
 
 @GRIDS
