@@ -6,10 +6,11 @@
 Windows are cut out, attended to strip by strip and put back; the three projections of space are one product.
 
 The gradients of tmsa, tmsa_tokens and tmsa_qk_norm are derived by hand and compute the softmax again; all others, and
-derivatives of derivatives, are torch's own. float16 and bfloat16 are computed in float32 and rounded once, but for these
-three: where the processor multiplies bfloat16, and on CUDA for both formats, products take and return the format (sums
-inside are float32), so that q, k, v, q kᵀ, the probabilities that meet v, the output of the heads and their gradients
-are rounded to it, too; softmax, bias, norms and sums over strips are float32. The kernels of CUDA do not round q kᵀ.
+derivatives of derivatives, are torch's own. float16 and bfloat16 are computed in float32 and rounded once, except by
+these three: where the processor multiplies bfloat16, and on CUDA for both formats, products take and return the format
+(sums inside are float32), so that q, k, v, q kᵀ, the probabilities that meet v, the output of the heads and their
+gradients are rounded to it, too; softmax, bias, norms and sums over strips are float32. The kernels of CUDA do not
+round q kᵀ.
 
 The modules TMSA, DiffiTBlock, DiffiTResBlock, DiffiT and LatentDiffiT hold the weights and call these functions;
 PRESETS are the paper's four models. Sources: Vaswani et al. 2017 (1706.03762); Liu et al. 2021 (2103.14030); Huang et
