@@ -25,10 +25,10 @@ Tensor = torch.Tensor
 Place = tuple[slice, slice]
 
 
-def strips(x: Tensor, window: int, double: bool = False) -> Iterator[Place]:
+def strips(x: Tensor, window: int, times: int = 1) -> Iterator[Place]:
     """Images and rows of every strip: several small images, or some window rows of a large one"""
     batch, height, width = x.shape[:3]
-    most = STRIP * (2 if double else 1)
+    most = times * STRIP
     images = max(1, most // max(1, height * width))
     rows = height if images > 1 else min(height, max(1, most // (width * window)) * window)
     for b in range(0, batch, images):
@@ -128,7 +128,8 @@ def forward(
     w_qkv and w_o have the dtype of the products; time, gain and bias that of sums and softmax.
     """
     time = None if time is None else time.to(w_qkv.dtype)  # sums of two formats take three times as long
-    for images, rows in strips(x, window, w_qkv.dtype.itemsize == 2):
+    half = w_qkv.dtype.itemsize == 2  # twice the tokens, unless the scores of large windows take the room
+    for images, rows in strips(x, window, 2 if half and (kept is not None or window < 8) else 1):
         z = product(x[images, rows].to(w_qkv.dtype), w_qkv)
         moment = None if time is None else time[images]
         pieces = cut(z, window, heads, 3, w_qkv.dtype, moment)
@@ -165,7 +166,7 @@ def backward(
     dgain = None if gain is None else torch.zeros_like(gain)
     dbias = torch.zeros_like(bias)
     total = torch.zeros(len(x), w_o.shape[1], dtype=wide, device=x.device)  # Σ ȳ of every image
-    places = strips(x, window, inner.itemsize == 2)
+    places = strips(x, window, 2 if inner.itemsize == 2 else 1)
     for (images, rows), pieces, o in zip(places, kept[::2], kept[1::2], strict=True):
         g = grad[images, rows].to(inner)
         height, width = g.shape[1:3]
