@@ -77,10 +77,12 @@ class Even:
 
     def _pieces(self, tensor: torch.Tensor, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Views:
         """One view of every plane, by turns; of scratch, which has no more planes than a turn, always the same."""
-        count = tensor.shape[0]
+        count = self.planes if self.together == self.planes else tensor.shape[0]
         view = tensor.as_strided((count, *shape), (tensor.stride(0), *strides), tensor.storage_offset() + offset)
+        if self.together == self.planes:
+            return (view,)
         if count == self.planes:
-            return (view,) if self.together == count else view.split(self.together)
+            return view.split(self.together)
         turns, rest = divmod(self.planes, self.together)
         return [view] * turns + [view[:rest]] * (rest > 0)
 
