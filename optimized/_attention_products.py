@@ -40,5 +40,5 @@ def product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
     if ONEDNN is not None and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() * w.shape[1] >= SMALL:
         y: Tensor = ONEDNN(x, w.mT, None, "none", [], "")
     else:
-        y = x @ w
+        y = torch.mm(x.flatten(0, -2), w).view(*x.shape[:-1], w.shape[1])  # x @ w may copy w for every row
     return y if out is None else out.copy_(y)
