@@ -619,7 +619,7 @@ BUGS = (
     ),
     *(
         entry(
-            f"TMSA-01{letter}",
+            f"DIFFIT-02{letter}",
             title,
             "none: it could be written so",
             "no bug",
@@ -631,13 +631,13 @@ BUGS = (
         )
         for letter, variant, title, finding in (
             (
-                "a",
+                "e",
                 folded_tokens,
                 "W_kt is folded away with a time token at every position",
                 "What time adds to a key is then another number for every key, and softmax sees it.",
             ),
             (
-                "b",
+                "f",
                 first_token,
                 "all positions have the time of the first",
                 "Right for one time token an image, which is tmsa; visible only where times differ inside an image.",
@@ -646,7 +646,7 @@ BUGS = (
     ),
     *(
         entry(
-            f"TMSA-02{letter}",
+            f"DIFFIT-02{letter}",
             title,
             "none: it could be written so",
             "no bug",
@@ -659,26 +659,26 @@ BUGS = (
         )
         for letter, wrong, title, finding in (
             (
-                "a",
+                "g",
                 "folded",
                 "W_kt is folded away before a norm of the keys",
                 "The norm divides by a length that depends on x_t W_kt: it no longer cancels.",
             ),
-            ("b", "no norm", "the norms are left out", "Queries and keys keep their lengths."),
+            ("h", "no norm", "the norms are left out", "Queries and keys keep their lengths."),
             (
-                "c",
+                "i",
                 "all channels",
                 "the norm is taken over all heads at once",
                 "One length for all heads where every head has its own; with one head it is the same.",
             ),
             (
-                "d",
+                "j",
                 "length",
                 "q/|q| for q/rms(q)",
                 "A factor √d on queries and on keys, d on the scores, which other gains could make up for.",
             ),
             (
-                "e",
+                "k",
                 "space alone",
                 "the length is that of x_s W_qs, before time is added",
                 "The norm belongs after the sum of space and time.",
