@@ -149,12 +149,11 @@ class _Windows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        tensors: Any = arguments[:-1]
-        size: Size = arguments[-1]
-        x, w_o = tensors[0], tensors[5]
+        x, w_qkv, time, gain, bias, w_o, size = arguments
         kept: list[Tensor] = []
-        y = _run(*tensors, size, torch.empty(*x.shape[:3], w_o.shape[1], dtype=x.dtype, device=x.device), kept)
-        ctx.save_for_backward(*tensors, *kept)
+        out = torch.empty(*x.shape[:3], w_o.shape[1], dtype=x.dtype, device=x.device)
+        y = _run(x, w_qkv, time, gain, bias, w_o, size, out, kept)
+        ctx.save_for_backward(*arguments[:-1], *kept)
         ctx.size = size
         return y
 
@@ -162,17 +161,18 @@ class _Windows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         tensors: Any = ctx.saved_tensors[:6]
         kept = ctx.saved_tensors[6:]
+        x, w_qkv, time, gain, bias, w_o = tensors
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[:6]) if needed]
         with exact_in(grad):
             if torch.is_grad_enabled():
-                y = plain(*tensors, ctx.size)
+                y = plain(x, w_qkv, time, gain, bias, w_o, ctx.size)
                 pulled = torch.autograd.grad(y, [tensors[i] for i in wanted], grad, create_graph=True)
-                found = dict(zip(wanted, pulled, strict=True))
+                found: dict[int, Any] = dict(zip(wanted, pulled, strict=True))
             else:
-                x, w_qkv, time, gain, bias, w_o = tensors
                 dtype = _natively(x)
                 weights = w_qkv.to(dtype), time, gain, bias, w_o.to(dtype)
-                found = dict(enumerate(windows.backward(grad, x, *weights, *ctx.size, kept)))
+                gradients: tuple[Any, ...] = windows.backward(grad, x, *weights, *ctx.size, kept=kept)
+                found = dict(enumerate(gradients))
         cast = [None if found.get(i) is None else found[i].to(tensors[i].dtype) for i in range(6)]
         return *cast, None
 

@@ -13,6 +13,7 @@ head, one image and some of its windows; its sums leave as one part, and torch a
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -508,7 +509,7 @@ def backward(
     tokens = shape(window)[0]
     rows, warps = rows_of(tokens, qkv.dtype)
     splits, blocks = min(SPLITS, count), tokens // rows
-    kept = {"dtype": torch.float32, "device": qkv.device}
+    kept: dict[str, Any] = {"dtype": torch.float32, "device": qkv.device}
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     stats = torch.empty(2, batch, heads, count, tokens, **kept)
     dtime = torch.empty(batch, splits * blocks, 2, channels if time is not None else 0, **kept)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trueness.optimized import _attention_operator as operator
-from trueness.optimized import _attention_paths as paths
+from trueness.optimized import _attention_windows as windows
 from trueness.optimized import attention as fast
 from trueness.properties.test_attention import F64, changed, tmsa_arguments
 from trueness.reference import attention as true
@@ -98,7 +98,7 @@ def test_blocks_of_queries_give_what_all_queries_give(monkeypatch: pytest.Monkey
     g = np.random.default_rng(1).standard_normal(a[0].shape)
     units = [F64.u] * 11 + [0.0, 0.0]
     gradients = bounds(true.tmsa_vjp, (g, *a), units, F64, 320)
-    monkeypatch.setattr(paths.windows, "SCORES", 200)
+    monkeypatch.setattr(windows, "SCORES", 200)
     for name, bound, found in zip(NAMES, gradients, pulled(a, g), strict=True):
         assert bound.ratio(found.numpy()).max() <= LIMITS["fused"], name
 
