@@ -111,8 +111,12 @@ def expected(profile: str) -> list[tuple[str, str, str, str]]:
                 continue
             found += [(formula.name, "forward", dtype, bug.id) for bug in mutants(formula, dtype)]
             if formula.vjp is not None and with_gradient(formula, dtype):
-                names = [a.name for a in formula.arguments if a.differentiable and (formula.name, a.name) not in ZERO]
-                found += [(formula.name, "backward", dtype, f"{m}, {name}") for m in PLANTED for name in names]
+                for a in formula.arguments:
+                    if a.differentiable and (formula.name, a.name) not in ZERO:
+                        mistakes = [
+                            m for m, plant in PLANTED.items() if getattr(a, "dims", ()) or plant is not last_missing
+                        ]
+                        found += [(formula.name, "backward", dtype, f"{m}, {a.name}") for m in mistakes]
     return found
 
 
@@ -185,10 +189,10 @@ def backward(formula: Formula, dtype: str, count: int) -> list[Run]:
         names = [formula.arguments[i].name for i in differentiable(trial)]
         right = [round_to(np.clip(b.y, -saturates, saturates), dtype) for b in truth]
         for at, name in enumerate(names):
-            if not right[at].size or right[at].ndim == 0 or (formula.name, name) in ZERO:
+            if not right[at].size or (formula.name, name) in ZERO:
                 continue
             visible = np.abs(right[at]) > 200 * truth[at].B  # 1 % of it is more than the limit lets through
-            edge = visible[-1:]
+            edge = visible[-1:] if visible.ndim else np.zeros(1, bool)  # a number has no last row
             for mistake, plant in PLANTED.items():
                 if (edge if plant is last_missing else visible).any():
                     T = float(trial.judge(plant(right, at), truth).T)

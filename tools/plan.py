@@ -94,6 +94,7 @@ def importable(spec: str) -> None:
         load_spec(spec)  # raises the sentence
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    importlib.invalidate_caches()  # a file that has just been written must be found
     try:
         missing = importlib.util.find_spec(module) is None
     except (ModuleNotFoundError, ValueError):  # no parent package, or a module without a spec such as __main__

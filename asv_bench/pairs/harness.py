@@ -201,8 +201,12 @@ def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = 
             if reason := peer.missing():
                 yield Line(**where, side=peer.name, goal=pair.goals.get((peer.name, count)), note=f"not run: {reason}")
                 continue
-            call = peer.prepare(*prepared.natives)
-            sides.append((peer, call, prepared.T(call) if peer.judged else None))
+            try:
+                call = peer.prepare(*prepared.natives)
+                sides.append((peer, call, prepared.T(call) if peer.judged else None))
+            except Exception as error:  # a peer that cannot run here must not end the run
+                said = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+                yield Line(**where, side=peer.name, goal=pair.goals.get((peer.name, count)), note=f"not run: {said}")
         calls = [ours, *(call for _, call, _ in sides)]
         counts = [count_for(call, device, clock) for call in calls]
         times: list[list[float]] = [[] for _ in calls]
