@@ -6,11 +6,11 @@ import torch
 
 from trueness.optimized._kernels_tiles import (
     PARTIAL,
+    Angles,
     Optional,
     Plan,
     Scratch,
     Sums,
-    angles,
     cosine,
     filled,
     length,
@@ -43,7 +43,7 @@ def features(
     w, columns = wide(w), w.shape[1]
     b = None if b is None else wide(b)
     by = plan(x.shape[0], columns, 1, x.device, *tiles)
-    inside, full = direct(out, w.dtype), filled(w)
+    inside, angles = direct(out, w.dtype), Angles(w, b)
 
     def write(values: torch.Tensor, place: torch.Tensor, scale: Scale) -> None:
         values.mul_(scale)
@@ -59,11 +59,12 @@ def features(
                 shape, share = (length(at), length(tile)), of(scale, tile)
                 place = out[at, tile]
                 if b is not None:
-                    z = angles(points, full[:, tile], b[tile], place if inside else first.tile(*shape))
-                    cosine(z, z)
-                    write(z, place, share)
+                    z = angles(points, tile, place if inside else first.tile(*shape))
+                    value = place if inside else z
+                    cosine(z, value)
+                    write(value, place, share)
                     continue
-                z = angles(points, full[:, tile], None, first.tile(*shape))
+                z = angles(points, tile, first.tile(*shape))
                 value = place if inside else second.tile(*shape)
                 cosine(z, value)
                 write(value, place, share)
@@ -92,7 +93,7 @@ def features_backward(
 
     ``by_scale`` asks for Σ φ̄ cos z, found in the field ``cosines``.
     """
-    columns, full = w.shape[1], filled(w)
+    columns, angles = w.shape[1], Angles(w, b)
     chosen = plan(x.shape[0], columns, x.shape[1], x.device, *tiles)
     if by_w and (chosen.threads - 1) * w.numel() > PARTIAL:
         chosen = Plan(chosen.rows, chosen.features, 1)
@@ -109,7 +110,7 @@ def features_backward(
         for at in slices(start, stop, chosen.rows):
             points, n = filled(wide(x[at]), 1), length(at)
             for tile in slices(0, columns, chosen.features):
-                z = angles(points, full[:, tile], None if b is None else b[tile], first.tile(n, length(tile)))
+                z = angles(points, tile, first.tile(n, length(tile)))
                 other, given = second.tile(n, length(tile)), wide(grad[at, tile])
                 if b is None or own.cosines is not None:
                     cosine(z, other)
@@ -148,7 +149,7 @@ def gram(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, tiles: Tiles, out: torch.Tensor
 ) -> torch.Tensor:
     """(2/D) cos(x W + b) cos(y W + b)ᵀ into ``out``; on either side one tile of features is there at a time."""
-    w, b, columns = filled(wide(w)), wide(b), w.shape[1]
+    columns, angles = w.shape[1], Angles(wide(w), wide(b))
     by = plan(x.shape[0], columns, 1, x.device, *tiles)
     once = by.features == columns
 
@@ -157,7 +158,7 @@ def gram(
         block = Scratch(x, by.rows, by.rows)
 
         def tile_of(points: torch.Tensor, scratch: Scratch, at: slice, tile: slice) -> torch.Tensor:
-            z = angles(points, w[:, tile], b[tile], scratch.tile(length(at), length(tile)))
+            z = angles(points, tile, scratch.tile(length(at), length(tile)))
             cosine(z, z)
             return z
 
@@ -188,7 +189,7 @@ def gram_side(
     by_w: bool,
 ) -> Sums:
     """Ā = −(2/D) sin(x W + b) · (K̄ cos(y W + b)): Ā Wᵀ into ``by_x``, and xᵀ Ā, Σ Ā."""
-    columns, full = w.shape[1], filled(w)
+    columns, angles = w.shape[1], Angles(w, b)
     chosen = plan(x.shape[0], columns, x.shape[1], x.device, *tiles)
     if by_w and (chosen.threads - 1) * w.numel() > PARTIAL:
         chosen = Plan(chosen.rows, chosen.features, 1)
@@ -203,10 +204,10 @@ def gram_side(
             for tile in slices(0, columns, chosen.features):
                 slope = second.tile(n, length(tile)).zero_()
                 for to in slices(0, y.shape[0], chosen.rows):
-                    z = angles(filled(wide(y[to]), 1), full[:, tile], b[tile], first.tile(length(to), length(tile)))
+                    z = angles(filled(wide(y[to]), 1), tile, first.tile(length(to), length(tile)))
                     cosine(z, z)
                     slope.addmm_(wide(grad[at, to]), z)
-                z = angles(points, full[:, tile], b[tile], first.tile(n, length(tile)))
+                z = angles(points, tile, first.tile(n, length(tile)))
                 sine(z, z)
                 z.mul_(slope).mul_(-2 / columns)
                 if by_x is not None:

@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from trueness.optimized._attention_products import ONEDNN, SMALL
 from trueness.optimized._precision import wide
 
 COSINES = 1 << 17  # of one tile: half a mebibyte in float32, so that a core's cache holds two
 FEATURES = 512
+DEEP = 16  # dimensions from which oneDNN is worth a call
 THIN = 8  # inner length up to which a matrix product takes longer the shorter it is
 WORTH = 1 << 21  # cosines from which threads of our own pay for themselves
 PARTIAL = 1 << 19  # numbers that all threads' own sums may hold beyond the first's
@@ -109,11 +111,6 @@ def sine(angles: torch.Tensor, out: torch.Tensor) -> None:
         np.sin(angles.numpy(), out=out.numpy())
 
 
-def angles(x: torch.Tensor, w: torch.Tensor, b: Optional, out: torch.Tensor) -> torch.Tensor:
-    """x W + b, written to ``out``."""
-    return torch.mm(x, w, out=out) if b is None else torch.addmm(b, x, w, out=out)
-
-
 def filled(matrix: torch.Tensor, axis: int = 0) -> torch.Tensor:
     """Zeros beside 2 … 7 rows (or columns) of one factor of a product: with 8 it is computed in half of the time."""
     missing = THIN - matrix.shape[axis]
@@ -121,6 +118,28 @@ def filled(matrix: torch.Tensor, axis: int = 0) -> torch.Tensor:
         return matrix
     shape = (missing, matrix.shape[1]) if axis == 0 else (matrix.shape[0], missing)
     return torch.cat([matrix, matrix.new_zeros(shape)], axis)
+
+
+class Angles:
+    """x W + b of tiles; points of few dimensions come ``filled``.
+
+    oneDNN multiplies a tile in half of MKL's time, if W lies turned. It returns a tile of its own, so it is asked only
+    for tiles that have a scratch tile's size and would be written there.
+    """
+
+    def __init__(self, w: torch.Tensor, b: Optional) -> None:
+        self.w, self.b = filled(w), b
+        quick = ONEDNN is not None and w.dtype == torch.float32 and w.device.type == "cpu" and w.shape[0] >= DEEP
+        self.turned = self.w.T.contiguous() if quick else None
+
+    def __call__(self, x: torch.Tensor, tile: slice, place: torch.Tensor) -> torch.Tensor:
+        """Of the features in ``tile``: in ``place``, or in memory of its own"""
+        b = None if self.b is None else self.b[tile]
+        if self.turned is not None and x.numel() * length(tile) >= SMALL:
+            found: torch.Tensor = ONEDNN(x, self.turned[tile], b, "none", [], "")
+            return found
+        w = self.w[:, tile]
+        return torch.mm(x, w, out=place) if b is None else torch.addmm(b, x, w, out=place)
 
 
 class Scratch:
@@ -154,14 +173,14 @@ def summed(parts: list[torch.Tensor]) -> torch.Tensor:
 def pulled(y: torch.Tensor, v: torch.Tensor, w: torch.Tensor, b: torch.Tensor, by: Plan) -> torch.Tensor:
     """vᵀ cos(y W + b)  (p, D), in working precision; W and b are in it already."""
 
-    full = filled(w)
+    angles = Angles(w, b)
 
     def work(start: int, stop: int) -> torch.Tensor:
         total, scratch = zeros(y, v.shape[1], w.shape[1]), Scratch(y, by.rows, by.features)
         for at in slices(start, stop, by.rows):
             points, vectors = filled(wide(y[at]), 1), wide(v[at]).T
             for tile in slices(0, w.shape[1], by.features):
-                z = angles(points, full[:, tile], b[tile], scratch.tile(length(at), length(tile)))
+                z = angles(points, tile, scratch.tile(length(at), length(tile)))
                 cosine(z, z)
                 total[:, tile].addmm_(vectors, z)
         return total
@@ -174,14 +193,14 @@ def pushed(
 ) -> torch.Tensor:
     """cos(x W + b) totalᵀ  (n, p), rounded once into ``out``."""
 
-    full = filled(w)
+    angles = Angles(w, b)
 
     def work(start: int, stop: int) -> None:
         scratch, sums = Scratch(x, by.rows, by.features), Scratch(x, by.rows, total.shape[0])
         for at in slices(start, stop, by.rows):
             points, result = filled(wide(x[at]), 1), sums.tile(length(at), total.shape[0])
             for tile in slices(0, w.shape[1], by.features):
-                z = angles(points, full[:, tile], b[tile], scratch.tile(length(at), length(tile)))
+                z = angles(points, tile, scratch.tile(length(at), length(tile)))
                 cosine(z, z)
                 result.addmm_(z, total[:, tile].T, beta=1 if tile.start else 0)
             out[at].copy_(result)
@@ -244,7 +263,7 @@ def side(
     chosen = plan(x.shape[0], columns, sized, x.device, *tiles)
     if by_w and (chosen.threads - 1) * w.numel() > PARTIAL:
         chosen = Plan(chosen.rows, chosen.features, 1)
-    turned, full, falling = by_x is not None or by_w, filled(w), filled(slope.neg())
+    turned, angles, falling = by_x is not None or by_w, Angles(w, b), filled(slope.neg())
 
     def work(start: int, stop: int) -> Sums:
         first, second = Scratch(x, chosen.rows, chosen.features), Scratch(x, chosen.rows, chosen.features)
@@ -260,7 +279,7 @@ def side(
             points, given, n = filled(wide(x[at]), 1), filled(wide(vectors[at]), 1), length(at)
             for tile in slices(0, columns, chosen.features):
                 more = 1 if tile.start else 0
-                z = angles(points, full[:, tile], b[tile], first.tile(n, length(tile)))
+                z = angles(points, tile, first.tile(n, length(tile)))
                 other = second.tile(n, length(tile))
                 if own.cosines is not None or products is not None:
                     cosine(z, other)

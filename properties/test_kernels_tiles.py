@@ -79,6 +79,22 @@ def test_value_and_gradients_do_not_depend_on_the_tile(
         judge(name, drawn(name, 0, d), dtype, row_tile=row_tile, feature_tile=feature_tile)
 
 
+@pytest.mark.skipif(tiles.ONEDNN is None, reason="this torch was built without oneDNN, which multiplies large tiles")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("row_tile, feature_tile", [(2, 4), (None, None)])
+def test_nor_on_the_library_that_multiplies_a_tile(
+    name: str, row_tile: int | None, feature_tile: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, product = [], tiles.ONEDNN
+    monkeypatch.setattr(tiles, "ONEDNN", lambda *arguments: (asked.append(1), product(*arguments))[1])
+    monkeypatch.setattr(tiles, "DEEP", 1)
+    monkeypatch.setattr(tiles, "SMALL", 1)
+    for d in (2, LONG):
+        judge(name, drawn(name, 0, d), dtype, row_tile=row_tile, feature_tile=feature_tile)
+    assert asked
+
+
 @dtypes
 @pytest.mark.parametrize("row_tile", [1, 3, 100])
 def test_structured_features_do_not_depend_on_the_tile(row_tile: int, dtype: torch.dtype) -> None:
