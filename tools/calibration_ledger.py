@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 
 from trueness.tools import inputs, registry
+from trueness.tools.bounds import LIMITS
 from trueness.tools.calibration_record import Run
 from trueness.tools.check_value import cotangents_for, differentiable, gradients
 from trueness.tools.checks import excluded
@@ -191,10 +192,13 @@ def backward(formula: Formula, dtype: str, count: int) -> list[Run]:
         for at, name in enumerate(names):
             if not right[at].size or (formula.name, name) in ZERO:
                 continue
-            visible = np.abs(right[at]) > 200 * truth[at].B  # 1 % of it is more than the limit lets through
-            edge = visible[-1:] if visible.ndim else np.zeros(1, bool)  # a number has no last row
+            size = np.abs(right[at]) / truth[at].B
             for mistake, plant in PLANTED.items():
-                if (edge if plant is last_missing else visible).any():
+                share = 0.01 if plant is gain else 1.0  # of the gradient that the mistake moves at least
+                here = size[-1:] if size.ndim else size
+                if plant is last_missing and not size.ndim:
+                    continue  # a number has no last row
+                if (share * (here if plant is last_missing else size) > 2 * LIMITS["fused"]).any():
                     T = float(trial.judge(plant(right, at), truth).T)
                     found.append(Run(formula.name, "backward", dtype, f"{mistake}, {name}", "mutant", T))
     return found

@@ -184,10 +184,15 @@ SENTENCES = {
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory with hostile.py in it, where the person stands who asks."""
+    """A directory with hostile.py and mine.py in it, where the person stands who asks."""
     folder, before = tmp_path_factory.mktemp("hostile"), Path.cwd()
     os.environ["TRUENESS_TEST"] = str(os.getpid())
     (folder / "hostile.py").write_text(HOSTILE)
+    (folder / "mine.py").write_text(
+        "import torch\n"
+        "def absolute(score, alpha):\n    return score.abs() + (1e-4 + 1e-3 * (1 - alpha))\n"
+        "def gain(score, alpha):\n    return 1.02 * (score * score + (1e-4 + 1e-3 * (1 - alpha)))\n"
+    )
     (folder / "resource.py").write_text(
         "raise RuntimeError('a file of the user got in the way of the standard library')"
     )
@@ -488,11 +493,6 @@ def test_the_reproduction_of_a_verdict_shows_the_same(here: Path, one_run: dict[
 
 
 def test_a_copy_of_ours_with_the_absolute_value_is_shrunk_named_and_shown_again(here: Path) -> None:
-    (here / "mine.py").write_text(
-        "import torch\n"
-        "def absolute(score, alpha):\n    return score.abs() + (1e-4 + 1e-3 * (1 - alpha))\n"
-        "def gain(score, alpha):\n    return 1.02 * (score * score + (1e-4 + 1e-3 * (1 - alpha)))\n"
-    )
     value = check("fisher.diagonal", "mine:absolute", dtype="float32", timeout=30).failures[0]
     assert value.check == "value"
     assert value.bugs == ("FSB-01",)
