@@ -68,7 +68,7 @@ def formulas() -> list[Formula]:
 
 
 def drawn(formula: Formula, count: int) -> list[Case]:
-    """``count`` cases, the same ones every time, in which no tensor is empty."""
+    """``count`` cases, the same ones every time, in which no tensor is empty or a mere number."""
     found: list[Case] = []
 
     @settings(
@@ -81,7 +81,8 @@ def drawn(formula: Formula, count: int) -> list[Case]:
     )
     @given(inputs.cases(formula))
     def collect(case: Case) -> None:
-        if all(np.size(x) for x in inputs.values(formula, case, "float64") if isinstance(x, np.ndarray)):
+        values = zip(formula.arguments, inputs.values(formula, case, "float64"), strict=True)
+        if all(x.size and (x.ndim or not getattr(a, "dims", ())) for a, x in values if isinstance(x, np.ndarray)):
             found.append(case)
 
     collect()
