@@ -27,7 +27,7 @@ from trueness.tools.trial import Trial
 from trueness.tools.variants import as_torch
 
 FAMILIES = ("attention", "atlas_memory", "filters", "fisher", "kernels")
-CASES = {"quick": 6, "full": 12}  # drawn for every formula, direction and dtype
+CASES = {"quick": 10, "full": 12}  # drawn for every formula, direction and dtype
 FORMATS = {"quick": ("float32",), "full": ("float32", "float16", "bfloat16")}
 
 ZERO = {("attention.tmsa", "w_kt"): "the gradient by W_kt is 0, since k_t cancels in the softmax"}
