@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
+from trueness.optimized._atlas_chunks import band, decays, shifted
 from trueness.optimized._atlas_muon import EPS, THIN, newton_schulz, newton_schulz_lowrank
 
 DECAY = 0.9
@@ -45,13 +45,6 @@ class Modes(NamedTuple):
 def laid(before: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
     """(B, T, H, …) as (B, H, T, …), with ``before`` in front"""
     return (x if before is None else torch.cat([before, x], 1)).movedim(1, 2)
-
-
-def decays(gate: torch.Tensor) -> torch.Tensor:
-    """(…, C, C): ∏_{s<r≤t} gate_r for s ≤ t, else 0"""
-    size = gate.shape[-1]
-    later = torch.ones(size, size, dtype=torch.bool, device=gate.device).tril(-1)
-    return torch.where(later, gate[..., :, None], gate.new_ones(())).cumprod(-2).tril()
 
 
 def windows(x: torch.Tensor, window: int) -> torch.Tensor:
@@ -113,7 +106,7 @@ def descent(
     G, down, up = both[..., :-1, :], both[..., -2, :, None], both[..., -1, :, None]
     a_end, b_end, f_end = (x[..., -1, None, None] for x in (a, b, f))
     if not post:
-        a, f, G = later(a, -1, 1.0), later(f, -1, 0.0), later(G, -2, 0.0)
+        a, f, G = shifted(a, -1, 1.0), shifted(f, -1, 0.0), shifted(G, -2, 0.0)
     o = a[..., None] * (q @ M) - f[..., None] * (q @ S) - (G * (q @ k.mT)) @ E
     return o, a_end * M - f_end * S - k.mT @ (down * E), b_end * S + k.mT @ (up * E)
 
@@ -126,16 +119,7 @@ def weights_of(piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
 
 def rows(weights: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
     """(…, n, C + c − 1): weights (…, n, C) of the gradients of C tokens as those of their windows' rows"""
-    size, window = gamma.shape[-2:]
-    wide = size + window - 1
-    band = pad(gamma.flip(-1), (0, size)).flatten(-2)[..., : size * wide].unflatten(-1, (size, wide))
-    found: torch.Tensor = weights @ band
-    return found
-
-
-def later(x: torch.Tensor, dim: int, first: float) -> torch.Tensor:
-    """x one token later along ``dim``: the state before a token instead of after it"""
-    return torch.cat([torch.full_like(x.narrow(dim, 0, 1), first), x.narrow(dim, 0, x.shape[dim] - 1)], dim)
+    return weights @ band(gamma)
 
 
 def held(g: torch.Tensor, clip: float | None) -> torch.Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from trueness.optimized import _atlas_dense as _dense
+from trueness.optimized._atlas_chunks import decays, shifted
 from trueness.optimized._atlas_dense import Modes, Piece
 from trueness.optimized._atlas_muon import newton_schulz
 
@@ -35,19 +36,19 @@ def run(
     if modes.optimizer == "muon":
         return by_token(piece, (w1, w2), (s1, s2), ((e, h), (d, piece.k)), modes)
     q, k = piece.q, piece.k
-    Th, b = _dense.decays(piece.theta), piece.theta.cumprod(-1)
+    Th, b = decays(piece.theta), piece.theta.cumprod(-1)
     up = _dense.rows(Th[..., -1:, :] * piece.into[..., None, :], piece.gamma)[..., 0, :, None]
     if modes.optimizer == "muon_chunk":
         s1, s2 = (b[..., -1, None, None] * s + (up * x).mT @ y for s, x, y in ((s1, e, h), (s2, d, k)))
         kept, moved = _dense.weights_of(piece)
         o = q + silu(q @ start[1].mT) @ start[0].mT
         return o, kept * w1 - moved * newton_schulz(s1), kept * w2 - moved * newton_schulz(s2), s1, s2
-    A = _dense.decays(piece.alpha) * piece.out[..., None, :]
+    A = decays(piece.alpha) * piece.out[..., None, :]
     a, f, rho = piece.alpha.cumprod(-1), (A @ b[..., None])[..., 0], A @ Th
     G = _dense.rows(rho * piece.into[..., None, :], piece.gamma)
     G_end, a_end, b_end, f_end = G[..., -1, :, None], *(x[..., -1, None, None] for x in (a, b, f))
     if not modes.post:
-        a, f, G = _dense.later(a, -1, 1.0), _dense.later(f, -1, 0.0), _dense.later(G, -2, 0.0)
+        a, f, G = shifted(a, -1, 1.0), shifted(f, -1, 0.0), shifted(G, -2, 0.0)
     a, f = a[..., None], f[..., None]
     h_q = silu(a * (q @ w2.mT) - f * (q @ s2.mT) - (G * (q @ k.mT)) @ d)
     o = q + a * (h_q @ w1.mT) - f * (h_q @ s1.mT) - (G * (h_q @ h.mT)) @ e
@@ -61,7 +62,7 @@ def by_token(
 ) -> tuple[torch.Tensor, ...]:
     """Newton–Schulz of the momentum of every token: (C, V, N) and (C, N, V) are written out."""
     window = piece.gamma.shape[-1]
-    Th, A = _dense.decays(piece.theta) * piece.into[..., None, :], _dense.decays(piece.alpha) * piece.out[..., None, :]
+    Th, A = decays(piece.theta) * piece.into[..., None, :], decays(piece.alpha) * piece.out[..., None, :]
     a, b = (x.cumprod(-1)[..., None, None] for x in (piece.alpha, piece.theta))
     after, moved = [], []
     for weights, momentum, (x, y) in zip(w, s, pairs, strict=True):
