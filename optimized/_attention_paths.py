@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 
 from trueness.optimized import _attention_windows as windows
-from trueness.optimized._attention_products import has_bfloat16
 from trueness.optimized._elementwise import require_out
 from trueness.optimized._precision import exact, wide
+from trueness.optimized._products import has_bfloat16
 
 Tensor = torch.Tensor
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from trueness.optimized._attention_products import product
+from trueness.optimized._products import product
 
 STRIP = 512  # tokens: q, k and v of 256 channels in float32 and the scores of 8 × 8 windows fit an L2 of 1 MiB nearly
 SCORES = 1 << 21  # scores at once: beyond it (global attention) the queries come in blocks

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from trueness.optimized._elementwise import in_large_pages
-from trueness.optimized._filters_tiles import Grid, Strips, Sums, widest
+from trueness.optimized._filters_tiles import Grid, Strips, Sums
+from trueness.optimized._precision import working
 
 CHUNK = 1 << 20  # elements of the planes that are put together at a time, unless one plane has more
 
@@ -31,7 +32,7 @@ class Even:
     """
 
     def __init__(self, tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
-        self.tiles, self.columns, self.wide = tiles, grid.columns, widest(image.dtype)
+        self.tiles, self.columns, self.wide = tiles, grid.columns, working(image.dtype)
         self.planes, height, width = image.shape
         self.together = min(max(1, CHUNK // (height * width)), self.planes)
         self.found = image
@@ -169,7 +170,7 @@ def cut(image: torch.Tensor, grid: Grid, tiles: torch.Tensor | None = None) -> t
         for j, left in enumerate(grid.columns.starts):
             piece = image[..., top : top + h, left : left + w]
             k = grid.at[top, left]
-            weighed = piece.to(widest(image.dtype)) * grid.weight(i, j, image)
+            weighed = piece.to(working(image.dtype)) * grid.weight(i, j, image)
             if tiles is None:
                 found[k] = weighed.to(image.dtype)
             else:

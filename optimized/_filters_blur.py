@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trueness.optimized._elementwise import TILE, in_large_pages
-from trueness.optimized._filters_fft import HALVES
+from trueness.optimized._precision import working
 
 
 def along(x: torch.Tensor, taps: torch.Tensor, axis: int) -> torch.Tensor:
@@ -137,8 +137,8 @@ class Adjoint(torch.autograd.Function):
         ctx.taps = taps
         result, weights = in_large_pages(torch.empty_like(g)), taps.tolist()
         for piece, place in pieces(g, result):
-            wide = piece.float() if piece.dtype in HALVES else piece
-            place.copy_(_adjoint_along(_adjoint_along(wide, weights, -2), weights, -1))
+            inner = piece.to(working(piece.dtype))
+            place.copy_(_adjoint_along(_adjoint_along(inner, weights, -2), weights, -1))
         return result
 
     @staticmethod

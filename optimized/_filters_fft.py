@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from trueness.optimized._elementwise import in_large_pages
+from trueness.optimized._precision import working
 
 SPECTRUM = 1 << 23  # bytes of the spectra that are in memory at a time, unless one plane has more
-HALVES = (torch.float16, torch.bfloat16)
 Device = torch.device | str | None
 
 
@@ -88,19 +88,19 @@ def planes(x: torch.Tensor, *others: torch.Tensor) -> Any:
 def filtered(x: torch.Tensor, factors: Factors, out: torch.Tensor | None = None) -> torch.Tensor:
     """The filter of x, into ``out`` or a fresh tensor in the memory format of x; ``out`` may be x itself."""
     result = in_large_pages(torch.empty_like(x)) if out is None else out
-    wide = torch.float32 if x.dtype in HALVES else x.dtype
+    inner = working(x.dtype)
     height, width = x.shape[-2:]
-    kept = factors.kept(wide)
-    rows = factors.rows.to(x.device, wide)[:, None]
-    columns = (factors.columns[:kept] / (height * width)).to(x.device, wide)
+    kept = factors.kept(inner)
+    rows = factors.rows.to(x.device, inner)[:, None]
+    columns = (factors.columns[:kept] / (height * width)).to(x.device, inner)
     for piece, place in planes(x, result):
         if kept == len(factors.columns):
-            spectrum = torch.fft.rfft2(piece.to(wide))
+            spectrum = torch.fft.rfft2(piece.to(inner))
         else:
-            spectrum = torch.fft.fft(torch.fft.rfft(piece.to(wide))[..., :kept], dim=-2)
+            spectrum = torch.fft.fft(torch.fft.rfft(piece.to(inner))[..., :kept], dim=-2)
         spectrum.mul_(rows).mul_(columns)
         spectrum = torch.fft.ifft(spectrum, dim=-2, norm="forward")
-        if place.dtype == wide and place.is_contiguous():
+        if place.dtype == inner and place.is_contiguous():
             torch.fft.irfft(spectrum, n=width, norm="forward", out=place)
         else:
             place.copy_(torch.fft.irfft(spectrum, n=width, norm="forward"))
@@ -110,11 +110,11 @@ def filtered(x: torch.Tensor, factors: Factors, out: torch.Tensor | None = None)
 def by_sigma(grad: torch.Tensor, x: torch.Tensor, factors: Factors, sigma: float) -> float:
     """Σ_f w Re(X̄ Ȳ) (−4π²σ|f|² G)/(HW), w = 2 where a real transform leaves out the mirrored column; in float64"""
     height, width = x.shape[-2:]
-    wide = torch.float32 if x.dtype in HALVES else x.dtype
+    inner = working(x.dtype)
     columns = width // 2 + 1
     total = torch.zeros(height, columns, dtype=torch.float64, device=x.device)
     for piece, pulled in planes(x, grad):
-        both = torch.fft.rfft2(piece.to(wide)), torch.fft.rfft2(pulled.to(wide))
+        both = torch.fft.rfft2(piece.to(inner)), torch.fft.rfft2(pulled.to(inner))
         total += torch.view_as_real(both[0]).mul_(torch.view_as_real(both[1])).sum((0, -1), dtype=torch.float64)
     mirrored = np.full(columns, 2.0)
     mirrored[0] = 1
@@ -139,8 +139,8 @@ def frequencies(height: int, width: int, device: Device) -> tuple[torch.Tensor, 
 def gaussian_gains(height: int, width: int, sigma: float | torch.Tensor, device: Device) -> torch.Tensor:
     """G (H, W//2 + 1) in float64, differentiable by a σ that is a tensor"""
     f_y, f_x = frequencies(height, width, device)
-    wide = sigma.to(f_x) if isinstance(sigma, torch.Tensor) else sigma
-    gains: torch.Tensor = torch.exp(-2 * math.pi**2 * (wide * wide) * (f_y**2 + f_x**2))
+    s = sigma.to(f_x) if isinstance(sigma, torch.Tensor) else sigma
+    gains: torch.Tensor = torch.exp(-2 * math.pi**2 * (s * s) * (f_y**2 + f_x**2))
     return gains
 
 
@@ -156,9 +156,8 @@ def multiplied(x: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
     """F⁻¹(K · F x) for real float64 gains K on the rfft2 grid; divided by H W before the sum, which stays in range"""
     if 0 in x.shape:  # an empty batch, which MKL's transform refuses
         return x.clone()
-    wide = x.float() if x.dtype in HALVES else x
-    height, width = x.shape[-2:]
-    spectrum = torch.fft.rfft2(wide) * (gains / (height * width)).to(wide.dtype)
+    height, width, inner = *x.shape[-2:], working(x.dtype)
+    spectrum = torch.fft.rfft2(x.to(inner)) * (gains / (height * width)).to(inner)
     return like(torch.fft.irfft2(spectrum, s=(height, width), norm="forward"), x)
 
 

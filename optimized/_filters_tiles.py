@@ -21,12 +21,7 @@ import numpy as np
 import torch
 
 from trueness.optimized._elementwise import in_large_pages
-from trueness.optimized._filters_fft import HALVES
-
-
-def widest(dtype: torch.dtype) -> torch.dtype:
-    """The format a sum is taken in."""
-    return torch.float32 if dtype in HALVES else dtype
+from trueness.optimized._precision import HALVES, working
 
 
 def window(n: int, kind: str) -> np.ndarray[Any, Any]:
@@ -111,7 +106,7 @@ class Grid:
     def weight(self, i: int, j: int, like: torch.Tensor) -> torch.Tensor:
         """(h, w) weights of a tile, normalised"""
         product = self.rows.shares[i][:, None] * self.columns.shares[j]
-        return torch.from_numpy(product).to(like.device, widest(like.dtype))
+        return torch.from_numpy(product).to(like.device, working(like.dtype))
 
 
 def grid_of(
@@ -149,7 +144,7 @@ class Strips:
     """
 
     def __init__(self, grid: Grid, like: torch.Tensor, out: torch.Tensor | None = None) -> None:
-        self.grid, self.wide = grid, widest(like.dtype)
+        self.grid, self.wide = grid, working(like.dtype)
         self.lead = tuple(like.shape[:-2])
         shape = (*self.lead, grid.rows.length, grid.columns.length)
         self.image = in_large_pages(torch.empty(shape, dtype=like.dtype)) if out is None else out
@@ -212,7 +207,7 @@ class Sums:
 
     def add(self, tile: torch.Tensor, top: int, left: int) -> None:
         h, w = tile.shape[-2:]
-        wide = tile.to(widest(tile.dtype))
+        wide = tile.to(working(tile.dtype))
         if self.total is None:
             self.total = wide.new_zeros((*wide.shape[:-2], *self.size))
             if self.grid is None:

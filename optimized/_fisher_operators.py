@@ -22,15 +22,15 @@ from trueness.optimized._fisher_tiles import (
     pulled_in_tiles,
     square_plus,
     value_in_tiles,
-    widened,
 )
+from trueness.optimized._precision import wide
 
 # -- value and gradient ---------------------------------------------------------------------------------------------
 
 
 def plain(score: torch.Tensor, eps: float, step: bool, table: Table = None, readable: bool = False) -> torch.Tensor:
     """The value in plain torch operations; ``readable`` says that values may be looked at, which saves operations."""
-    s = widened(score)
+    s = wide(score)
     (floors,) = numbers(table, (eps,), s)
     value = square_plus(floors, s)
     if step:
@@ -40,7 +40,7 @@ def plain(score: torch.Tensor, eps: float, step: bool, table: Table = None, read
 
 def pulled(grad: torch.Tensor, score: torch.Tensor, eps: float, step: bool, table: Table = None) -> torch.Tensor:
     """The gradient by s in plain torch operations: 2 s ḡ, or ḡ (ε − s²)/F²; differentiable again."""
-    s, g = widened(score), widened(grad)
+    s, g = wide(score), wide(grad)
     if step:
         (floors,) = numbers(table, (eps,), s)
         fisher = square_plus(floors, s)
@@ -129,16 +129,16 @@ operator.register_autograd(operator_backward, setup_context=save_score)
 
 
 def drift_plain(x: torch.Tensor, score: torch.Tensor, eps: float, a: float, b: float, table: Table) -> torch.Tensor:
-    wide, s = widened(x), widened(score)
+    at, s = wide(x), wide(score)
     e, of_x, of_s = numbers(table, (eps, a, b), s)
-    return narrowed(of_x * wide + divided(s, square_plus(e, s), of_s), x.dtype)
+    return narrowed(of_x * at + divided(s, square_plus(e, s), of_s), x.dtype)
 
 
 def drift_pulled(
     grad: torch.Tensor, score: torch.Tensor, eps: float, a: float, b: float, table: Table
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x̄ = a ḡ and s̄ = b ḡ (ε − s²)/F², differentiable again"""
-    s, g = widened(score), widened(grad)
+    s, g = wide(score), wide(grad)
     e, of_x, of_s = numbers(table, (eps, a, b), s)
     fisher = square_plus(e, s)
     of_score = of_s * (g * (square_plus(e, s, -1.0) / fisher) / fisher)
@@ -167,7 +167,7 @@ class Drift(torch.autograd.Function):
         score, table = ctx.saved_tensors
         eps, a, b = ctx.numbers
         if score.numel() > TILE and nobody_watches(grad) and nobody_watches(score):
-            of_x = torch.mul(grad, ctx.numbers[1] if table is None else beside(table[1], widened(grad)))
+            of_x = torch.mul(grad, ctx.numbers[1] if table is None else beside(table[1], wide(grad)))
             of_s = pulled_in_tiles(grad, score, ctx.numbers[0], ctx.numbers[2], True, table)
             return of_x.to(grad.dtype), of_s, None, None, None, None
         return *drift_pulled(grad, score, eps, a, b, table), None, None, None, None

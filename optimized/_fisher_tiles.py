@@ -13,19 +13,16 @@ import math
 import torch
 
 from trueness.optimized._elementwise import TILE, tiled
+from trueness.optimized._precision import HALVES, working
 
 ROOT = 1e18  # beyond it s² leaves float32 and ε has long been lost: s/(s² + ε) is 1/s
 Table = torch.Tensor | None
 Number = float | torch.Tensor
 
 
-def widened(x: torch.Tensor) -> torch.Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def narrowed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``value`` in ``dtype``; half formats stop at their largest number."""
-    if dtype not in (torch.float16, torch.bfloat16):
+    if dtype not in HALVES:
         return value
     largest = torch.finfo(dtype).max
     return value.clamp(-largest, largest).to(dtype)
@@ -66,7 +63,7 @@ class Scratch:
     """Memory of a tile, made once a call."""
 
     def __init__(self, like: torch.Tensor) -> None:
-        self.size, self.dtype = min(like.numel(), TILE), widened(like[:0] if like.ndim else like).dtype
+        self.size, self.dtype = min(like.numel(), TILE), working(like.dtype)
         self.blocks: list[torch.Tensor] = []
 
     def __call__(self, k: int, like: torch.Tensor) -> torch.Tensor:

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from trueness.optimized._attention_products import ONEDNN, SMALL
-from trueness.optimized._precision import wide
+from trueness.optimized import _products as products
+from trueness.optimized._precision import wide, working
 
 COSINES = 1 << 17  # of one tile: half a mebibyte in float32, so that a core's cache holds two
 FEATURES = 512
@@ -129,15 +129,13 @@ class Angles:
 
     def __init__(self, w: torch.Tensor, b: Optional) -> None:
         self.w, self.b = filled(w), b
-        quick = ONEDNN is not None and w.dtype == torch.float32 and w.device.type == "cpu" and w.shape[0] >= DEEP
-        self.turned = self.w.T.contiguous() if quick else None
+        self.turned = self.w.T.contiguous() if products.prefers(w) and w.shape[0] >= DEEP else None
 
     def __call__(self, x: torch.Tensor, tile: slice, place: torch.Tensor) -> torch.Tensor:
         """Of the features in ``tile``: in ``place``, or in memory of its own"""
         b = None if self.b is None else self.b[tile]
-        if self.turned is not None and x.numel() * length(tile) >= SMALL:
-            found: torch.Tensor = ONEDNN(x, self.turned[tile], b, "none", [], "")
-            return found
+        if self.turned is not None and x.numel() * length(tile) >= products.SMALL:
+            return products.pointwise(x, self.turned[tile], b)
         w = self.w[:, tile]
         return torch.mm(x, w, out=place) if b is None else torch.addmm(b, x, w, out=place)
 
@@ -146,7 +144,7 @@ class Scratch:
     """Memory for tiles of one shape or smaller ones."""
 
     def __init__(self, like: torch.Tensor, rows: int, columns: int) -> None:
-        self.memory = torch.empty(rows * columns, dtype=wide(like[:0]).dtype, device=like.device)
+        self.memory = torch.empty(rows * columns, dtype=working(like.dtype), device=like.device)
 
     def tile(self, rows: int, columns: int) -> torch.Tensor:
         return self.memory[: rows * columns].view(rows, columns)
@@ -157,7 +155,7 @@ def length(at: slice) -> int:
 
 
 def zeros(like: torch.Tensor, *shape: int) -> torch.Tensor:
-    return torch.zeros(shape, dtype=wide(like[:0]).dtype, device=like.device)
+    return torch.zeros(shape, dtype=working(like.dtype), device=like.device)
 
 
 def summed(parts: list[torch.Tensor]) -> torch.Tensor:

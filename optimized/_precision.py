@@ -7,9 +7,14 @@ import torch
 HALVES = (torch.float16, torch.bfloat16)
 
 
+def working(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which numbers of ``dtype`` are computed."""
+    return torch.float32 if dtype in HALVES else dtype
+
+
 def wide(x: torch.Tensor) -> torch.Tensor:
     """Half formats in float32, the others as they are."""
-    return x.float() if x.dtype in HALVES else x
+    return x.to(working(x.dtype))
 
 
 def exact(x: torch.Tensor) -> torch.autocast:

@@ -21,6 +21,7 @@ from trueness.optimized import _filters_blend, _filters_blur, _filters_fft, _fil
 from trueness.optimized._arguments import require_count
 from trueness.optimized._elementwise import nobody_watches, require_floating, require_out
 from trueness.optimized._filters_fft import gaussian_gains, like, multiplied
+from trueness.optimized._precision import working
 
 __all__ = [
     "blend",
@@ -196,7 +197,7 @@ def blur(x: torch.Tensor, k: int, sigma: float, *, out: torch.Tensor | None = No
         require_out(out, x)
         if not torch.compiler.is_compiling() and out.numel() and out.data_ptr() == x.data_ptr():
             raise ValueError("out was x; it must be memory of its own, because rows of x are read again.")
-    taps = taps.to(_filters_tiles.widest(x.dtype))
+    taps = taps.to(working(x.dtype))
     if not _open(x):
         taps = taps.to(x.device)
         y = like(_filters_blur.along(_filters_blur.along(x.to(taps.dtype), taps, -1), taps, -2), x)

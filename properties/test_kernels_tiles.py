@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
 from trueness.optimized import _kernels_tiles as tiles
+from trueness.optimized import _products as products
 from trueness.optimized import kernels as fast
 from trueness.properties.test_kernels import cloud, given, seeds
 from trueness.reference import kernels as true
@@ -79,17 +80,17 @@ def test_value_and_gradients_do_not_depend_on_the_tile(
         judge(name, drawn(name, 0, d), dtype, row_tile=row_tile, feature_tile=feature_tile)
 
 
-@pytest.mark.skipif(tiles.ONEDNN is None, reason="this torch was built without oneDNN, which multiplies large tiles")
+@pytest.mark.skipif(products.ONEDNN is None, reason="this torch was built without oneDNN, which multiplies large tiles")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("row_tile, feature_tile", [(2, 4), (None, None)])
 def test_nor_on_the_library_that_multiplies_a_tile(
     name: str, row_tile: int | None, feature_tile: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, product = [], tiles.ONEDNN
-    monkeypatch.setattr(tiles, "ONEDNN", lambda *arguments: (asked.append(1), product(*arguments))[1])
+    asked, product = [], products.ONEDNN
+    monkeypatch.setattr(products, "ONEDNN", lambda *arguments: (asked.append(1), product(*arguments))[1])
     monkeypatch.setattr(tiles, "DEEP", 1)
-    monkeypatch.setattr(tiles, "SMALL", 1)
+    monkeypatch.setattr(products, "SMALL", 1)
     for d in (2, LONG):
         judge(name, drawn(name, 0, d), dtype, row_tile=row_tile, feature_tile=feature_tile)
     assert asked
