@@ -92,6 +92,37 @@ def pending(
     return piece.theta.prod(-1)[..., None, None] * S + added, *weights_of(piece)
 
 
+class Seen(NamedTuple):
+    """Weights with which the tokens of a piece see the state before it, and its gradients."""
+
+    a: torch.Tensor  # (B, H, C, 1) of M
+    f: torch.Tensor  # (B, H, C, 1) of S, taken away
+    G: torch.Tensor  # (B, H, C, C + c − 1) of the rows' gradients, taken away
+
+
+class End(NamedTuple):
+    """Those of the state after the piece: M' = a M − f S − Σ G g, S' = b S + Σ up g."""
+
+    a: torch.Tensor  # (B, H, 1, 1)
+    f: torch.Tensor
+    b: torch.Tensor
+    G: torch.Tensor  # (B, H, C + c − 1, 1)
+    up: torch.Tensor
+
+
+def course(piece: Piece, post: bool) -> tuple[Seen, End]:
+    """How gradient descent weighs what there was; with ``post`` a token sees its own update."""
+    Th, A = decays(piece.theta), decays(piece.alpha) * piece.out[..., None, :]
+    a, b = piece.alpha.cumprod(-1), piece.theta.cumprod(-1)
+    f = (A @ b[..., None])[..., 0]
+    both = rows(torch.cat([A @ Th, Th[..., -1:, :]], -2) * piece.into[..., None, :], piece.gamma)
+    G, (a_end, f_end, b_end) = both[..., :-1, :], (x[..., -1, None, None] for x in (a, f, b))
+    end = End(a_end, f_end, b_end, both[..., -2, :, None], both[..., -1, :, None])
+    if not post:
+        a, f, G = shifted(a, -1, 1.0), shifted(f, -1, 0.0), shifted(G, -2, 0.0)
+    return Seen(a[..., None], f[..., None], G), end
+
+
 def descent(
     piece: Piece, E: torch.Tensor, M: torch.Tensor, S: torch.Tensor, post: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -99,16 +130,9 @@ def descent(
 
     O = a Q M − f Q S − (G ∘ Q Kᵀ) E,  M' = a_C M − f_C S − Kᵀ G_C E,  S' = b_C S + Kᵀ R_C E
     """
-    q, k, Th = piece.q, piece.k, decays(piece.theta)
-    A, a, b = decays(piece.alpha) * piece.out[..., None, :], piece.alpha.cumprod(-1), piece.theta.cumprod(-1)
-    f = (A @ b[..., None])[..., 0]
-    both = rows(torch.cat([A @ Th, Th[..., -1:, :]], -2) * piece.into[..., None, :], piece.gamma)
-    G, down, up = both[..., :-1, :], both[..., -2, :, None], both[..., -1, :, None]
-    a_end, b_end, f_end = (x[..., -1, None, None] for x in (a, b, f))
-    if not post:
-        a, f, G = shifted(a, -1, 1.0), shifted(f, -1, 0.0), shifted(G, -2, 0.0)
-    o = a[..., None] * (q @ M) - f[..., None] * (q @ S) - (G * (q @ k.mT)) @ E
-    return o, a_end * M - f_end * S - k.mT @ (down * E), b_end * S + k.mT @ (up * E)
+    q, k, seen, end = piece.q, piece.k, *course(piece, post)
+    o = seen.a * (q @ M) - seen.f * (q @ S) - (seen.G * (q @ k.mT)) @ E
+    return o, end.a * M - end.f * S - k.mT @ (end.G * E), end.b * S + k.mT @ (end.up * E)
 
 
 def weights_of(piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from trueness.optimized import _atlas_dense as _dense
-from trueness.optimized._atlas_chunks import decays, shifted
+from trueness.optimized._atlas_chunks import decays
 from trueness.optimized._atlas_dense import Modes, Piece
 from trueness.optimized._atlas_muon import newton_schulz
 
@@ -36,24 +36,17 @@ def run(
     if modes.optimizer == "muon":
         return by_token(piece, (w1, w2), (s1, s2), ((e, h), (d, piece.k)), modes)
     q, k = piece.q, piece.k
-    Th, b = decays(piece.theta), piece.theta.cumprod(-1)
-    up = _dense.rows(Th[..., -1:, :] * piece.into[..., None, :], piece.gamma)[..., 0, :, None]
+    seen, end = _dense.course(piece, modes.post)
     if modes.optimizer == "muon_chunk":
-        s1, s2 = (b[..., -1, None, None] * s + (up * x).mT @ y for s, x, y in ((s1, e, h), (s2, d, k)))
+        s1, s2 = (end.b * s + (end.up * x).mT @ y for s, x, y in ((s1, e, h), (s2, d, k)))
         kept, moved = _dense.weights_of(piece)
         o = q + silu(q @ start[1].mT) @ start[0].mT
         return o, kept * w1 - moved * newton_schulz(s1), kept * w2 - moved * newton_schulz(s2), s1, s2
-    A = decays(piece.alpha) * piece.out[..., None, :]
-    a, f, rho = piece.alpha.cumprod(-1), (A @ b[..., None])[..., 0], A @ Th
-    G = _dense.rows(rho * piece.into[..., None, :], piece.gamma)
-    G_end, a_end, b_end, f_end = G[..., -1, :, None], *(x[..., -1, None, None] for x in (a, b, f))
-    if not modes.post:
-        a, f, G = shifted(a, -1, 1.0), shifted(f, -1, 0.0), shifted(G, -2, 0.0)
-    a, f = a[..., None], f[..., None]
+    a, f, G = seen
     h_q = silu(a * (q @ w2.mT) - f * (q @ s2.mT) - (G * (q @ k.mT)) @ d)
     o = q + a * (h_q @ w1.mT) - f * (h_q @ s1.mT) - (G * (h_q @ h.mT)) @ e
-    w1, s1 = a_end * w1 - f_end * s1 - (G_end * e).mT @ h, b_end * s1 + (up * e).mT @ h
-    w2, s2 = a_end * w2 - f_end * s2 - (G_end * d).mT @ k, b_end * s2 + (up * d).mT @ k
+    w1, s1 = end.a * w1 - end.f * s1 - (end.G * e).mT @ h, end.b * s1 + (end.up * e).mT @ h
+    w2, s2 = end.a * w2 - end.f * s2 - (end.G * d).mT @ k, end.b * s2 + (end.up * d).mT @ k
     return o, w1, w2, s1, s2
 
 
