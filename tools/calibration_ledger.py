@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 
 from trueness.tools import inputs, registry
 from trueness.tools.bounds import LIMITS
 from trueness.tools.calibration_record import Run
 from trueness.tools.check_value import cotangents_for, differentiable, gradients
-from trueness.tools.checks import excluded
+from trueness.tools.checks import excluded, settings_for
 from trueness.tools.frameworks import Rejected
 from trueness.tools.nouns import Bug, Case, Formula, Implementation
 from trueness.tools.precision import PRECISIONS, round_to
@@ -71,14 +71,7 @@ def drawn(formula: Formula, count: int) -> list[Case]:
     """``count`` cases, the same ones every time, in which no tensor is empty or a mere number."""
     found: list[Case] = []
 
-    @settings(
-        derandomize=True,
-        database=None,
-        max_examples=10 * count,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings_for(10 * count)
     @given(inputs.cases(formula))
     def collect(case: Case) -> None:
         values = zip(formula.arguments, inputs.values(formula, case, "float64"), strict=True)
