@@ -28,7 +28,7 @@ Sizes = Mapping[str, Any]
 WINDOW = Scalar("window", st.integers(1, 3))
 HEADS = Scalar("heads", st.integers(1, 2))
 EPS = Scalar("eps", st.sampled_from((1e-6, 1e-5, 1e-3)))
-GRID = {"h": (2, 3), "w": (1, 2), "B": (1, 2)}
+GRID = {"h": (3, 3), "w": (1, 2), "B": (1, 2)}  # one window alone has no power; a kernel takes four at a time
 WIDTHS = {"d": (2, 3), "E": (1, 4), "M": (1, 5)}
 NORMED = {"B": (1, 2), "N": (1, 4), "C": (2, 12)}
 GROUPED = {"B": (1, 2), "c": (1, 3), "H": (2, 3), "W": (1, 3)}
@@ -36,8 +36,13 @@ KEYED = {"B": (1, 2), "N": (1, 6), "J": (1, 8), "d": (1, 8), "e": (1, 4)}
 MAGNITUDES, WEIGHTS = (-2.0, 0.4), (-2.0, 0.0)
 
 
+def high(s: Sizes) -> int:
+    """Windows along the height: 16 of all heads at most, the number of programs that are worth interpreting."""
+    return int(min(s["h"], 16 // (s["B"] * s["w"] * s.get("heads", 1))))
+
+
 def height(s: Sizes) -> int:
-    return int(s["h"] * s["window"])
+    return int(high(s) * s["window"])
 
 
 def width(s: Sizes) -> int:
@@ -45,7 +50,7 @@ def width(s: Sizes) -> int:
 
 
 def count(s: Sizes) -> int:
-    return int(s["B"] * s["h"] * s["w"])
+    return int(s["B"] * high(s) * s["w"])
 
 
 def area(s: Sizes) -> int:
