@@ -16,8 +16,10 @@ import torch
 from trueness.optimized._elementwise import in_large_pages
 from trueness.optimized._filters_tiles import Grid, Strips, Sums
 from trueness.optimized._precision import working
+from trueness.optimized._threads import parallel
 
 CHUNK = 1 << 20  # elements of the planes that are put together at a time, unless one plane has more
+WORTH = 1 << 21  # elements of the image from which threads of our own pay for themselves
 
 Views = Sequence[torch.Tensor]  # of the planes of every turn
 
@@ -38,8 +40,7 @@ class Even:
         self.found = image
         if image.dtype != self.wide:
             self.found = torch.empty((self.together, height, width), dtype=self.wide)
-        of_rows = torch.from_numpy(grid.rows.ramp).to(self.wide)
-        self.ramp = of_rows if grid.columns is grid.rows else torch.from_numpy(grid.columns.ramp).to(self.wide)
+        of_rows, self.ramp = grid.rows.ramp(self.wide), grid.columns.ramp(self.wide)
         self.steps: list[tuple[Views, Views, torch.Tensor | None]] = []
         count, n, stride = len(grid.rows.starts), grid.rows.n, grid.rows.stride
         if self.together > 1:
@@ -104,15 +105,17 @@ class Even:
         """
         n, stride, width = self.columns.n, self.columns.stride, self.columns.length
         _, of_band, of_column, of_row, _ = tiles.stride()
-        begin = first[0] * of_band + first[1] * of_row
-        for j in range(len(self.columns.starts)):
+        begin, last = first[0] * of_band + first[1] * of_row, len(self.columns.starts) - 1
+        number = last if self.together > 1 else 1  # of a large plane one column after the other: fewer streams to read
+        for j in (0, *range(1, last + 1, max(number, 1))):
             shared = n - stride if j else 0
             for left, right, ramp in ((shared, n, None), (0, shared, self.ramp)):
                 if right > left:
-                    shape, place = (*bands, right - left), top * width + j * stride + left
-                    over = self._pieces(target, place, shape, (below * width, width, 1))
-                    pieces = self._pieces(tiles, begin + j * of_column + left, shape, (of_band, of_row, 1))
-                    self.steps.append((over, pieces, ramp))
+                    shape = (bands[0], number if j else 1, bands[1], right - left)
+                    place, strides = top * width + j * stride + left, (below * width, stride, width, 1)
+                    over = self._pieces(target, place, shape, strides)
+                    strides = (of_band, of_column, of_row, 1)
+                    self.steps.append((over, self._pieces(tiles, begin + j * of_column + left, shape, strides), ramp))
 
     def put(self, turn: int) -> None:
         half = self.tiles.dtype != self.wide
@@ -133,21 +136,28 @@ def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) ->
     image = in_large_pages(tiles.new_empty((*tiles.shape[1:-2], *size))) if out is None else out
     if not image.numel():
         return image
-    flat = image.view(-1, *size)
     counts = (len(grid.rows.starts), len(grid.columns.starts))
-    even = Even(tiles.view(*counts, -1, *tiles.shape[-2:]).permute(2, 0, 1, 3, 4), flat, grid)
-    for turn, k in enumerate(range(0, len(flat), even.together)):
-        part = flat if even.together == len(flat) else flat[k : k + even.together]
+    planes = tiles.view(*counts, -1, *tiles.shape[-2:]).permute(2, 0, 1, 3, 4), image.view(-1, *size)
+    threads = min(torch.get_num_threads(), len(planes[1])) if image.numel() >= WORTH else 1
+    parallel(lambda start, stop: _some(*(x[start:stop] for x in planes), grid), len(planes[1]), threads)
+    return image
+
+
+def _some(tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
+    """The blend of tiles (P, R, C, h, w) into some planes (P, H, W)"""
+    even = Even(tiles, image, grid)
+    for turn, k in enumerate(range(0, len(image), even.together)):
+        part = image[k : k + even.together]
         even.put(turn)
-        found = part if even.found is flat else even.found[: len(part)]
+        found = part if even.found is image else even.found[: len(part)]
         if not math.isfinite(found.sum().item()):
-            sums = Sums(size, None, grid)
-            for (top, left), i in grid.at.items():
-                sums.add(tiles.view(len(tiles), -1, *tiles.shape[-2:])[i, k : k + even.together], top, left)
+            sums = Sums((image.shape[1], image.shape[2]), "", grid)
+            for top, left in grid.at:
+                i, j = grid.rows.starts.index(top), grid.columns.starts.index(left)
+                sums.add(tiles[k : k + even.together, i, j], top, left)
             found = sums.mean(even.wide)
         if found is not part:
             part.copy_(found)
-    return image
 
 
 def put_together(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -30,8 +30,7 @@ def launched(x: Tensor) -> bool:
 
 
 def _grid(rows: list[int], columns: list[int], tile: tuple[int, ...], size: tuple[int, ...], window: str) -> Any:
-    windows = _filters_tiles.windows_of(tile[0], tile[1], window)
-    grid = _filters_tiles.grid_of(rows, columns, (size[0], size[1]), windows)
+    grid = _filters_tiles.grid_of(rows, columns, (size[0], size[1]), (tile[0], tile[1]), window)
     if grid is None:
         raise ValueError("rows and columns were no grid that covers the image; the kernel blends tiles on a grid.")
     return grid

@@ -13,7 +13,7 @@ exist, and the running mean is (1 − α) m + α t.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -47,7 +47,7 @@ class Axis:
     stride   between any two neighbours; 0 where they differ, or where three tiles meet in a pixel
     shares   (K, n)  w_k / Σ w: of one pixel they sum to one
     steps    (K, n)  α = w_k / Σ_{j ≤ k} w_j: 1 where tile k is the first
-    ramp     (n − stride,)  of an even axis the steps in what two neighbours share
+    ramp     (n − stride,)  of an even axis the steps in what two neighbours share, in some dtype
     """
 
     def __init__(self, starts: Sequence[int], length: int, w: np.ndarray[Any, Any]) -> None:
@@ -55,6 +55,7 @@ class Axis:
         differences = {b - a for a, b in pairwise(self.starts)} or {self.n}
         stride = differences.pop()
         self.stride = 0 if differences or 2 * stride < self.n else stride
+        self._ramps: dict[torch.dtype, torch.Tensor] = {}
 
     @cached_property
     def steps(self) -> np.ndarray[Any, Any]:
@@ -73,10 +74,11 @@ class Axis:
             steps.append(self.w / total[start : start + self.n])
         return np.stack(steps), np.stack([self.w / total[start : start + self.n] for start in self.starts])
 
-    @property
-    def ramp(self) -> np.ndarray[Any, Any]:
-        shared = self.w[: self.n - self.stride]
-        return shared / (shared + self.w[self.stride :])
+    def ramp(self, dtype: torch.dtype) -> torch.Tensor:
+        if dtype not in self._ramps:
+            shared = self.w[: self.n - self.stride]
+            self._ramps[dtype] = torch.from_numpy(shared / (shared + self.w[self.stride :])).to(dtype)
+        return self._ramps[dtype]
 
     @staticmethod
     def covers(starts: Sequence[int], n: int, length: int) -> bool:
@@ -110,22 +112,32 @@ class Grid:
 
 
 def grid_of(
-    tops: Sequence[int],
-    lefts: Sequence[int],
-    size: tuple[int, int],
-    windows: Windows,
+    tops: Sequence[int], lefts: Sequence[int], size: tuple[int, int], tile: tuple[int, int], kind: str
 ) -> Grid | None:
-    """The grid on which the tiles lie, each place once; None where they lie otherwise or leave a pixel out."""
+    """The grid on which the tiles lie, each place once; None where they lie otherwise or leave a pixel out.
+
+    The last few grids are kept: an image is put together as often as a model takes a step.
+    """
+    known = _grid_of if torch.compiler.is_compiling() else _kept
+    return known(tuple(tops), tuple(lefts), size, tile, kind)
+
+
+def _grid_of(
+    tops: tuple[int, ...], lefts: tuple[int, ...], size: tuple[int, int], tile: tuple[int, int], kind: str
+) -> Grid | None:
     rows, columns = sorted(set(tops)), sorted(set(lefts))
     at = {place: k for k, place in enumerate(zip(tops, lefts, strict=True))}
     if not len(at) == len(tops) == len(rows) * len(columns):
         return None
-    (h, w), (height, width) = (len(windows[0]), len(windows[1])), size
+    windows, (h, w), (height, width) = windows_of(*tile, kind), tile, size
     if not (Axis.covers(rows, h, height) and Axis.covers(columns, w, width)):
         return None
     of_rows = Axis(rows, height, windows[0])
     same = rows == columns and height == width and windows[0] is windows[1]
     return Grid(of_rows, of_rows if same else Axis(columns, width, windows[1]), at)
+
+
+_kept = lru_cache(maxsize=16)(_grid_of)
 
 
 def _mean(m: torch.Tensor, t: torch.Tensor, step: torch.Tensor) -> None:
@@ -195,13 +207,8 @@ class Sums:
     On a grid w is normalised and there is nothing to divide by; elsewhere Σ w is an image of its own.
     """
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        windows: Windows | None,
-        grid: Grid | None,
-    ) -> None:
-        self.size, self.windows, self.grid = size, windows, grid
+    def __init__(self, size: tuple[int, int], kind: str, grid: Grid | None) -> None:
+        self.size, self.kind, self.grid = size, kind, grid
         self.total: torch.Tensor | None = None
         self.mass = torch.zeros(0)
 
@@ -213,8 +220,8 @@ class Sums:
             if self.grid is None:
                 self.mass = torch.zeros(self.size, dtype=torch.float64, device=tile.device)
         if self.grid is None:
-            assert self.windows is not None
-            weight = torch.from_numpy(self.windows[0][:, None] * self.windows[1]).to(tile.device)
+            of_rows, of_columns = windows_of(h, w, self.kind)
+            weight = torch.from_numpy(of_rows[:, None] * of_columns).to(tile.device)
             self.mass[top : top + h, left : left + w] += weight
             weight = weight.to(wide.dtype)
         else:

@@ -14,7 +14,6 @@ from trueness.optimized._kernels_tiles import (
     cosine,
     filled,
     length,
-    parallel,
     plan,
     sine,
     slices,
@@ -22,6 +21,7 @@ from trueness.optimized._kernels_tiles import (
     zeros,
 )
 from trueness.optimized._precision import wide
+from trueness.optimized._threads import parallel
 
 Tiles = tuple[int | None, int | None]
 Scale = torch.Tensor | float

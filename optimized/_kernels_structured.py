@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from trueness.optimized._kernels_gradients import plainly, watched
-from trueness.optimized._kernels_tiles import Scratch, cosine, length, parallel, plan, sine, slices, summed, zeros
+from trueness.optimized._kernels_tiles import Scratch, cosine, length, plan, sine, slices, summed, zeros
 from trueness.optimized._precision import exact, wide
+from trueness.optimized._threads import parallel
 
 
 def power(*least: int) -> int:

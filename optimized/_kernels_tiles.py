@@ -9,16 +9,14 @@ Nothing here knows of gradients: these functions run where none is recorded.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from trueness.optimized import _products as products
 from trueness.optimized._precision import wide, working
+from trueness.optimized._threads import parallel
 
 COSINES = 1 << 17  # of one tile: half a mebibyte in float32, so that a core's cache holds two
 FEATURES = 512
@@ -27,7 +25,6 @@ THIN = 8  # inner length up to which a matrix product takes longer the shorter i
 WORTH = 1 << 21  # cosines from which threads of our own pay for themselves
 PARTIAL = 1 << 19  # numbers that all threads' own sums may hold beyond the first's
 
-Found = TypeVar("Found")
 Optional = torch.Tensor | None
 
 
@@ -55,42 +52,6 @@ def plan(
 def slices(start: int, stop: int, size: int) -> list[slice]:
     """start … stop in slices of ``size``."""
     return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
-
-
-def parallel(work: Callable[[int, int], Found], points: int, threads: int) -> list[Found]:
-    """``work(start, stop)`` for as many ranges of points as there are threads, each on a thread of its own.
-
-    A thread tells torch to stay on it; the number of threads of the process is put back before the work begins.
-    """
-    if threads == 1:
-        return [work(0, points)]
-    found: list[Any] = [None] * threads
-    failed: list[BaseException] = []
-    before, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
-    ready, begin = threading.Barrier(threads + 1), threading.Event()
-
-    def run(k: int) -> None:
-        torch.get_num_threads()  # the number of the process is taken over once, here, and not later in the work
-        torch.set_num_threads(1)
-        ready.wait()
-        begin.wait()
-        try:
-            with torch.inference_mode(inference), torch.no_grad():
-                found[k] = work(points * k // threads, points * (k + 1) // threads)
-        except BaseException as error:
-            failed.append(error)
-
-    workers = [threading.Thread(target=run, args=(k,)) for k in range(threads)]
-    for worker in workers:
-        worker.start()
-    ready.wait()
-    torch.set_num_threads(before)
-    begin.set()
-    for worker in workers:
-        worker.join()
-    if failed:
-        raise failed[0]
-    return found
 
 
 def cosine(angles: torch.Tensor, out: torch.Tensor) -> None:

@@ -298,8 +298,7 @@ def blend(
             f"rows and columns were {len(tops)} and {len(lefts)} long; both must be {len(tiles)}, as tiles."
         )
     h, w = tiles.shape[-2:]
-    windows = _filters_tiles.windows_of(h, w, window)
-    grid = _filters_tiles.grid_of(tops, lefts, (height, width), windows)
+    grid = _filters_tiles.grid_of(tops, lefts, (height, width), (h, w), window)
     if grid is None:
         _require_cover(tops, lefts, h, w, height, width)
     if out is not None:
@@ -311,7 +310,7 @@ def blend(
         if out is None and _wanted(tiles):
             return _filters_blend.Blend.apply(tiles, grid)  # type: ignore[no-any-return, no-untyped-call]
         return _filters_blend.put_together(tiles, grid, out)
-    sums = _filters_tiles.Sums((height, width), windows, grid)
+    sums = _filters_tiles.Sums((height, width), window, grid)
     for tile, top, left in zip(tiles.unbind(0), tops, lefts, strict=True):
         sums.add(tile, top, left)
     y = sums.mean(tiles.dtype)
@@ -348,12 +347,11 @@ def tiled(
     height, width = x.shape[-2:]
     h, w = min(tile, height), min(tile, width)
     starts = tile_starts(height, h, overlap).tolist(), tile_starts(width, w, overlap).tolist()
-    windows = _filters_tiles.windows_of(h, w, window)
     places = [(top, left) for top in starts[0] for left in starts[1]]
     tops, lefts = [top for top, _ in places], [left for _, left in places]
-    grid = _filters_tiles.grid_of(tops, lefts, (height, width), windows)
+    grid = _filters_tiles.grid_of(tops, lefts, (height, width), (h, w), window)
     strips: _filters_tiles.Strips | None = None
-    sums = _filters_tiles.Sums((height, width), windows, grid)
+    sums = _filters_tiles.Sums((height, width), window, grid)
     for k, (top, left) in enumerate(places):
         y = model(x[..., top : top + h, left : left + w])
         if tuple(y.shape[-2:]) != (h, w):

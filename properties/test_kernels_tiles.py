@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from trueness.optimized import _kernels_tiles as tiles
 from trueness.optimized import _products as products
 from trueness.optimized import kernels as fast
+from trueness.optimized._threads import parallel
 from trueness.properties.test_kernels import cloud, given, seeds
 from trueness.reference import kernels as true
 from trueness.tools.bounds import LIMITS, bounds
@@ -134,7 +135,7 @@ def test_the_threads_of_the_process_are_as_many_as_before(monkeypatch: pytest.Mo
     """here, and on a thread that is new; and inside every worker there is one"""
     inside: list[int] = []
     with threads(2, monkeypatch):
-        tiles.parallel(lambda start, stop: inside.append(torch.get_num_threads()), 4, 2)
+        parallel(lambda start, stop: inside.append(torch.get_num_threads()), 4, 2)
         other: list[int] = []
         worker = threading.Thread(target=lambda: other.append(torch.get_num_threads()))
         worker.start()
@@ -147,9 +148,9 @@ def test_what_fails_on_a_thread_is_raised_and_every_range_is_taken_once() -> Non
         raise ValueError("on a thread")
 
     with pytest.raises(ValueError, match="on a thread"):
-        tiles.parallel(fails, 4, 2)
+        parallel(fails, 4, 2)
     for points in (0, 1, 5):
-        ranges = tiles.parallel(lambda start, stop: range(start, stop), points, 3)
+        ranges = parallel(lambda start, stop: range(start, stop), points, 3)
         assert [k for r in ranges for k in r] == list(range(points))
 
 
