@@ -128,6 +128,25 @@ def test_in_gram_matrices_alone_no_digit_would_be_left() -> None:
     assert error(a.mT @ R @ b) > 1e-2
 
 
+@given(seed=seeds, r=st.integers(1, 2))
+def test_a_small_feature_keeps_its_digits(seed: int, r: int) -> None:
+    """In float32, with the first feature 1e-5 of the others; LAPACK's Q of the rows as they come has none of them."""
+    fmt, columns = precision("float32"), 8
+    x, y = (
+        round_to(normal(seed, r, 6) * ([1e-5] + [1.0] * 5), "float32"),
+        round_to(normal(seed + 1, r, columns), "float32"),
+    )
+    (bound,) = bounds(
+        true.newton_schulz_lowrank, [x, y, true.JORDAN, 0.0], [fmt.u, fmt.u, 0.0, 0.0], fmt, r + 6 + columns
+    )
+    a, b = (torch.from_numpy(z).float() for z in (x, y))
+    found = fast.newton_schulz_lowrank(a, b, true.JORDAN, 0.0)
+    assert bound.ratio(found.double().numpy()).max() <= LIMITS["fused"]
+    (q_x, r_x), (q_y, r_y) = torch.linalg.qr(a.mT), torch.linalg.qr(b.mT)
+    plain = q_x @ fast.newton_schulz(r_x @ r_y.mT, true.JORDAN, 0.0) @ q_y.mT
+    assert bound.ratio(plain.double().numpy())[0].max() > LIMITS["eager"]
+
+
 @given(seed=seeds, c=st.integers(1, 2), chunk=st.integers(1, 4))
 def test_without_momentum_muon_takes_the_short_way_and_says_the_same(seed: int, c: int, chunk: int) -> None:
     """θ = 0: the way of few rows; θ with a gradient: the other one."""
