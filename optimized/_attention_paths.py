@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trueness.optimized import _attention_windows as windows
-from trueness.optimized._elementwise import require_out
+from trueness.optimized._elementwise import in_large_pages, require_out
 from trueness.optimized._precision import exact, wide
 from trueness.optimized._products import has_bfloat16
 
@@ -66,8 +66,7 @@ def attend(
         if torch.is_grad_enabled() and any(a.requires_grad for a in given):
             return _Windows.apply(*tensors, size)  # type: ignore[no-any-return, no-untyped-call]
         if out is None or not out.is_contiguous():
-            fresh = torch.empty(*x.shape[:3], w_o.shape[1], dtype=x.dtype, device=x.device)
-            return _into(out, _run(*tensors, size, fresh))
+            return _into(out, _run(*tensors, size, _fresh(x, w_o)))
         return _run(*tensors, size, out)
 
 
@@ -75,6 +74,10 @@ def _like(x: Tensor, w_o: Tensor, requires_grad: bool) -> Tensor:
     """What ``out`` must be like: no memory is taken."""
     like = x.new_empty(()).expand(*x.shape[:3], w_o.shape[1])
     return like.requires_grad_() if requires_grad else like
+
+
+def _fresh(x: Tensor, w_o: Tensor) -> Tensor:
+    return in_large_pages(torch.empty(*x.shape[:3], w_o.shape[1], dtype=x.dtype, device=x.device))
 
 
 def _into(out: Tensor | None, y: Tensor) -> Tensor:
@@ -151,8 +154,7 @@ class _Windows(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         x, w_qkv, time, gain, bias, w_o, size = arguments
         kept: list[Tensor] = []
-        out = torch.empty(*x.shape[:3], w_o.shape[1], dtype=x.dtype, device=x.device)
-        y = _run(x, w_qkv, time, gain, bias, w_o, size, out, kept)
+        y = _run(x, w_qkv, time, gain, bias, w_o, size, _fresh(x, w_o), kept)
         ctx.save_for_backward(*arguments[:-1], *kept)
         ctx.size = size
         return y

@@ -6,7 +6,8 @@
 
 Tokens stay (B, H, W, ·) throughout; a strip is some whole rows of windows. The backward computes the softmax again;
 q, k and v are kept as the forward cut them, and o, which the gradient of W_o needs. Sums over strips run in one order,
-whatever the number of threads.
+whatever the number of threads. What a strip needs lies where that of the strip before lay: fresh memory costs more than
+what is computed there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from trueness.optimized._elementwise import in_large_pages
 from trueness.optimized._products import product
 
 STRIP = 512  # tokens: q, k and v of 256 channels in float32 and the scores of 8 × 8 windows fit an L2 of 1 MiB nearly
@@ -23,6 +25,30 @@ SCORES = 1 << 21  # scores at once: beyond it (global attention) the queries com
 
 Tensor = torch.Tensor
 Place = tuple[slice, slice]
+
+
+class Room:
+    """Memory by name, used again by every strip; of the largest that was asked for so far."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like, self.held = like, dict[str, Tensor]()
+
+    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        size, place = math.prod(shape), self.held.get(name)
+        if place is None or place.numel() < size or place.dtype != dtype:
+            place = self.held[name] = self.like.new_empty(size, dtype=dtype)
+        return place[:size].view(shape)
+
+
+class Shelf:
+    """One piece of memory, handed out from its beginning."""
+
+    def __init__(self, like: Tensor, size: int, dtype: torch.dtype) -> None:
+        self.rest = in_large_pages(like.new_empty(size, dtype=dtype))
+
+    def take(self, shape: Sequence[int]) -> Tensor:
+        found, self.rest = self.rest.split([math.prod(shape), self.rest.numel() - math.prod(shape)])
+        return found.view(shape)
 
 
 def strips(x: Tensor, window: int, times: int = 1) -> Iterator[Place]:
@@ -36,34 +62,38 @@ def strips(x: Tensor, window: int, times: int = 1) -> Iterator[Place]:
             yield slice(b, min(b + images, batch)), slice(r, min(r + rows, height))
 
 
-def cut(tokens: Tensor, window: int, heads: int, parts: int, dtype: torch.dtype, time: Tensor | None = None) -> Tensor:
-    """(b, r w, c w, parts h d) → (parts, b, r c, h, w², d), a copy; ``time`` is added to the first part, and to k."""
+def pieces_of(tokens: Tensor, window: int, heads: int, parts: int) -> tuple[int, ...]:
+    """The shape of `cut` tokens: (parts, b, r c, h, w², d)"""
     b, height, width, channels = tokens.shape
-    r, c, d = height // window, width // window, channels // (parts * heads)
+    return parts, b, (height // window) * (width // window), heads, window * window, channels // (parts * heads)
+
+
+def cut(tokens: Tensor, window: int, copy: Tensor, time: Tensor | None = None) -> Tensor:
+    """(b, r w, c w, parts h d) → ``copy`` (parts, b, r c, h, w², d); ``time`` is added to the first part, and to k."""
+    (parts, b, _, heads, _, d), (height, width) = copy.shape, tokens.shape[1:3]
+    r, c = height // window, width // window
     view = tokens.unflatten(3, (parts, heads, d)).unflatten(2, (c, window)).unflatten(1, (r, window))
     there = view.permute(5, 0, 1, 3, 6, 2, 4, 7)  # parts b r c h i j d
-    copy = torch.empty(there.shape, dtype=dtype, device=tokens.device)
+    grid = copy.view(there.shape)
     kept = 0 if time is None else (1 if time.shape[1] == 2 else 2)
     for part, source in enumerate((0, 2)[:kept]):
         moment = time[:, source].view(b, 1, 1, heads, 1, 1, d)  # type: ignore[index]
-        torch.add(there[part], moment, out=copy[part])
-    copy[kept:].copy_(there[kept:])
-    return copy.view(parts, b, r * c, heads, window * window, d)
+        torch.add(there[part], moment, out=grid[part])
+    grid[kept:].copy_(there[kept:])
+    return copy
 
 
-def put_back(
-    pieces: Tensor, window: int, height: int, width: int, dtype: torch.dtype, time: Tensor | None = None
-) -> Tensor:
-    """(parts, b, r c, h, w², d) → (b, r w, c w, parts h d); v_t of ``time`` is added"""
-    parts, b, _, heads, _, d = pieces.shape
+def put_back(pieces: Tensor, window: int, tokens: Tensor, time: Tensor | None = None) -> Tensor:
+    """(parts, b, r c, h, w², d) → ``tokens`` (b, r w, c w, parts h d); v_t of ``time`` is added"""
+    (parts, b, _, heads, _, d), (height, width) = pieces.shape, tokens.shape[1:3]
     grid = pieces.view(parts, b, height // window, width // window, heads, window, window, d)
     there = grid.permute(1, 2, 5, 3, 6, 0, 4, 7)  # b r i c j parts h d
-    tokens = torch.empty(there.shape, dtype=dtype, device=pieces.device)
+    laid = tokens.view(there.shape)
     if time is None:
-        tokens.copy_(there)
+        laid.copy_(there)
     else:
-        torch.add(there, time[:, 1].view(b, 1, 1, 1, 1, 1, heads, d), out=tokens)
-    return tokens.view(b, height, width, -1)
+        torch.add(there, time[:, 1].view(b, 1, 1, 1, 1, 1, heads, d), out=laid)
+    return tokens
 
 
 def blocks(count: int, length: int) -> Iterator[slice]:
@@ -73,11 +103,13 @@ def blocks(count: int, length: int) -> Iterator[slice]:
         yield slice(i, min(i + step, length))
 
 
-def weights(q: Tensor, k: Tensor, bias: Tensor, rows: slice) -> Tensor:
-    """P of some queries: (n h, rows, w²), in the dtype of the bias; softmax(q kᵀ/√d + B); q kᵀ is rounded to theirs"""
-    scores = torch.bmm(q[:, rows], k.mT).unflatten(0, (-1, bias.shape[0]))
-    scores = torch.add(bias[:, rows], scores, alpha=1 / math.sqrt(q.shape[-1]))
-    return torch.softmax(scores.flatten(0, 1), -1)
+def weights(q: Tensor, k: Tensor, bias: Tensor, rows: slice, room: Room) -> Tensor:
+    """P of some queries: (n h, rows, w²) = softmax(q kᵀ/√d + B), all in one dtype; scores are rounded to it once"""
+    heads, _, length = bias.shape
+    there = room("scores", (q.shape[0], rows.stop - rows.start, length), q.dtype)
+    there.unflatten(0, (-1, heads)).copy_(bias[:, rows])
+    torch.baddbmm(there, q[:, rows], k.mT, alpha=1 / math.sqrt(q.shape[-1]), out=there)
+    return torch.softmax(there, -1, out=there)
 
 
 def normed(pieces: Tensor, gain: Tensor | None, eps: float) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None]:
@@ -102,12 +134,19 @@ def norm_backward(pulled: Tensor, normal: Tensor, inverse: Tensor, gain: Tensor,
     torch.mul(g - normal * (g * normal).mean(-1, keepdim=True), inverse, out=pulled)
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, out: Tensor) -> Tensor:
-    """P v of (n h, w², d) into ``out``"""
+def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, room: Room) -> Tensor:
+    """P v of (n h, w², d)"""
+    mixed = room("mixed", v.shape, v.dtype)
     for rows in blocks(q.shape[0], q.shape[1]):
-        part = out[:, rows] if rows.stop - rows.start < q.shape[1] else out
-        torch.bmm(weights(q, k, bias, rows).to(v.dtype), v, out=part)
-    return out
+        part = mixed[:, rows] if rows.stop - rows.start < q.shape[1] else mixed
+        torch.bmm(weights(q, k, bias, rows, room), v, out=part)
+    return mixed
+
+
+def multiplied(x: Tensor, w: Tensor, room: Room, name: str) -> Tensor:
+    """x w where every strip has it, unless the product comes in memory of its own"""
+    half = x.dtype.itemsize == 2
+    return product(x, w, room(name, (*x.shape[:-1], w.shape[1]), x.dtype) if half else None)
 
 
 def forward(
@@ -127,15 +166,24 @@ def forward(
 
     w_qkv and w_o have the dtype of the products; time, gain and bias that of sums and softmax.
     """
-    time = None if time is None else time.to(w_qkv.dtype)  # sums of two formats take three times as long
-    half = w_qkv.dtype.itemsize == 2  # twice the tokens, unless the scores of large windows take the room
+    inner, channels, room = w_qkv.dtype, w_o.shape[0], Room(x)
+    time = None if time is None else time.to(inner)  # sums of two formats take three times as long
+    bias = bias.to(inner)
+    tokens = x.shape[:3].numel()
+    shelves = None
+    if kept is not None:
+        shelves = Shelf(x, tokens * 3 * channels, inner), Shelf(x, tokens * channels, inner)
+    half = inner.itemsize == 2  # twice the tokens, unless the scores of large windows take the room
     for images, rows in strips(x, window, 2 if half and (kept is not None or window < 8) else 1):
-        z = product(x[images, rows].to(w_qkv.dtype), w_qkv)
+        some = x[images, rows].to(inner)
+        z = multiplied(some, w_qkv, room, "z")
         moment = None if time is None else time[images]
-        pieces = cut(z, window, heads, 3, w_qkv.dtype, moment)
+        shape = pieces_of(z, window, heads, 3)
+        pieces = cut(z, window, room("pieces", shape, inner) if shelves is None else shelves[0].take(shape), moment)
         (q, k, v), _ = normed(pieces, gain, eps)
-        mixed = attended(q, k, v, bias, torch.empty_like(v)).view(1, *pieces.shape[1:])
-        o = put_back(mixed, window, z.shape[1], z.shape[2], w_o.dtype, moment)
+        mixed, shape = attended(q, k, v, bias, room).view(1, *shape[1:]), (*z.shape[:3], channels)
+        place = room("o", shape, inner) if shelves is None else shelves[1].take(shape)
+        o = put_back(mixed, window, place, moment)
         if kept is not None:
             kept += [pieces, o]
         product(o, w_o, out[images, rows])
@@ -159,24 +207,23 @@ def backward(
 
     ``kept`` is what the forward put there.
     """
-    wide, inner, channels = bias.dtype, w_qkv.dtype, w_o.shape[0]
-    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    wide, inner, channels, room = bias.dtype, w_qkv.dtype, w_o.shape[0], Room(x)
+    dx = in_large_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
     dw_qkv, dw_o = torch.zeros_like(w_qkv, dtype=wide), torch.zeros_like(w_o, dtype=wide)
     dtime = None if time is None else torch.zeros_like(time)
     dgain = None if gain is None else torch.zeros_like(gain)
-    dbias = torch.zeros_like(bias)
+    dbias, bias = torch.zeros_like(bias), bias.to(inner)
     total = torch.zeros(len(x), w_o.shape[1], dtype=wide, device=x.device)  # Σ ȳ of every image
     places = strips(x, window, 2 if inner.itemsize == 2 else 1)
     for (images, rows), pieces, o in zip(places, kept[::2], kept[1::2], strict=True):
         g = grad[images, rows].to(inner)
-        height, width = g.shape[1:3]
         (q, k, v), norms = normed(pieces, gain, eps)
-        do = cut(product(g, w_o.mT), window, heads, 1, inner)
-        pulled = torch.empty_like(pieces)
-        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias)
+        do = cut(multiplied(g, w_o.mT, room, "do"), window, room("cut", (1, *pieces.shape[1:]), inner))
+        pulled = room("pulled", pieces.shape, inner)
+        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, room)
         if gain is not None and dgain is not None and norms is not None:
             norm_backward(pulled[:2], *norms, gain, dgain)
-        d = put_back(pulled, window, height, width, inner)
+        d = put_back(pulled, window, room("d", (*g.shape[:3], 3 * channels), inner))
         if dtime is not None:
             total[images] += g.flatten(1, 2).sum(1, dtype=wide)
             for i, part in ((0, 0), (2, 1))[: dtime.shape[1] - 1]:
@@ -190,23 +237,26 @@ def backward(
     return dx, dw_qkv, dtime, dgain, dbias, dw_o
 
 
-def core_backward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, do: Tensor, pulled: Tensor, dbias: Tensor) -> None:
+def core_backward(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, do: Tensor, pulled: Tensor, dbias: Tensor, room: Room
+) -> None:
     """The gradients of q, k and v into ``pulled``, that of the bias added to ``dbias``:
 
     dS = P ∘ (dP − rowsum(P ∘ dP)),  dP = do vᵀ,  dq = dS k/√d,  dk = dSᵀ q/√d,  dv = Pᵀ do
     """
     scale, length = 1 / math.sqrt(q.shape[-1]), q.shape[1]
     for rows in blocks(q.shape[0], length):
-        p = weights(q, k, bias, rows)
-        dp = torch.bmm(do[:, rows], v.mT).to(p.dtype)
-        ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-        dbias[:, rows] += ds.unflatten(0, (-1, bias.shape[0])).sum(0)
-        p, ds = p.to(v.dtype), (ds * scale).to(v.dtype)
+        p = weights(q, k, bias, rows, room)
+        ds = room("ds", p.shape, p.dtype)
+        torch.bmm(do[:, rows], v.mT, out=ds)
+        torch.ops.aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
+        dbias[:, rows] += ds.unflatten(0, (-1, bias.shape[0])).sum(0, dtype=dbias.dtype)
         if rows.stop - rows.start == length:
-            torch.bmm(ds, k, out=pulled[0])
-            torch.bmm(ds.mT, q, out=pulled[1])
+            torch.baddbmm(pulled[0], ds, k, beta=0, alpha=scale, out=pulled[0])
+            torch.baddbmm(pulled[1], ds.mT, q, beta=0, alpha=scale, out=pulled[1])
             torch.bmm(p.mT, do, out=pulled[2])
         else:
+            ds *= scale
             pulled[0, :, rows] = ds @ k
             if rows.start == 0:
                 pulled[1:].zero_()
@@ -216,13 +266,14 @@ def core_backward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, do: Tensor, pul
 
 def core(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int, out: Tensor) -> Tensor:
     """o alone, between the two projections, into ``out``; computed in the dtype of the bias."""
+    room = Room(qkv)
     for images, rows in strips(qkv, window):
         z = qkv[images, rows]
         moment = None if time is None else time[images]
-        pieces = cut(z, window, heads, 3, bias.dtype, moment)
-        q, k, v = pieces.flatten(1, 3)
-        mixed = attended(q, k, v, bias, torch.empty_like(v)).view(1, *pieces.shape[1:])
-        out[images, rows] = put_back(mixed, window, z.shape[1], z.shape[2], out.dtype, moment)
+        pieces = cut(z, window, room("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
+        mixed = attended(*pieces.flatten(1, 3).unbind(0), bias, room).view(1, *pieces.shape[1:])
+        shape = (*z.shape[:3], out.shape[-1])
+        out[images, rows] = put_back(mixed, window, room("o", shape, out.dtype), moment)
     return out
 
 
@@ -230,18 +281,20 @@ def core_gradients(
     grad: Tensor, qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of qkv, time and bias through o."""
+    room = Room(qkv)
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     dtime = None if time is None else torch.zeros(time.shape, dtype=bias.dtype, device=qkv.device)
     dbias = torch.zeros(bias.shape, dtype=bias.dtype, device=qkv.device)
     for images, rows in strips(qkv, window):
-        z = qkv[images, rows]
-        pieces = cut(z, window, heads, 3, bias.dtype, None if time is None else time[images])
+        z, g = qkv[images, rows], grad[images, rows]
+        moment = None if time is None else time[images]
+        pieces = cut(z, window, room("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
+        do = cut(g, window, room("do", (1, *pieces.shape[1:]), bias.dtype))
+        pulled = room("pulled", pieces.shape, bias.dtype)
         q, k, v = pieces.flatten(1, 3)
-        do = cut(grad[images, rows], window, heads, 1, bias.dtype)
-        pulled = torch.empty_like(pieces)
-        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias)
+        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, room)
         if dtime is not None:
             dtime[images, 0] += pulled[0].sum((1, 3)).flatten(1)
             dtime[images, 1] += do[0].sum((1, 3)).flatten(1)
-        dqkv[images, rows] = put_back(pulled, window, z.shape[1], z.shape[2], qkv.dtype)
+        dqkv[images, rows] = put_back(pulled, window, room("d", z.shape, qkv.dtype))
     return dqkv, dtime, dbias
