@@ -140,11 +140,12 @@ def _run(
     w_o: Tensor,
     size: Size,
     out: Tensor,
-    kept: list[Tensor] | None = None,
+    kept: tuple[Tensor, Tensor] | None = None,
+    most: int | None = None,
 ) -> Tensor:
     dtype = _natively(x)
     weights = w_qkv.to(dtype), time, gain, bias, w_o.to(dtype)
-    return windows.forward(x, *weights, *size, out, kept)
+    return windows.forward(x, *weights, *size, most or windows.tokens_at_once(x, dtype), out, kept)
 
 
 class _Windows(torch.autograd.Function):
@@ -153,8 +154,9 @@ class _Windows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         x, w_qkv, time, gain, bias, w_o, size = arguments
-        kept: list[Tensor] = []
-        y = _run(x, w_qkv, time, gain, bias, w_o, size, _fresh(x, w_o), kept)
+        dtype = _natively(x)
+        kept, ctx.most = windows.to_keep(x, w_o.shape[0], dtype), windows.tokens_at_once(x, dtype)
+        y = _run(x, w_qkv, time, gain, bias, w_o, size, _fresh(x, w_o), kept, ctx.most)
         ctx.save_for_backward(*arguments[:-1], *kept)
         ctx.size = size
         return y
@@ -162,7 +164,7 @@ class _Windows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         tensors: Any = ctx.saved_tensors[:6]
-        kept = ctx.saved_tensors[6:]
+        kept: Any = ctx.saved_tensors[6:]
         x, w_qkv, time, gain, bias, w_o = tensors
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[:6]) if needed]
         with exact_in(grad):
@@ -171,9 +173,9 @@ class _Windows(torch.autograd.Function):
                 pulled = torch.autograd.grad(y, [tensors[i] for i in wanted], grad, create_graph=True)
                 found: dict[int, Any] = dict(zip(wanted, pulled, strict=True))
             else:
-                dtype, (window, heads, eps) = _natively(x), ctx.size
+                dtype = _natively(x)
                 weights = w_qkv.to(dtype), time, gain, bias, w_o.to(dtype)
-                gradients: tuple[Any, ...] = windows.backward(grad, x, *weights, window, heads, eps, kept)
+                gradients: tuple[Any, ...] = windows.backward(grad, x, *weights, *ctx.size, ctx.most, kept)
                 found = dict(enumerate(gradients))
         cast = [None if found.get(i) is None else found[i].to(tensors[i].dtype) for i in range(6)]
         return *cast, None

@@ -5,15 +5,15 @@
 ``time`` holds q_t and v_t, and k_t where q and k are normed; without norms k_t has no effect and is left out.
 
 Tokens stay (B, H, W, ·) throughout; a strip is some whole rows of windows. The backward computes the softmax again;
-q, k and v are kept as the forward cut them, and o, which the gradient of W_o needs. Sums over strips run in one order,
-whatever the number of threads. What a strip needs lies where that of the strip before lay: fresh memory costs more than
-what is computed there.
+q, k and v are kept as the forward cut them, and o, which the gradient of W_o needs. Sums over strips run in one order.
+What a strip needs lies where that of the strip before lay: fresh memory costs more than what is computed there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -24,7 +24,14 @@ STRIP = 512  # tokens: q, k and v of 256 channels in float32 and the scores of 8
 SCORES = 1 << 21  # scores at once: beyond it (global attention) the queries come in blocks
 
 Tensor = torch.Tensor
-Place = tuple[slice, slice]
+
+
+class Strip(NamedTuple):
+    """Images and rows of a strip, and its tokens among those of all strips"""
+
+    images: slice
+    rows: slice
+    tokens: slice
 
 
 class Room:
@@ -40,26 +47,24 @@ class Room:
         return place[:size].view(shape)
 
 
-class Shelf:
-    """One piece of memory, handed out from its beginning."""
-
-    def __init__(self, like: Tensor, size: int, dtype: torch.dtype) -> None:
-        self.rest = in_large_pages(like.new_empty(size, dtype=dtype))
-
-    def take(self, shape: Sequence[int]) -> Tensor:
-        found, self.rest = self.rest.split([math.prod(shape), self.rest.numel() - math.prod(shape)])
-        return found.view(shape)
+def tokens_at_once(x: Tensor, dtype: torch.dtype) -> int:
+    """Tokens of a strip: more of half formats, and where threads share them"""
+    threads = torch.get_num_threads() if x.device.type == "cpu" else 1
+    return STRIP * threads * (2 if dtype.itemsize == 2 else 1)
 
 
-def strips(x: Tensor, window: int, times: int = 1) -> Iterator[Place]:
-    """Images and rows of every strip: several small images, or some window rows of a large one"""
+def strips(x: Tensor, window: int, most: int) -> Iterator[Strip]:
+    """Several small images, or some window rows of a large one, ``most`` tokens if that is one row of windows"""
     batch, height, width = x.shape[:3]
-    most = times * STRIP
     images = max(1, most // max(1, height * width))
     rows = height if images > 1 else min(height, max(1, most // (width * window)) * window)
+    before = 0
     for b in range(0, batch, images):
         for r in range(0, height, rows):
-            yield slice(b, min(b + images, batch)), slice(r, min(r + rows, height))
+            here = slice(b, min(b + images, batch)), slice(r, min(r + rows, height))
+            count = (here[0].stop - b) * (here[1].stop - r) * width
+            yield Strip(*here, slice(before, before + count))
+            before += count
 
 
 def pieces_of(tokens: Tensor, window: int, heads: int, parts: int) -> tuple[int, ...]:
@@ -149,6 +154,13 @@ def multiplied(x: Tensor, w: Tensor, room: Room, name: str) -> Tensor:
     return product(x, w, room(name, (*x.shape[:-1], w.shape[1]), x.dtype) if half else None)
 
 
+def to_keep(x: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Memory for what the backward needs of every token: q, k, v cut and with time (·, 3C), and o + v_t (·, C)"""
+    tokens = x.shape[:3].numel()
+    of_pieces, of_o = (in_large_pages(x.new_empty(tokens, n * channels, dtype=dtype)) for n in (3, 1))
+    return of_pieces, of_o
+
+
 def forward(
     x: Tensor,
     w_qkv: Tensor,
@@ -159,34 +171,26 @@ def forward(
     window: int,
     heads: int,
     eps: float,
+    most: int,
     out: Tensor,
-    kept: list[Tensor] | None = None,
+    kept: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """y into ``out``; what the backward needs of every strip goes to ``kept``: q, k, v cut and with time, and o + v_t.
+    """y into ``out`` by strips of ``most`` tokens; what the backward needs into ``kept``, as `to_keep` made it.
 
     w_qkv and w_o have the dtype of the products; time, gain and bias that of sums and softmax.
     """
-    inner, channels, room = w_qkv.dtype, w_o.shape[0], Room(x)
+    inner, channels = w_qkv.dtype, w_o.shape[0]
     time = None if time is None else time.to(inner)  # sums of two formats take three times as long
-    bias = bias.to(inner)
-    tokens = x.shape[:3].numel()
-    shelves = None
-    if kept is not None:
-        shelves = Shelf(x, tokens * 3 * channels, inner), Shelf(x, tokens * channels, inner)
-    half = inner.itemsize == 2  # twice the tokens, unless the scores of large windows take the room
-    for images, rows in strips(x, window, 2 if half and (kept is not None or window < 8) else 1):
-        some = x[images, rows].to(inner)
-        z = multiplied(some, w_qkv, room, "z")
+    bias, room = bias.to(inner), Room(x)
+    for images, rows, tokens in strips(x, window, most):
+        z = multiplied(x[images, rows].to(inner), w_qkv, room, "z")
         moment = None if time is None else time[images]
         shape = pieces_of(z, window, heads, 3)
-        pieces = cut(z, window, room("pieces", shape, inner) if shelves is None else shelves[0].take(shape), moment)
-        (q, k, v), _ = normed(pieces, gain, eps)
+        pieces = room("pieces", shape, inner) if kept is None else kept[0][tokens].view(shape)
+        (q, k, v), _ = normed(cut(z, window, pieces, moment), gain, eps)
         mixed, shape = attended(q, k, v, bias, room).view(1, *shape[1:]), (*z.shape[:3], channels)
-        place = room("o", shape, inner) if shelves is None else shelves[1].take(shape)
-        o = put_back(mixed, window, place, moment)
-        if kept is not None:
-            kept += [pieces, o]
-        product(o, w_o, out[images, rows])
+        o = room("o", shape, inner) if kept is None else kept[1][tokens].view(shape)
+        product(put_back(mixed, window, o, moment), w_o, out[images, rows])
     return out
 
 
@@ -201,22 +205,23 @@ def backward(
     window: int,
     heads: int,
     eps: float,
-    kept: Sequence[Tensor],
+    most: int,
+    kept: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
     """Gradients of x, w_qkv, time, gain, bias and w_o; all but that of x in the dtype of ``bias``, as the sums are.
 
-    ``kept`` is what the forward put there.
+    ``kept`` is what the forward put there, by strips of as many tokens.
     """
     wide, inner, channels, room = bias.dtype, w_qkv.dtype, w_o.shape[0], Room(x)
     dx = in_large_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
     dw_qkv, dw_o = torch.zeros_like(w_qkv, dtype=wide), torch.zeros_like(w_o, dtype=wide)
-    dtime = None if time is None else torch.zeros_like(time)
-    dgain = None if gain is None else torch.zeros_like(gain)
+    dtime, dgain = (None if a is None else torch.zeros_like(a) for a in (time, gain))
     dbias, bias = torch.zeros_like(bias), bias.to(inner)
     total = torch.zeros(len(x), w_o.shape[1], dtype=wide, device=x.device)  # Σ ȳ of every image
-    places = strips(x, window, 2 if inner.itemsize == 2 else 1)
-    for (images, rows), pieces, o in zip(places, kept[::2], kept[1::2], strict=True):
+    for images, rows, tokens in strips(x, window, most):
         g = grad[images, rows].to(inner)
+        shape = pieces_of(g, window, heads, 1)
+        pieces = kept[0][tokens].view(3, *shape[1:-1], channels // heads)
         (q, k, v), norms = normed(pieces, gain, eps)
         do = cut(multiplied(g, w_o.mT, room, "do"), window, room("cut", (1, *pieces.shape[1:]), inner))
         pulled = room("pulled", pieces.shape, inner)
@@ -229,7 +234,7 @@ def backward(
             for i, part in ((0, 0), (2, 1))[: dtime.shape[1] - 1]:
                 of_part = d[..., part * channels : (part + 1) * channels]
                 dtime[images, i] += of_part.flatten(1, 2).sum(1, dtype=wide)
-        dw_o += product(o.flatten(0, 2).mT, g.flatten(0, 2))
+        dw_o += product(kept[1][tokens].mT, g.flatten(0, 2))
         dw_qkv += product(x[images, rows].to(inner).flatten(0, 2).mT, d.flatten(0, 2))
         product(d, w_qkv.mT, dx[images, rows])
     if dtime is not None:  # v_t is added to every token of an image
@@ -267,7 +272,7 @@ def core_backward(
 def core(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int, out: Tensor) -> Tensor:
     """o alone, between the two projections, into ``out``; computed in the dtype of the bias."""
     room = Room(qkv)
-    for images, rows in strips(qkv, window):
+    for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
         z = qkv[images, rows]
         moment = None if time is None else time[images]
         pieces = cut(z, window, room("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
@@ -285,7 +290,7 @@ def core_gradients(
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     dtime = None if time is None else torch.zeros(time.shape, dtype=bias.dtype, device=qkv.device)
     dbias = torch.zeros(bias.shape, dtype=bias.dtype, device=qkv.device)
-    for images, rows in strips(qkv, window):
+    for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
         z, g = qkv[images, rows], grad[images, rows]
         moment = None if time is None else time[images]
         pieces = cut(z, window, room("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,12 +125,12 @@ def threads(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_value_and_gradients_do_not_depend_on_the_threads(
     name: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[threading.Thread] = []
-    start = threading.Thread.start
-    monkeypatch.setattr(threading.Thread, "start", lambda self: (started.append(self), start(self))[1])
+    given: list[Any] = []
+    submit = ThreadPoolExecutor.submit
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *a: (given.append(a), submit(*a))[1])
     with threads(count, monkeypatch):
         judge(name, drawn(name, 0, LONG), torch.float32, row_tile=2)
-        assert len(started) >= 2 * count, "there were threads, forward and backward"
+        assert len(given) >= 2 * count, "there were threads, forward and backward"
 
 
 def test_the_threads_of_the_process_are_as_many_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +154,15 @@ def test_what_fails_on_a_thread_is_raised_and_every_range_is_taken_once() -> Non
     for points in (0, 1, 5):
         ranges = parallel(lambda start, stop: range(start, stop), points, 3)
         assert [k for r in ranges for k in r] == list(range(points))
+
+
+def test_a_forked_process_starts_threads_of_its_own() -> None:
+    parallel(lambda start, stop: None, 2, 2)
+    child = os.fork()
+    if not child:
+        found = parallel(lambda start, stop: stop - start, 4, 2)
+        os._exit(0 if found == [2, 2] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_inference_mode_reaches_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
