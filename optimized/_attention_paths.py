@@ -140,7 +140,7 @@ def _run(
     w_o: Tensor,
     size: Size,
     out: Tensor,
-    kept: tuple[Tensor, Tensor] | None = None,
+    kept: windows.ToKeep | None = None,
     most: int | None = None,
 ) -> Tensor:
     dtype = _natively(x)
@@ -149,13 +149,14 @@ def _run(
 
 
 class _Windows(torch.autograd.Function):
-    """Keeps the tokens, q k v, the output of the heads and the bias; no scores and no probabilities."""
+    """Keeps the tokens, q k v, the output of the heads and the bias; probabilities where they are no larger than q."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         x, w_qkv, time, gain, bias, w_o, size = arguments
         dtype = _natively(x)
-        kept, ctx.most = windows.to_keep(x, w_o.shape[0], dtype), windows.tokens_at_once(x, dtype)
+        kept = windows.to_keep(x, w_o.shape[0], dtype, size.window, size.heads)
+        ctx.most = windows.tokens_at_once(x, dtype)
         y = _run(x, w_qkv, time, gain, bias, w_o, size, _fresh(x, w_o), kept, ctx.most)
         ctx.save_for_backward(*arguments[:-1], *kept)
         ctx.size = size
@@ -164,7 +165,7 @@ class _Windows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         tensors: Any = ctx.saved_tensors[:6]
-        kept: Any = ctx.saved_tensors[6:]
+        kept = windows.ToKeep(*ctx.saved_tensors[6:])
         x, w_qkv, time, gain, bias, w_o = tensors
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[:6]) if needed]
         with exact_in(grad):

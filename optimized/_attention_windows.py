@@ -4,8 +4,9 @@
 
 ``time`` holds q_t and v_t, and k_t where q and k are normed; without norms k_t has no effect and is left out.
 
-Tokens stay (B, H, W, ·) throughout; a strip is some whole rows of windows. The backward computes the softmax again;
-q, k and v are kept as the forward cut them, and o, which the gradient of W_o needs. Sums over strips run in one order.
+Tokens stay (B, H, W, ·) throughout; a strip is some whole rows of windows. For the backward q, k and v are kept as they
+were cut, o, which the gradient of W_o needs, and the softmax P if it is no larger than q: if not, it is computed again.
+Sums over strips run in one order.
 What a strip needs lies where that of the strip before lay: fresh memory costs more than what is computed there.
 """
 
@@ -108,10 +109,11 @@ def blocks(count: int, length: int) -> Iterator[slice]:
         yield slice(i, min(i + step, length))
 
 
-def weights(q: Tensor, k: Tensor, bias: Tensor, rows: slice, room: Room) -> Tensor:
+def weights(q: Tensor, k: Tensor, bias: Tensor, rows: slice, room: Room, kept: Tensor | None = None) -> Tensor:
     """P of some queries: (n h, rows, w²) = softmax(q kᵀ/√d + B), all in one dtype; scores are rounded to it once"""
     heads, _, length = bias.shape
-    there = room("scores", (q.shape[0], rows.stop - rows.start, length), q.dtype)
+    shape = q.shape[0], rows.stop - rows.start, length
+    there = room("scores", shape, q.dtype) if kept is None else kept[:, rows]
     there.unflatten(0, (-1, heads)).copy_(bias[:, rows])
     torch.baddbmm(there, q[:, rows], k.mT, alpha=1 / math.sqrt(q.shape[-1]), out=there)
     return torch.softmax(there, -1, out=there)
@@ -139,26 +141,39 @@ def norm_backward(pulled: Tensor, normal: Tensor, inverse: Tensor, gain: Tensor,
     torch.mul(g - normal * (g * normal).mean(-1, keepdim=True), inverse, out=pulled)
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, room: Room) -> Tensor:
-    """P v of (n h, w², d)"""
+def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, room: Room, kept: Tensor | None = None) -> Tensor:
+    """P v of (n h, w², d); P itself into ``kept``"""
     mixed = room("mixed", v.shape, v.dtype)
     for rows in blocks(q.shape[0], q.shape[1]):
         part = mixed[:, rows] if rows.stop - rows.start < q.shape[1] else mixed
-        torch.bmm(weights(q, k, bias, rows, room), v, out=part)
+        torch.bmm(weights(q, k, bias, rows, room, kept), v, out=part)
     return mixed
+
+
+class ToKeep(NamedTuple):
+    """What the backward needs of every token."""
+
+    pieces: Tensor  # (·, 3C): q, k and v, cut and with time
+    o: Tensor  # (·, C): o + v_t
+    p: Tensor | None  # (·, h w²)
+
+    def of(self, tokens: slice, window: int, heads: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of a strip: pieces (3, n h, w², d) in one row, o, and P (n h, w², w²)"""
+        area = window * window
+        return self.pieces[tokens], self.o[tokens], None if self.p is None else self.p[tokens].view(-1, area, area)
+
+
+def to_keep(x: Tensor, channels: int, dtype: torch.dtype, window: int, heads: int) -> ToKeep:
+    """Memory for a `ToKeep`"""
+    tokens, each = x.shape[:3].numel(), heads * window * window
+    found = [in_large_pages(x.new_empty(tokens, n, dtype=dtype)) for n in (3 * channels, channels)]
+    return ToKeep(*found, in_large_pages(x.new_empty(tokens, each, dtype=dtype)) if each <= channels else None)
 
 
 def multiplied(x: Tensor, w: Tensor, room: Room, name: str) -> Tensor:
     """x w where every strip has it, unless the product comes in memory of its own"""
     half = x.dtype.itemsize == 2
     return product(x, w, room(name, (*x.shape[:-1], w.shape[1]), x.dtype) if half else None)
-
-
-def to_keep(x: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Memory for what the backward needs of every token: q, k, v cut and with time (·, 3C), and o + v_t (·, C)"""
-    tokens = x.shape[:3].numel()
-    of_pieces, of_o = (in_large_pages(x.new_empty(tokens, n * channels, dtype=dtype)) for n in (3, 1))
-    return of_pieces, of_o
 
 
 def forward(
@@ -173,7 +188,7 @@ def forward(
     eps: float,
     most: int,
     out: Tensor,
-    kept: tuple[Tensor, Tensor] | None = None,
+    kept: ToKeep | None = None,
 ) -> Tensor:
     """y into ``out`` by strips of ``most`` tokens; what the backward needs into ``kept``, as `to_keep` made it.
 
@@ -186,10 +201,14 @@ def forward(
         z = multiplied(x[images, rows].to(inner), w_qkv, room, "z")
         moment = None if time is None else time[images]
         shape = pieces_of(z, window, heads, 3)
-        pieces = room("pieces", shape, inner) if kept is None else kept[0][tokens].view(shape)
+        o_shape, p = (*z.shape[:3], channels), None
+        if kept is None:
+            pieces, o = room("pieces", shape, inner), room("o", o_shape, inner)
+        else:
+            of_pieces, of_o, p = kept.of(tokens, window, heads)
+            pieces, o = of_pieces.view(shape), of_o.view(o_shape)
         (q, k, v), _ = normed(cut(z, window, pieces, moment), gain, eps)
-        mixed, shape = attended(q, k, v, bias, room).view(1, *shape[1:]), (*z.shape[:3], channels)
-        o = room("o", shape, inner) if kept is None else kept[1][tokens].view(shape)
+        mixed = attended(q, k, v, bias, room, p).view(1, *shape[1:])
         product(put_back(mixed, window, o, moment), w_o, out[images, rows])
     return out
 
@@ -206,7 +225,7 @@ def backward(
     heads: int,
     eps: float,
     most: int,
-    kept: tuple[Tensor, Tensor],
+    kept: ToKeep,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
     """Gradients of x, w_qkv, time, gain, bias and w_o; all but that of x in the dtype of ``bias``, as the sums are.
 
@@ -221,11 +240,12 @@ def backward(
     for images, rows, tokens in strips(x, window, most):
         g = grad[images, rows].to(inner)
         shape = pieces_of(g, window, heads, 1)
-        pieces = kept[0][tokens].view(3, *shape[1:-1], channels // heads)
+        of_pieces, o, p = kept.of(tokens, window, heads)
+        pieces = of_pieces.view(3, *shape[1:])
         (q, k, v), norms = normed(pieces, gain, eps)
         do = cut(multiplied(g, w_o.mT, room, "do"), window, room("cut", (1, *pieces.shape[1:]), inner))
         pulled = room("pulled", pieces.shape, inner)
-        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, room)
+        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, room, p)
         if gain is not None and dgain is not None and norms is not None:
             norm_backward(pulled[:2], *norms, gain, dgain)
         d = put_back(pulled, window, room("d", (*g.shape[:3], 3 * channels), inner))
@@ -234,7 +254,7 @@ def backward(
             for i, part in ((0, 0), (2, 1))[: dtime.shape[1] - 1]:
                 of_part = d[..., part * channels : (part + 1) * channels]
                 dtime[images, i] += of_part.flatten(1, 2).sum(1, dtype=wide)
-        dw_o += product(kept[1][tokens].mT, g.flatten(0, 2))
+        dw_o += product(o.mT, g.flatten(0, 2))
         dw_qkv += product(x[images, rows].to(inner).flatten(0, 2).mT, d.flatten(0, 2))
         product(d, w_qkv.mT, dx[images, rows])
     if dtime is not None:  # v_t is added to every token of an image
@@ -243,7 +263,15 @@ def backward(
 
 
 def core_backward(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, do: Tensor, pulled: Tensor, dbias: Tensor, room: Room
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    do: Tensor,
+    pulled: Tensor,
+    dbias: Tensor,
+    room: Room,
+    kept: Tensor | None = None,
 ) -> None:
     """The gradients of q, k and v into ``pulled``, that of the bias added to ``dbias``:
 
@@ -251,7 +279,7 @@ def core_backward(
     """
     scale, length = 1 / math.sqrt(q.shape[-1]), q.shape[1]
     for rows in blocks(q.shape[0], length):
-        p = weights(q, k, bias, rows, room)
+        p = weights(q, k, bias, rows, room) if kept is None else kept[:, rows]
         ds = room("ds", p.shape, p.dtype)
         torch.bmm(do[:, rows], v.mT, out=ds)
         torch.ops.aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
