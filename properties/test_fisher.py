@@ -382,7 +382,7 @@ def test_no_tensor_of_the_inputs_size_is_made_beside_the_output() -> None:
     """Peak allocation of the tiled path: out= makes none larger than a tile."""
     from torch.profiler import ProfilerActivity, profile
 
-    x, out = torch.randn(1 << 20), torch.empty(1 << 20)
+    x, out = torch.randn(8 * TILE), torch.empty(8 * TILE)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         fast.preconditioned_step(x, 0.5, out=out)
     largest = max((e.cpu_memory_usage for e in watched.events()), default=0)
