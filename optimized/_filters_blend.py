@@ -16,10 +16,9 @@ import torch
 from trueness.optimized._elementwise import in_large_pages
 from trueness.optimized._filters_tiles import Grid, Strips, Sums
 from trueness.optimized._precision import working
-from trueness.optimized._threads import parallel
 
-CHUNK = 1 << 20  # elements of the planes that are put together at a time, unless one plane has more
-WORTH = 1 << 21  # elements of the image from which threads of our own pay for themselves
+CHUNK = 3 << 20  # elements of the planes that are put together at a time, unless one plane has more
+SMALL = 1 << 18  # elements of a plane up to which calls cost more than memory does
 
 Views = Sequence[torch.Tensor]  # of the planes of every turn
 
@@ -28,8 +27,8 @@ class Even:
     """How tiles (P, R, C, h, w) on an even grid are put into an image (P, H, W), ``together`` planes a turn.
 
     Small planes are put together along y first, in memory of their own where rows of a tile follow one another, and
-    then along x: the fewest calls. Of large ones that memory would not stay in the cache: every row of tiles is put
-    together along x, and of what two rows share the second one is mixed into the first.
+    then along x: the fewest calls. Of large ones that memory would not stay in the cache: only the rows that two rows
+    of tiles share are mixed there, and every pixel of the image is written once.
     Memory beside the image: that; of a half format the planes of a turn in float32.
     """
 
@@ -41,12 +40,13 @@ class Even:
         if image.dtype != self.wide:
             self.found = torch.empty((self.together, height, width), dtype=self.wide)
         of_rows, self.ramp = grid.rows.ramp(self.wide), grid.columns.ramp(self.wide)
-        self.steps: list[tuple[Views, Views, torch.Tensor | None]] = []
-        count, n, stride = len(grid.rows.starts), grid.rows.n, grid.rows.stride
-        if self.together > 1:
-            self._along_y(count, n, stride, of_rows)
+        self.steps: list[tuple[Views, Views, Views, torch.Tensor | None]] = []
+        self.band = grid.rows.stride
+        rows = len(grid.rows.starts), grid.rows.n, grid.rows.stride, of_rows
+        if height * width <= SMALL:
+            self._along_y(*rows)
         else:
-            self._in_bands(count, n, stride, of_rows)
+            self._in_bands(*rows)
 
     def _along_y(self, count: int, n: int, stride: int, ramp: torch.Tensor) -> None:
         columns, w = self.tiles.shape[2], self.tiles.shape[-1]
@@ -61,21 +61,36 @@ class Even:
                 shape = (number, columns, size * w)
                 begin = 0 if not top else of_band + (shared * w if ramps is None else 0)
                 mixed = self._pieces(tall, top * w, shape, (stride * w, height * w, 1))
-                self.steps.append((mixed, self._pieces(self.tiles, begin, shape, (of_band, of_column, 1)), ramps))
-        self._beside(self.found, 0, height, tall, (0, 0), (1, height))
+                self.steps.append(
+                    (mixed, mixed, self._pieces(self.tiles, begin, shape, (of_band, of_column, 1)), ramps)
+                )
+        n, stride, width = self.columns.n, self.columns.stride, self.columns.length
+        last, of_column = columns - 1, height * w
+        for j, number, left, right, ramps in (
+            (0, 1, 0, n, None),
+            (1, last, n - stride, n, None),
+            (1, last, 0, n - stride, self.ramp),
+        ):
+            if number and right > left:
+                shape = (number, height, right - left)
+                mixed = self._pieces(self.found, j * stride + left, shape, (stride, width, 1))
+                pieces = self._pieces(tall, j * of_column + left, shape, (of_column, w, 1))
+                self.steps.append((mixed, mixed, pieces, ramps))
 
     def _in_bands(self, count: int, n: int, stride: int, ramp: torch.Tensor) -> None:
-        width, shared = self.found.shape[2], n - stride
-        self._beside(self.found, 0, stride, self.tiles, (0, 0), (1, n))
-        if count > 1:
-            self._beside(self.found, n, stride, self.tiles, (1, shared), (count - 1, stride))
-        if count > 1 and shared:
-            strip = self.found.new_empty((self.together, (count - 1) * shared, width))
-            self._beside(strip, 0, shared, self.tiles, (1, 0), (count - 1, shared))
-            shape = (count - 1, shared, width)
-            mixed = self._pieces(self.found, stride * width, shape, (stride * width, width, 1))
-            other = self._pieces(strip, 0, shape, (shared * width, width, 1))
-            self.steps.append((mixed, other, ramp[:, None]))
+        columns, w = self.tiles.shape[2], self.tiles.shape[-1]
+        _, of_band, of_column, of_row, _ = self.tiles.stride()
+        shared, last = n - stride, count - 1
+        self._beside(0, (1, stride if last else n), self.tiles, 0)
+        if last:
+            self._beside(n, (last - 1, stride - shared), self.tiles, of_band + shared * of_row)
+            self._beside(last * stride + shared, (1, stride), self.tiles, last * of_band + shared * of_row)
+        if last and shared:
+            strip = self.found.new_empty((self.together, last, columns, shared, w))
+            shape, strides = (last, columns, shared, w), (of_band, of_column, of_row, 1)
+            above, below = (self._pieces(self.tiles, at, shape, strides) for at in (stride * of_row, of_band))
+            self.steps.append((self._pieces(strip, 0, shape, strip.stride()[1:]), above, below, ramp[:, None]))
+            self._beside(stride, (last, shared), strip, 0)
 
     def _pieces(self, tensor: torch.Tensor, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Views:
         """One view of every plane, by turns; of scratch, which has no more planes than a turn, always the same."""
@@ -88,42 +103,42 @@ class Even:
         turns, rest = divmod(self.planes, self.together)
         return [view] * turns + [view[:rest]] * (rest > 0)
 
-    def _beside(
-        self,
-        target: torch.Tensor,
-        top: int,
-        below: int,
-        tiles: torch.Tensor,
-        first: tuple[int, int],
-        bands: tuple[int, int],
-    ) -> None:
+    def _beside(self, top: int, bands: tuple[int, int], tiles: torch.Tensor, begin: int) -> None:
         """The same rows of several rows of tiles, each put together along x.
 
-        target   (·, rows, W), from row ``top`` on, every next row of tiles ``below`` rows further down
-        first    the row of tiles, and the row in its tiles, where this begins
+        top      the row of the image where this begins; every next row of tiles is a stride further down
         bands    how many rows of tiles, and how many rows of each
+        begin    where the first one's rows begin in ``tiles``
         """
+        if not all(bands):
+            return
         n, stride, width = self.columns.n, self.columns.stride, self.columns.length
         _, of_band, of_column, of_row, _ = tiles.stride()
-        begin, last = first[0] * of_band + first[1] * of_row, len(self.columns.starts) - 1
-        number = last if self.together > 1 else 1  # of a large plane one column after the other: fewer streams to read
-        for j in (0, *range(1, last + 1, max(number, 1))):
-            shared = n - stride if j else 0
-            for left, right, ramp in ((shared, n, None), (0, shared, self.ramp)):
-                if right > left:
-                    shape = (bands[0], number if j else 1, bands[1], right - left)
-                    place, strides = top * width + j * stride + left, (below * width, stride, width, 1)
-                    over = self._pieces(target, place, shape, strides)
-                    strides = (of_band, of_column, of_row, 1)
-                    self.steps.append((over, self._pieces(tiles, begin + j * of_column + left, shape, strides), ramp))
+        shared, last = n - stride, len(self.columns.starts) - 1
+
+        def of_tile(j: int, left: int, right: int) -> Views:
+            shape = (*bands, right - left)
+            return self._pieces(tiles, begin + j * of_column + left, shape, (of_band, of_row, 1))
+
+        def there(left: int, right: int) -> Views:
+            shape, strides = (*bands, right - left), (self.band * width, width, 1)
+            return self._pieces(self.found, top * width + left, shape, strides)
+
+        for j in range(last + 1):
+            left, right = shared if j else 0, stride if j < last else n
+            if right > left:
+                over, pieces = there(j * stride + left, j * stride + right), of_tile(j, left, right)
+                self.steps.append((over, over, pieces, None))
+            if j and shared:
+                over = there(j * stride, j * stride + shared)
+                self.steps.append((over, of_tile(j - 1, stride, n), of_tile(j, 0, shared), self.ramp))
 
     def put(self, turn: int) -> None:
-        half = self.tiles.dtype != self.wide
-        for targets, sources, ramp in self.steps:
+        for targets, first, second, ramp in self.steps:
             if ramp is None:
-                targets[turn].copy_(sources[turn])
+                targets[turn].copy_(second[turn])
             else:
-                targets[turn].lerp_(sources[turn].to(self.wide) if half else sources[turn], ramp)
+                torch.lerp(first[turn].to(self.wide), second[turn].to(self.wide), ramp, out=targets[turn])
 
 
 def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -136,28 +151,20 @@ def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) ->
     image = in_large_pages(tiles.new_empty((*tiles.shape[1:-2], *size))) if out is None else out
     if not image.numel():
         return image
-    counts = (len(grid.rows.starts), len(grid.columns.starts))
-    planes = tiles.view(*counts, -1, *tiles.shape[-2:]).permute(2, 0, 1, 3, 4), image.view(-1, *size)
-    threads = min(torch.get_num_threads(), len(planes[1])) if image.numel() >= WORTH else 1
-    parallel(lambda start, stop: _some(*(x[start:stop] for x in planes), grid), len(planes[1]), threads)
-    return image
-
-
-def _some(tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
-    """The blend of tiles (P, R, C, h, w) into some planes (P, H, W)"""
-    even = Even(tiles, image, grid)
-    for turn, k in enumerate(range(0, len(image), even.together)):
-        part = image[k : k + even.together]
+    counts, flat = (len(grid.rows.starts), len(grid.columns.starts)), image.view(-1, *size)
+    even = Even(tiles.view(*counts, -1, *tiles.shape[-2:]).permute(2, 0, 1, 3, 4), flat, grid)
+    for turn, k in enumerate(range(0, len(flat), even.together)):
+        part = flat[k : k + even.together]
         even.put(turn)
-        found = part if even.found is image else even.found[: len(part)]
+        found = part if even.found is flat else even.found[: len(part)]
         if not math.isfinite(found.sum().item()):
-            sums = Sums((image.shape[1], image.shape[2]), "", grid)
-            for top, left in grid.at:
-                i, j = grid.rows.starts.index(top), grid.columns.starts.index(left)
-                sums.add(tiles[k : k + even.together, i, j], top, left)
+            sums = Sums(size, "", grid)
+            for (top, left), i in grid.at.items():
+                sums.add(tiles.view(len(tiles), -1, *tiles.shape[-2:])[i, k : k + even.together], top, left)
             found = sums.mean(even.wide)
         if found is not part:
             part.copy_(found)
+    return image
 
 
 def put_together(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor:
