@@ -214,6 +214,7 @@ def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = 
         try:
             for _ in range(rounds):
                 for call, n, kept in zip(calls, counts, times, strict=True):
+                    call()  # after other code the first call is slow, whoever it is
                     kept.append(seconds(call, n, device, clock))
         finally:
             gc.enable()
