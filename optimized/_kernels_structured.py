@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from trueness.optimized import _products as products
 from trueness.optimized._kernels_gradients import plainly, watched
 from trueness.optimized._kernels_tiles import Scratch, cosine, length, plan, sine, slices, summed, zeros
 from trueness.optimized._precision import exact, wide
@@ -53,9 +54,13 @@ class Rotation:
     def into(self, z: torch.Tensor, spare: torch.Tensor) -> None:
         """In place, by way of ``spare`` of the same size."""
         rows = z.shape[0]
-        torch.mm(z.view(rows * self.high, self.low), self.right, out=spare.view(rows * self.high, self.low))
+        matrix, other = z.view(rows * self.high, self.low), spare.view(rows * self.high, self.low)
+        if products.prefers(z) and z.numel() * self.low >= products.SMALL:
+            spare = products.pointwise(matrix, self.right)  # which is symmetric
+        else:
+            torch.mm(matrix, self.right, out=other)
         if self.high == 1:
-            z.copy_(spare)
+            z.copy_(spare.view(z.shape))
             return
         shape = (rows, self.high, self.low)
         torch.bmm(self.left.expand(rows, self.high, self.high), spare.view(shape), out=z.view(shape))
@@ -76,9 +81,15 @@ def plain(x: torch.Tensor, signs: torch.Tensor, offsets: torch.Tensor, epsilon: 
 
 
 def _angles(
-    points: torch.Tensor, signs: torch.Tensor, factor: float, turn: Rotation, z: torch.Tensor, spare: torch.Tensor
-) -> None:
-    """√q/ε H D₃ H D₂ H D₁ x̃ of one block into ``z``."""
+    points: torch.Tensor,
+    signs: torch.Tensor,
+    factor: float,
+    b: torch.Tensor,
+    turn: Rotation,
+    pair: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """√q/ε H D₃ H D₂ H D₁ x̃ + b of one block, in the first of the ``pair``."""
+    z, spare = pair
     d = points.shape[1]
     torch.mul(points, signs[0, :d], out=z[:, :d])
     z[:, d:].zero_()
@@ -86,7 +97,8 @@ def _angles(
     for sign in signs[1:]:
         z.mul_(sign)
         turn.into(z, spare)
-    z.mul_(factor)
+    angles = z[:, : b.shape[0]]
+    return torch.add(b, angles, alpha=factor, out=angles)
 
 
 def _blocks(signs: torch.Tensor, columns: int) -> list[tuple[int, slice]]:
@@ -111,11 +123,12 @@ def values(
         for at in slices(start, stop, by.rows):
             points, z, spare = wide(x[at]), first.tile(length(at), q), second.tile(length(at), q)
             for k, tile in _blocks(signs, columns):
-                _angles(points, turns[k], q**0.5 / epsilon, turn, z, spare)
-                angles = z[:, : length(tile)].add_(b[tile])
+                angles = _angles(points, turns[k], q**0.5 / epsilon, b[tile], turn, (z, spare))
                 cosine(angles, angles)
-                torch.mul(angles, (2 / columns) ** 0.5, out=angles)
-                out[at, tile].copy_(angles)
+                if out.dtype == angles.dtype:
+                    torch.mul(angles, (2 / columns) ** 0.5, out=out[at, tile])
+                else:
+                    out[at, tile].copy_(angles.mul_((2 / columns) ** 0.5))
 
     parallel(work, x.shape[0], by.threads)
     return out
@@ -143,8 +156,7 @@ def backward(
             points, total = wide(x[at]), sums.tile(n, d).zero_()
             z, spare = first.tile(n, q), second.tile(n, q)
             for k, tile in _blocks(signs, columns):
-                _angles(points, turns[k], factor, turn, z, spare)
-                angles = z[:, : length(tile)].add_(b[tile])
+                angles = _angles(points, turns[k], factor, b[tile], turn, (z, spare))
                 sine(angles, angles)
                 angles.mul_(wide(grad[at, tile])).mul_(-((2 / columns) ** 0.5))
                 by_b[tile].addmv_(angles.T, ones[:n])
