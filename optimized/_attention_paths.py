@@ -174,9 +174,9 @@ class _Windows(torch.autograd.Function):
                 pulled = torch.autograd.grad(y, [tensors[i] for i in wanted], grad, create_graph=True)
                 found: dict[int, Any] = dict(zip(wanted, pulled, strict=True))
             else:
-                dtype = _natively(x)
+                dtype, (window, heads, eps) = _natively(x), ctx.size
                 weights = w_qkv.to(dtype), time, gain, bias, w_o.to(dtype)
-                gradients: tuple[Any, ...] = windows.backward(grad, x, *weights, *ctx.size, ctx.most, kept)
+                gradients: tuple[Any, ...] = windows.backward(grad, x, *weights, window, heads, eps, ctx.most, kept)
                 found = dict(enumerate(gradients))
         cast = [None if found.get(i) is None else found[i].to(tensors[i].dtype) for i in range(6)]
         return *cast, None

@@ -166,8 +166,9 @@ class ToKeep(NamedTuple):
 def to_keep(x: Tensor, channels: int, dtype: torch.dtype, window: int, heads: int) -> ToKeep:
     """Memory for a `ToKeep`"""
     tokens, each = x.shape[:3].numel(), heads * window * window
-    found = [in_large_pages(x.new_empty(tokens, n, dtype=dtype)) for n in (3 * channels, channels)]
-    return ToKeep(*found, in_large_pages(x.new_empty(tokens, each, dtype=dtype)) if each <= channels else None)
+    each = each if each <= channels else 0
+    pieces, o, p = (in_large_pages(x.new_empty(tokens, n, dtype=dtype)) for n in (3 * channels, channels, each))
+    return ToKeep(pieces, o, p if each else None)
 
 
 def multiplied(x: Tensor, w: Tensor, room: Room, name: str) -> Tensor:
@@ -304,7 +305,8 @@ def core(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int
         z = qkv[images, rows]
         moment = None if time is None else time[images]
         pieces = cut(z, window, room("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
-        mixed = attended(*pieces.flatten(1, 3).unbind(0), bias, room).view(1, *pieces.shape[1:])
+        q, k, v = pieces.flatten(1, 3)
+        mixed = attended(q, k, v, bias, room).view(1, *pieces.shape[1:])
         shape = (*z.shape[:3], out.shape[-1])
         out[images, rows] = put_back(mixed, window, room("o", shape, out.dtype), moment)
     return out
