@@ -36,9 +36,13 @@ def require_out(out: torch.Tensor, like: torch.Tensor, *others: torch.Tensor) ->
 
 def across(out: torch.Tensor, x: torch.Tensor) -> bool:
     """Whether two tensors share memory without being the same view of it."""
-    if out.data_ptr() == x.data_ptr() and out.stride() == x.stride():
-        return False
-    first, last = ((t.data_ptr(), t.data_ptr() + reach(t)) for t in (out, x))
+    same = out.data_ptr() == x.data_ptr() and out.stride() == x.stride()
+    return not same and meet(out, x)
+
+
+def meet(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether the spans of memory of two tensors have an address in common."""
+    first, last = ((t.data_ptr(), t.data_ptr() + reach(t)) for t in (a, b))
     return first[0] < last[1] and last[0] < first[1]
 
 

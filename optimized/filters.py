@@ -19,7 +19,7 @@ import torch
 
 from trueness.optimized import _filters_blend, _filters_blur, _filters_fft, _filters_operators, _filters_tiles
 from trueness.optimized._arguments import require_count
-from trueness.optimized._elementwise import nobody_watches, require_floating, require_out
+from trueness.optimized._elementwise import meet, nobody_watches, require_floating, require_out
 from trueness.optimized._filters_fft import gaussian_gains, like, multiplied
 from trueness.optimized._precision import working
 
@@ -326,6 +326,8 @@ def _require_canvas(out: torch.Tensor, tiles: torch.Tensor, size: tuple[int, int
         )
     if out.requires_grad or _wanted(tiles):
         raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or leave out= away.")
+    if nobody_watches(tiles) and meet(out, tiles):
+        raise ValueError("out shared memory with tiles; it must be memory of its own.")
 
 
 def tiled(

@@ -401,6 +401,7 @@ TILE = torch.ones(1, 2, 2)
         (lambda: fast.blend(torch.ones(2, 2), [0], [0], 2, 2, "hann"), r"tiles had shape \(2, 2\)"),
         (lambda: fast.blend(TILE, [0, 1], [0, 0], 2, 2, "hann"), "rows and columns were 2 and 2 long; both must be 1"),
         (lambda: fast.blend(TILE, [0], [0], 2, 3, "hann"), "tiles left a pixel of the 2×3 image uncovered"),
+        (lambda: fast.blend(TILE, [0], [0], 2, 2, "hann", out=TILE[0]), "out shared memory with tiles"),
         (lambda: fast.blend(TILE.expand(2, 2, 2), [0, 1], [0, 0], 2, 2, "hann"), r"a tile of 2×2 was at \(1, 0\)"),
         (lambda: fast.tiled(lambda t: t[..., :1], TILE, 2, 0.5, "hann"), "it must keep the last two axes"),
         (lambda: fast.tiled(lambda t: t, TILE, 0, 0.5, "hann"), "tile was 0"),

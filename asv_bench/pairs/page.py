@@ -13,12 +13,12 @@ HEAD = """\
 
 <!-- Written by `python asv_bench/pairs --write docs/speed.md`. Do not edit: run it again. -->
 
-Ours and its peers on the same tensors in one process, called in turn; the ratio is the median over the rounds of the
-peer's time by ours, so 2 says that ours took half as long. One thread is timed by the CPU time of the process, two by
-the wall clock. T is the largest error in units of the bound, on the tensors that were timed; ours is not timed unless
-it is within 1.5. *Extra* is the rise of the resident memory's peak during a call, its result included, and what is
-allowed. A floor computes something else, such as the matrix products alone, and has no T. Times are of one machine on
-one day; ratios are what carries over.
+Ours and its peers on the same tensors in one process, in turn, each called once before it is timed; the ratio is the
+median over the rounds of the peer's time by ours, so 2 says that ours took half as long. One thread is timed by the CPU
+time of the process, two by the wall clock. T is the largest error in units of the bound, on the tensors that were
+timed; ours is not timed unless it is within 1.5. *Extra* is the rise of the resident memory's peak during a call, its
+result included, and what is allowed. A floor computes something else, such as the matrix products alone, and has no T.
+Times are of one machine on one day; ratios are what carries over.
 
 {processor}; {versions}.
 
