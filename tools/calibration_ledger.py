@@ -109,7 +109,10 @@ def expected(profile: str) -> list[tuple[str, str, str, str]]:
                 for a in formula.arguments:
                     if a.differentiable and (formula.name, a.name) not in ZERO:
                         mistakes = [
-                            m for m, plant in PLANTED.items() if getattr(a, "dims", ()) or plant is not last_missing
+                            m
+                            for m, plant in PLANTED.items()
+                            if (getattr(a, "dims", ()) or plant is not last_missing)
+                            and (dtype == "float32" or plant is not gain)  # 1 % is a few roundings of a half format
                         ]
                         found += [(formula.name, "backward", dtype, f"{m}, {a.name}") for m in mistakes]
     return found
