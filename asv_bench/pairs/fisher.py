@@ -13,7 +13,7 @@ from trueness.optimized import fisher
 
 SHAPE = (4, 3, 1024, 1024)
 BYTES = 4 * 4 * 3 * 1024 * 1024
-ROOM = 8 << 20  # scratch of a few tiles, and what the allocator rounds up
+ROOM = 12 << 20  # scratch of a few tiles, and what the allocator rounds up
 
 
 def scores(rng: np.random.Generator) -> list[Any]:

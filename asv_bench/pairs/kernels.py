@@ -21,7 +21,7 @@ MANY = {"n": 16384, "d": 64, "D": 1024, "p": 8}
 FLAT = {"n": 65536, "d": 2, "D": 512, "p": 1}
 SIGNED = {"n": 1024, "d": 3072, "D": 8192}
 EIGHT_MEBIBYTES = 8 << 20
-JUDGED = 16
+JUDGED = 4
 
 
 def points(size: dict[str, int], generator: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ from pairs.harness import Line
 HEAD = """\
 # Speed, beside trueness
 
-<!-- Written by `python asv_bench/pairs --write docs/speed.md`. Do not edit: run it again. -->
+<!-- Written by `python asv_bench/pairs --heap {heap} --write FILE`. Do not edit: run it again. -->
 
 Ours and its peers on the same tensors in one process, in turn, each called once before it is timed; the ratio is the
 median over the rounds of the peer's time by ours, so 2 says that ours took half as long. One thread is timed by the CPU
@@ -20,12 +20,26 @@ timed; ours is not timed unless it is within 1.5. *Extra* is the rise of the res
 result included, and what is allowed. A floor computes something else, such as the matrix products alone, and has no T.
 Times are of one machine on one day; ratios are what carries over.
 
+{state}
+
 {processor}; {versions}.
 
 **CUDA: not run on a GPU.** `python -m trueness.tools.gpu` measures the same there and writes its own table.
 
 {outcome}
 """
+
+
+STATES = {
+    "fresh": """\
+Every family had a process of its own, with the allocator as it comes: large memory goes back to the system after every
+call and is cleared page by page when it is asked for again. Whoever makes large temporaries pays for that, our fresh
+results lie in large pages and pay less. What the arithmetic alone takes: [speed_kept.md](speed_kept.md).""",
+    "kept": """\
+Every family had a process of its own, in which the allocator gives nothing back to the system: once warm, fresh memory
+costs nothing. So a program fares that has such a heap by chance. Goals are meant for the allocator as it comes,
+[speed.md](speed.md); here they are judged all the same.""",
+}
 
 
 def processor() -> str:
@@ -61,12 +75,12 @@ def cells(line: Line) -> list[str]:
 COLUMNS = ("threads", "side", "T", "ms", "peer / ours", "goal", "extra MB", "")
 
 
-def page(lines: Sequence[Line], versions: Mapping[str, str]) -> str:
+def page(lines: Sequence[Line], versions: Mapping[str, str], heap: str = "fresh") -> str:
     missed = [line for line in lines if not line.met]
     goals = sum(line.goal is not None and line.ratio is not None for line in lines)
     outcome = f"{len(lines)} lines, {goals} goals on the ratio, {len(missed)} missed."
     told = ", ".join(f"{name} {v}" for name, v in versions.items())
-    text = [HEAD.format(processor=processor(), versions=told, outcome=outcome)]
+    text = [HEAD.format(processor=processor(), versions=told, outcome=outcome, heap=heap, state=STATES[heap])]
     for title in dict.fromkeys((line.family, line.pair, line.dtype) for line in lines):
         here = [line for line in lines if (line.family, line.pair, line.dtype) == title]
         text.append(f"## {title[0]}: {title[1]}, {title[2]}\n\n{table(cells(line) for line in here)}")
