@@ -16,7 +16,7 @@ import torch
 
 from trueness.optimized import _attention_windows as windows
 from trueness.optimized._elementwise import in_large_pages, require_out
-from trueness.optimized._precision import exact, wide
+from trueness.optimized._precision import exact, wide, working
 from trueness.optimized._products import has_bfloat16
 
 Tensor = torch.Tensor
@@ -128,7 +128,7 @@ def _natively(x: Tensor) -> torch.dtype:
     """The dtype of the products: that of the tokens where the processor multiplies it, adding in float32."""
     if x.dtype == torch.bfloat16 and has_bfloat16():
         return x.dtype
-    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    return working(x.dtype)
 
 
 def _run(

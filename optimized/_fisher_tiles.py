@@ -55,8 +55,7 @@ def divided(s: torch.Tensor, fisher: torch.Tensor, b: Number | None = None) -> t
 
 
 def _columns(table: Table, count: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    return () if table is None else tuple(row.to(wide) for row in table[:count])
+    return () if table is None else tuple(row.to(working(dtype)) for row in table[:count])
 
 
 class Scratch:
