@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from trueness.optimized._atlas_parts import Parts, filled, gated, lay, read_at, windows
+from trueness.optimized._atlas_parts import Parts, filled, gated, lay, longer, read_at, windows
+from trueness.optimized._scratch import Room
 
 
 def running_sums(x: torch.Tensor, count: int) -> torch.Tensor:
@@ -45,13 +46,14 @@ def separable(
     placement: str,
     read: str,
     squares: bool,
+    room: Room | None = None,
 ) -> Parts:
     """The parts of some chunks. k, v and the source u have the c − 1 tokens before the first of q."""
-    g = gated(alpha, eta, theta, size, placement)
+    g = gated(alpha, eta, theta, size, placement, room)
     whole = max(window // size - 1, 0)  # chunks that lie in all windows of a chunk
     old = window - 1 - whole * size  # tokens before them
     more, source = -q.shape[1] % size, source[..., None]
-    k, v, source = (pad(x, (0, 0, 0, 0, 0, more)) for x in (k, v, source))
+    k, v, source = (longer(x, more) for x in (k, v, source))
     number, tokens = (q.shape[1] + more) // size, torch.arange(size, device=q.device)
     own = [lay(x[:, window - 1 :], size) for x in (k, v, source)]
     rows = own
@@ -70,7 +72,8 @@ def separable(
     down, up = ((last @ mask) * u[..., None, :]).unbind(-2)
     a_end, b_end, f_end = (x[..., -1] for x in (g.a, g.b, g.f))
     a, f, read_weight = read_at(g, weight, read)
-    parts = Parts(lay(filled(q, size), size), rows[0], rows[1], a, f, read_weight, a_end, b_end, f_end, down, up)
+    q = lay(filled(q, size), size, room, "q")
+    parts = Parts(q, rows[0], rows[1], a, f, read_weight, a_end, b_end, f_end, down, up)
     if not whole:
         return parts
     start, stop = window - 1 - whole * size, window - 1 + (number - 1) * size

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from trueness.optimized._atlas_parts import Parts
+from trueness.optimized._scratch import Room
 
 Tensor = torch.Tensor
 
@@ -132,14 +133,15 @@ def read(p: Parts, r: Run) -> Tensor:
 # -- the same where nobody watches: written into place ----------------------------------------------------------------
 
 
-def run_in_place(p: Parts, state: Tensor, rule: Rule) -> Run:
-    """``run`` with one buffer for all states and one for all errors"""
+def run_in_place(p: Parts, state: Tensor, rule: Rule, room: Room) -> Run:
+    """``run`` with one buffer for all states and one for all errors, which the next piece with this room writes over"""
     (N, G, _, V), P = p.v.shape, p.k.shape[-1]
     L = couplings(p)
     kept, steps = torch.stack([p.a_end, p.b_end], -1), torch.stack([-p.down, p.up], -1)
-    states, U = p.v.new_empty((N + 1, G, P, 2, V)), torch.empty_like(p.v)
-    D = None if p.sums is None else torch.empty_like(p.sums)
-    states[0] = state.unflatten(-1, (2, V))
+    states, U = room("states", (N + 1, G, P, 2, V)), room("U", p.v.shape)
+    D = None if p.sums is None else room("D", p.sums.shape)
+    stepped = room("stepped", (G, p.v.shape[2], 2, V))
+    states[0].copy_(state.unflatten(-1, (2, V)))
     flat = states.flatten(-2)
     plain = rule.squares and L is None
     if not rule.squares:
@@ -154,19 +156,20 @@ def run_in_place(p: Parts, state: Tensor, rule: Rule) -> Run:
         if D is not None and p.y_end is not None and p.x_end is not None:
             D[n] = wholes(p, n, flat[n])
             mixed += both(D[n], -column(p.y_end[n]), column(p.x_end[n])).unflatten(-1, (2, V))
-        flat[n + 1].baddbmm_(p.k[n].mT, (steps[n][..., None] * U[n][..., None, :]).flatten(-2))
+        torch.mul(steps[n][..., None], U[n][..., None, :], out=stepped)
+        flat[n + 1].baddbmm_(p.k[n].mT, stepped.flatten(-2))
     return Run(flat, U, D)
 
 
-def read_in_place(p: Parts, r: Run) -> Tensor:
+def read_in_place(p: Parts, r: Run, room: Room) -> Tensor:
     """``read`` with fewer passes"""
     V = r.U.shape[-1]
-    seen = product(p.q, r.states[:-1])
-    out = column(p.a) * seen[..., :V]
+    seen = room.product("seen", p.q, r.states[:-1])
+    out = torch.mul(column(p.a), seen[..., :V], out=room("out", (*p.q.shape[:-1], V)))
     out.addcmul_(column(p.f), seen[..., V:], value=-1)
     if r.D is not None and p.y is not None:
-        out.addcmul_(column(p.y), product(p.q, r.D), value=-1)
-    return plus(out, product(p.q, p.k.mT).mul_(p.weight), r.U, alpha=-1)
+        out.addcmul_(column(p.y), room.product("seen", p.q, r.D), value=-1)
+    return plus(out, room.product("scores", p.q, p.k.mT).mul_(p.weight), r.U, alpha=-1)
 
 
 def rows(x: Tensor, y: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from trueness.optimized._atlas_linear import Rule, read, read_in_place, reverse, run, run_in_place
 from trueness.optimized._atlas_parts import Parts
 from trueness.optimized._precision import exact, wide
+from trueness.optimized._scratch import Room
 
 ELEMENTS = 1 << 18  # of the queries of one piece: what a piece computes with stays in the cache
 DEVICE_ELEMENTS = 1 << 22  # elsewhere
@@ -121,11 +122,12 @@ def forward(
     states = []
     with exact(q):
         state = joined(memory, momentum)
+        room = Room(state)
         for start, stop in pieces(q, rule):
             states += [state.clone()] if keep else []
-            parts = rule.prepare(*(wide(x) for x in given.piece(start, stop)))
-            done = run_in_place(parts, state, rule)
-            o[:, start:stop] = as_tokens(read_in_place(parts, done), B, stop - start)
+            parts = rule.prepare(*(wide(x) for x in given.piece(start, stop)), room=room)
+            done = run_in_place(parts, state, rule, room)
+            o[:, start:stop] = as_tokens(read_in_place(parts, done, room), B, stop - start)
             state = done.states[-1]
     return o, state, states
 
@@ -172,12 +174,13 @@ def backward(
     ]
     g_o, *g_ends = gradients
     g_state = joined(*g_ends)
+    room = Room(g_state)
     for (start, stop), state in reversed(list(zip(pieces(given.tokens[0], rule), states, strict=True))):
         inputs = [wide(x).detach().requires_grad_() for x in given.piece(start, stop)]
         with torch.enable_grad():
             prepared = rule.prepare(*inputs)
         parts = Parts._make(None if x is None else x.detach() for x in prepared)
-        done = run_in_place(parts, state, rule)
+        done = run_in_place(parts, state, rule, room)
         by_part, g_state = reverse(parts, done, as_chunks(wide(g_o[:, start:stop]), rule.size), g_state, rule)
         outputs = [(x, by_part[name]) for name, x in prepared._asdict().items() if name in by_part]
         roots, seeds = zip(*((x, g) for x, g in outputs if x.requires_grad), strict=True)

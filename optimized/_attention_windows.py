@@ -13,13 +13,14 @@ What a strip needs lies where that of the strip before lay: fresh memory costs m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
 from trueness.optimized._elementwise import in_large_pages
 from trueness.optimized._products import product
+from trueness.optimized._scratch import Room
 
 STRIP = 512  # tokens: q, k and v of 256 channels in float32 and the scores of 8 × 8 windows fit an L2 of 1 MiB nearly
 SCORES = 1 << 21  # scores at once: beyond it (global attention) the queries come in blocks
@@ -33,19 +34,6 @@ class Strip(NamedTuple):
     images: slice
     rows: slice
     tokens: slice
-
-
-class Room:
-    """Memory by name, used again by every strip; of the largest that was asked for so far."""
-
-    def __init__(self, like: Tensor) -> None:
-        self.like, self.held = like, dict[str, Tensor]()
-
-    def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        size, place = math.prod(shape), self.held.get(name)
-        if place is None or place.numel() < size or place.dtype != dtype:
-            place = self.held[name] = self.like.new_empty(size, dtype=dtype)
-        return place[:size].view(shape)
 
 
 def tokens_at_once(x: Tensor, dtype: torch.dtype) -> int:
