@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from trueness.optimized._precision import HALVES
+
 TILE = 1 << 19  # elements: what one tile leaves is still in the last cache when it is read again, and calls are few
 
 
@@ -167,7 +169,7 @@ def tiled(
     """
     by_sample = bool(columns)
     sources, target, result = lined_up(tensors, out, by_sample)
-    half = target.dtype in (torch.float16, torch.bfloat16)
+    half = target.dtype in HALVES
     size, samples = target.numel(), len(columns[0]) if by_sample else None
     if half:
         scratch = [torch.empty(min(size, TILE), dtype=torch.float32) for _ in range(len(sources) + 1)]

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from trueness.optimized._elementwise import compact, flat, in_order_of, lined_up
+from trueness.optimized._precision import HALVES
 
 BLOCK = 1024
 WARPS = 4
@@ -214,7 +215,7 @@ def _loaded(source: torch.Tensor) -> torch.Tensor:
 
 
 def _limit(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).max if dtype in (torch.float16, torch.bfloat16) else math.inf
+    return torch.finfo(dtype).max if dtype in HALVES else math.inf
 
 
 def _by_sample(table: torch.Tensor, n: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from trueness.optimized._kernels_turns import SINE
+from trueness.optimized._precision import HALVES
 
 SMALL = 16  # dimensions up to which no matrix instruction is needed
 PROGRAMS = 512  # about two waves of an H100; a constant, so that sums are cut the same everywhere
@@ -323,7 +324,7 @@ def gram(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, sca
     """scale · φ(x) φ(y)ᵀ (n, m) in the dtype of x."""
     dtype, x, y = x.dtype, prepared(x), prepared(y)
     (n, d), m = x.shape, y.shape[0]
-    half = dtype in (torch.float16, torch.bfloat16)
+    half = dtype in HALVES
     out = torch.empty((n, m), dtype=torch.float32 if interpreted() and half else dtype, device=x.device)
     gram_kernel[(triton.cdiv(n, t.rows), triton.cdiv(m, t.rows))](
         x, y, w, b, out, n, m, w.shape[1], d, x.stride(0), y.stride(0), scale, **t.constants(), **t.options

@@ -22,6 +22,7 @@ import torch
 
 from trueness.optimized._arguments import require_count
 from trueness.optimized._norms import clip_factor, global_norm, require_max_norm
+from trueness.optimized._precision import wide
 
 
 def require_schedule(warmup: int, total: int, floor: float) -> None:
@@ -127,7 +128,7 @@ class EMA:
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         require_decay(decay)
         self.module, self.decay, self.updates = module, decay, 0
-        self.average = {name: self._wide(x).clone() for name, x in self._named()}
+        self.average = {name: wide(x).clone() for name, x in self._named()}
         self.swapped = False
 
     def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -137,10 +138,6 @@ class EMA:
             if name in persistent:
                 yield name, x.detach()
 
-    @staticmethod
-    def _wide(x: torch.Tensor) -> torch.Tensor:
-        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
     @torch.no_grad()
     def update(self) -> None:
         """Take the module's weights of this optimiser step into the average."""
@@ -149,7 +146,7 @@ class EMA:
         parameters = {name for name, _ in self.module.named_parameters()}
         for name, x in self._named():
             if name in parameters and x.is_floating_point():
-                self.average[name].lerp_(self._wide(x), 1 - self.decay)
+                self.average[name].lerp_(wide(x), 1 - self.decay)
             else:
                 self.average[name].copy_(x)
         self.updates += 1

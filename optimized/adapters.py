@@ -15,12 +15,9 @@ import torch
 
 from trueness.optimized._elementwise import require_floating
 from trueness.optimized._lora import LoRALinear, adapt
+from trueness.optimized._precision import wide
 
 __all__ = ["LoRALinear", "adapt", "lora", "merge", "unmerge"]
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _require_factors(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float) -> None:
@@ -70,10 +67,10 @@ def lora(
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
         raise ValueError(f"p was {p!r}; it must be a number in [0, 1).")
     with torch.autocast(x.device.type, enabled=False):
-        wide = _wide(x)
-        dropped = torch.where(mask, wide / (1 - p), 0)
-        adapter = dropped @ _wide(lora_A).mT @ _wide(lora_B).mT
-        return (wide @ _wide(weight).mT + adapter * (alpha / lora_A.shape[0])).to(x.dtype)
+        y = wide(x)
+        dropped = torch.where(mask, y / (1 - p), 0)
+        adapter = dropped @ wide(lora_A).mT @ wide(lora_B).mT
+        return (y @ wide(weight).mT + adapter * (alpha / lora_A.shape[0])).to(x.dtype)
 
 
 def merge(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -106,5 +103,5 @@ def unmerge(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, al
 
 def _added(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float) -> torch.Tensor:
     with torch.autocast(weight.device.type, enabled=False):
-        change = _wide(lora_B) @ _wide(lora_A)
-        return (_wide(weight) + change * (alpha / lora_A.shape[0])).to(weight.dtype)
+        change = wide(lora_B) @ wide(lora_A)
+        return (wide(weight) + change * (alpha / lora_A.shape[0])).to(weight.dtype)

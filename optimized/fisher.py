@@ -18,6 +18,7 @@ import torch
 from trueness.optimized._elementwise import TILE, nobody_watches, require_floating, require_out
 from trueness.optimized._fisher_operators import Drift, Fisher, drift_operator, drift_plain, operator, plain
 from trueness.optimized._fisher_tiles import Table, drift_in_tiles, value_in_tiles
+from trueness.optimized._precision import wide
 
 __all__ = ["alpha_from_time", "binomial", "diagonal", "drift_step", "floor", "preconditioned_step", "smooth"]
 
@@ -246,9 +247,7 @@ def smooth(fisher: torch.Tensor, padding: str) -> torch.Tensor:
         raise ValueError(f"fisher had shape {tuple(fisher.shape)}; it must have at least the axes (H, W).")
     if padding not in PADDINGS:
         raise ValueError(f"padding was {padding!r}; allowed are {', '.join(PADDINGS)}.")
-    half = fisher.dtype in (torch.float16, torch.bfloat16)
-    x = fisher.float() if half else fisher
-    return _taps(_taps(x, -1, padding), -2, padding).to(fisher.dtype)
+    return _taps(_taps(wide(fisher), -1, padding), -2, padding).to(fisher.dtype)
 
 
 def _taps(x: torch.Tensor, axis: int, padding: str) -> torch.Tensor:
