@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import attention as fast
+from trueness.properties import _attention_peers as peers
 from trueness.properties import _attention_triton
 from trueness.reference import attention as true
 from trueness.tools.inputs import Made, Mask, Real, Scalar
@@ -112,7 +113,7 @@ def tokens_reduction(s: Sizes) -> int:
     return int(2 * c + s.get("E", 4) + s["window"] ** 2)
 
 
-# -- third parties ----------------------------------------------------------------------------------------------------
+# -- implementations --------------------------------------------------------------------------------------------------
 
 
 def ours(name: str, *claims: str, limit: Any = "fused", **fields: Any) -> Implementation:
@@ -146,130 +147,6 @@ ONE_DTYPE = "an oracle for the formula: one dtype is enough"
 NATIVE = "float32 is what ours calls; here its own half formats stand trial"
 
 
-def sdpa(q: Any, k: Any, v: Any, mask: Any) -> Any:
-    """True means attend, as here; a row without keys is 0."""
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def multihead(q: Any, k: Any, v: Any, mask: Any, need_weights: bool = False) -> Any:
-    """nn.MultiheadAttention with the identity for its projections: True means ignore.
-
-    A row without keys is NaN where the weights are asked for, and 0 where they are not.
-
-    It has one width for all: narrower tensors are filled with zeros, and its 1/√width is made up for.
-    """
-    wide = max(q.shape[-1], v.shape[-1])
-    module = torch.nn.MultiheadAttention(wide, 1, bias=False, batch_first=True, dtype=q.dtype)
-    with torch.no_grad():
-        module.in_proj_weight.copy_(torch.eye(wide).repeat(3, 1))
-        module.out_proj.weight.copy_(torch.eye(wide))
-    filled = [torch.nn.functional.pad(a, (0, wide - a.shape[-1])) for a in (q, k, v)]
-    filled[0] = filled[0] * (wide / q.shape[-1]) ** 0.5
-    return module(*filled, attn_mask=~mask, need_weights=need_weights)[0][..., : v.shape[-1]]
-
-
-def multihead_with_weights(q: Any, k: Any, v: Any, mask: Any) -> Any:
-    return multihead(q, k, v, mask, need_weights=True)
-
-
-def layer_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
-    return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
-
-
-def group_norm(x: Any, weight: Any, bias: Any, groups: int, eps: float) -> Any:
-    return torch.nn.functional.group_norm(x, groups, weight, bias, eps)
-
-
-def gelu_tanh(x: Any) -> Any:
-    return torch.nn.functional.gelu(x, approximate="tanh")
-
-
-def new_gelu(x: Any) -> Any:
-    from transformers.activations import NewGELUActivation
-
-    return NewGELUActivation()(x)
-
-
-def silu_of_expit(x: Any) -> Any:
-    from scipy.special import expit
-
-    return x * expit(x)
-
-
-def swin_partition(x: Any, window: int) -> Any:
-    from transformers.models.swin import modeling_swin
-
-    return modeling_swin.window_partition(x, window).flatten(1, 2).clone()
-
-
-def swin_unpartition(windows: Any, window: int, height: int, width: int) -> Any:
-    from transformers.models.swin import modeling_swin
-
-    squares = windows.reshape(-1, window, window, windows.shape[-1])
-    return modeling_swin.window_reverse(squares, window, height, width).clone()
-
-
-def swin_positions(window: int, heads: int = 1) -> Any:
-    from transformers.models.swin import modeling_swin
-
-    return modeling_swin.SwinRelativePositionBias(heads, (window, window))
-
-
-def swin_index(window: int, **_: Any) -> Any:
-    return swin_positions(window).relative_position_index.view(window * window, -1).clone()
-
-
-def swin_bias(table: Any, window: int) -> Any:
-    module = swin_positions(window, table.shape[1])
-    return torch.func.functional_call(module, {"relative_position_bias_table": table}, ())[0].clone()
-
-
-def swin_attention(
-    x: Any, t: Any, qs: Any, ks: Any, vs: Any, qt: Any, kt: Any, vt: Any, o: Any, table: Any, window: int, heads: int
-) -> Any:
-    """transformers' SwinAttention, image by image: what time adds to q, k and v is a bias of their projections."""
-    from transformers import SwinConfig
-    from transformers.models.swin import modeling_swin
-
-    class Windows(modeling_swin.SwinAttention):
-        def __init__(self) -> None:
-            config = SwinConfig(qkv_bias=True, attention_probs_dropout_prob=0.0)
-            config._attn_implementation = "eager"
-            super().__init__(config, x.shape[-1], heads, window)
-
-    module = Windows()
-    images = []
-    for image, moment in zip(x, t, strict=True):
-        weights = {f"{n}_proj.weight": w.mT for n, w in zip("qkvo", (qs, ks, vs, o), strict=True)}
-        biases = {f"{n}_proj.bias": moment @ w for n, w in zip("qkv", (qt, kt, vt), strict=True)}
-        biases["o_proj.bias"] = torch.zeros_like(o[0])
-        given = {**weights, **biases, "relative_position_bias.relative_position_bias_table": table}
-        found = torch.func.functional_call(module, given, (swin_partition(image[None], window),))[0]
-        images.append(swin_unpartition(found, window, *image.shape[:2]))
-    return torch.cat(images)
-
-
-def dense(
-    x: Any, t: Any, qs: Any, ks: Any, vs: Any, qt: Any, kt: Any, vt: Any, o: Any, table: Any, window: int, heads: int
-) -> Any:
-    """All tokens at once: keys of other windows are at −∞, and nothing is cut out or put back."""
-    _, rows, columns, channels = x.shape
-    y, z = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    y, z = y.flatten(), z.flatten()
-    dy, dz = y[:, None] - y, z[:, None] - z
-    same = (y[:, None] // window == y // window) & (z[:, None] // window == z // window)
-    index = torch.where(same, (dy + window - 1) * (2 * window - 1) + dz + window - 1, 0)
-    bias = table[index].permute(2, 0, 1).masked_fill(~same, -torch.inf)
-    flat = x.flatten(1, 2)
-
-    def head(space: Any, time: Any) -> Any:
-        both = flat @ space + (t @ time)[:, None]
-        return both.unflatten(2, (heads, channels // heads)).transpose(1, 2)
-
-    out = torch.nn.functional.scaled_dot_product_attention(head(qs, qt), head(ks, kt), head(vs, vt), attn_mask=bias)
-    return (out.transpose(1, 2).flatten(2) @ o).reshape(x.shape)
-
-
 def transformers(name: str, call: Any, **fields: Any) -> Implementation:
     return peer(name, call, "float32", only=ONE_DTYPE, needs=("transformers",), devices=("cpu",), **fields)
 
@@ -291,7 +168,7 @@ FORMULAS = (
         ),
         implementations=(
             ours("layer_norm", waived=SQUARES),
-            peer("torch layer_norm", layer_norm, "float16", "bfloat16", only=NATIVE, waived=SQUARES),
+            peer("torch layer_norm", peers.layer_norm, "float16", "bfloat16", only=NATIVE, waived=SQUARES),
         ),
         reduction=lambda s: s["C"],
         gradient_reduction=lambda s: s["C"] + s["B"] * s["N"],
@@ -311,7 +188,7 @@ FORMULAS = (
         ),
         implementations=(
             ours("group_norm", waived=SQUARES),
-            peer("torch group_norm", group_norm, "float16", "bfloat16", only=NATIVE, waived=FOLDED),
+            peer("torch group_norm", peers.group_norm, "float16", "bfloat16", only=NATIVE, waived=FOLDED),
         ),
         reduction=lambda s: 4 * s["H"] * s["W"],
         gradient_reduction=lambda s: (4 + s["B"]) * s["H"] * s["W"],
@@ -328,7 +205,7 @@ FORMULAS = (
             peer("torch silu", torch.nn.functional.silu, "float16", "bfloat16", only=NATIVE),
             Implementation(
                 "scipy expit",
-                lambda: silu_of_expit,
+                lambda: peers.silu_of_expit,
                 "numpy",
                 limit="eager",
                 dtypes=("float32",),
@@ -348,8 +225,8 @@ FORMULAS = (
         arguments=(Real("x", dims=("...", "N"), decades=(-3.0, 0.2), shortest=6),),
         implementations=(
             ours("gelu_tanh", "compile"),
-            peer("torch gelu", gelu_tanh, "float16", "bfloat16", only=NATIVE),
-            peer("transformers NewGELU", new_gelu, "float32", only=ONE_DTYPE, needs=("transformers",)),
+            peer("torch gelu", peers.gelu_tanh, "float16", "bfloat16", only=NATIVE),
+            peer("transformers NewGELU", peers.new_gelu, "float32", only=ONE_DTYPE, needs=("transformers",)),
         ),
     ),
     Formula(
@@ -366,11 +243,11 @@ FORMULAS = (
         ),
         implementations=(
             ours("masked_attention", "compile", waived=PRODUCTS),
-            peer("torch scaled_dot_product_attention", sdpa, "float32", "float16", only=TWO_DTYPES, waived=ADDED),
-            peer("torch MultiheadAttention", multihead, "float32", only=ONE_DTYPE, waived=ADDED),
+            peer("torch scaled_dot_product_attention", peers.sdpa, "float32", "float16", only=TWO_DTYPES, waived=ADDED),
+            peer("torch MultiheadAttention", peers.multihead, "float32", only=ONE_DTYPE, waived=ADDED),
             peer(
                 "torch MultiheadAttention, asked for weights",
-                multihead_with_weights,
+                peers.multihead_with_weights,
                 "float32",
                 only=ONE_DTYPE,
                 convention="ATLAS-13b",
@@ -403,7 +280,7 @@ FORMULAS = (
         arguments=(Real("x", dims=("B", height, width, "C"), spans={**GRID, "C": (1, 4)}), WINDOW),
         implementations=(
             ours("window_partition", "vmap", limit="exact"),
-            transformers("transformers Swin", swin_partition, limit="exact", waived=CONTIGUOUS),
+            transformers("transformers Swin", peers.swin_partition, limit="exact", waived=CONTIGUOUS),
         ),
     ),
     Formula(
@@ -420,7 +297,7 @@ FORMULAS = (
         ),
         implementations=(
             ours("window_unpartition", "vmap", limit="exact"),
-            transformers("transformers Swin", swin_unpartition, limit="exact"),
+            transformers("transformers Swin", peers.swin_unpartition, limit="exact"),
         ),
     ),
     Formula(
@@ -431,7 +308,7 @@ FORMULAS = (
         arguments=(Scalar("window", st.integers(1, 8)),),
         implementations=(
             Implementation("trueness", lambda: index, limit="exact"),
-            transformers("transformers Swin", swin_index, limit="exact"),
+            transformers("transformers Swin", peers.swin_index, limit="exact"),
         ),
         no_gradient="a table of integers",
         outputs=("int64",),
@@ -448,7 +325,7 @@ FORMULAS = (
             Implementation(
                 "trueness", lambda: fast.relative_position_bias, limit="exact", claims=frozenset({"compile", "vmap"})
             ),
-            transformers("transformers Swin", swin_bias, limit="exact", waived=ADDS),
+            transformers("transformers Swin", peers.swin_bias, limit="exact", waived=ADDS),
         ),
     ),
     Formula(
@@ -461,8 +338,8 @@ FORMULAS = (
         implementations=(
             ours("tmsa", "compile", "out", "autocast", "vmap", "jvp", waived={**PRODUCTS, **AS_FLOAT32}),
             _attention_triton.implementation(False, _attention_triton.kernels, waived=MANY),
-            peer("dense scaled_dot_product_attention", dense, "float32", only=ONE_DTYPE, waived=DENSE),
-            transformers("transformers SwinAttention", swin_attention, waived=MANY),
+            peer("dense scaled_dot_product_attention", peers.dense, "float32", only=ONE_DTYPE, waived=DENSE),
+            transformers("transformers SwinAttention", peers.swin_attention, waived=MANY),
         ),
         reduction=tokens_reduction,
         gradient_reduction=lambda s: tokens_reduction(s) + 16 * s["window"] ** 2,

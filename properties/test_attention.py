@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from trueness.optimized import attention as fast
-from trueness.properties import attention as declared
+from trueness.properties import _attention_peers as peers
 from trueness.reference import attention as true
 from trueness.tools import complex_step
 from trueness.tools.bounds import LIMITS, bounds
@@ -42,11 +42,11 @@ def on_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 PEERS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
-    "masked_attention": {"torch SDPA": declared.sdpa},
-    "tmsa": {"dense": declared.dense},
-    "window_partition": {"transformers": declared.swin_partition},
-    "relative_position_index": {"transformers": lambda w: declared.swin_index(w)},
-    "relative_position_bias": {"transformers": declared.swin_bias},
+    "masked_attention": {"torch SDPA": peers.sdpa},
+    "tmsa": {"dense": peers.dense},
+    "window_partition": {"transformers": peers.swin_partition},
+    "relative_position_index": {"transformers": lambda w: peers.swin_index(w)},
+    "relative_position_bias": {"transformers": peers.swin_bias},
 }
 
 
@@ -91,7 +91,7 @@ def changed(arguments: tuple[Any, ...], **by_name: Any) -> tuple[Any, ...]:
     [
         (true.window_partition, true.window_unpartition),
         (on_arrays(fast.window_partition), on_arrays(fast.window_unpartition)),
-        (on_arrays(declared.swin_partition), on_arrays(declared.swin_unpartition)),
+        (on_arrays(peers.swin_partition), on_arrays(peers.swin_unpartition)),
     ],
     ids=["reference", "ours", "transformers"],
 )
@@ -347,9 +347,9 @@ def test_masked_attention_is_multihead_attention_with_the_opposite_mask() -> Non
     mask[:, :, 0] = True
     natives = [torch.from_numpy(a) for a in (q, k, v, mask)]
     for asked in (False, True):
-        found = declared.multihead(*natives, need_weights=asked).detach().numpy()
+        found = peers.multihead(*natives, need_weights=asked).detach().numpy()
         assert_same(found, true.masked_attention(q, k, v, mask), true.masked_attention, *2 * ((q, k, v, mask),))
-        opposite = declared.multihead(*natives[:3], ~natives[3], need_weights=asked).detach().numpy()
+        opposite = peers.multihead(*natives[:3], ~natives[3], need_weights=asked).detach().numpy()
         assert not np.array_equal(found, opposite, equal_nan=True)
 
 
