@@ -20,7 +20,7 @@ from trueness.optimized import _atlas_chunks as _chunks
 PRECISIONS = ("tf32x3", "ieee", "tf32")
 MODES = {"dot": 0, "l2": 1, "exact": 2}
 EXACT = MODES["exact"]
-WIDEST = 128  # features whose states a program holds without a spill
+WIDEST = 512  # features whose states a program holds without a spill
 TILE = 64  # tokens, or rows of a system that is solved
 Tensors = tuple[torch.Tensor, ...]
 

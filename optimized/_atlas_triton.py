@@ -9,7 +9,9 @@ it, or, for the gradient of every token, all pairs (token, age). With the weight
     read = a ∘ Q M − f ∘ Q S − (G ∘ Q Kᵀ) E                               grid (B H N, C / BC, V / BV)
 
 Rows come in blocks of BR, so that a window may be of any length; lengths are filled up to powers of two with zeros.
-Arithmetic is float32, offsets are 64-bit. No product takes a transposed accumulator: tiles are read transposed.
+States are tuples of blocks of BP features: 192 is three times 64. Where there are several, K M reads them again from
+where they were just written, because operands that stay for all rows would take all registers. Arithmetic is float32,
+offsets are 64-bit. No product takes a transposed accumulator: tiles are read transposed.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import torch
 import triton
 import triton.language as tl
 
-WIDEST = 128  # features whose two states a program of four or eight warps holds without a spill
 EXACT = 2  # MODE: 0 "dot", 1 "l2", 2 "exact"
 
 
@@ -50,21 +51,23 @@ def interpreted() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def power(length: int, most: int = WIDEST, few: int = WIDEST) -> int:
+def power(length: int, most: int, few: int) -> int:
     """The power of two that holds ``length``, at least 16 as a product of matrices asks for, and at most ``most``.
 
-    The interpreter multiplies blocks of any size: there it is at most ``few``, so that short sequences fill several.
+    The interpreter multiplies blocks of any size: there it is at most ``few`` for lengths up to ``most``, so that short
+    ones fill several blocks.
     """
-    least, limit = (2, few) if interpreted() else (16, most)
+    least, limit = (2, few if length <= most else most) if interpreted() else (16, most)
     return int(min(max(triton.next_power_of_2(length), least), limit))
 
 
 def sequential(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
-    """(tiles, options) of a program that carries states from chunk to chunk."""
-    wide, pairs = layout.width > 64, layout.mode == EXACT
-    columns = min(power(layout.values, 16, 2), 8 if wide and pairs else 16)
-    rows = power(layout.rows, 16 if pairs and not wide else 32, 4)
-    return {"BP": power(layout.width), "BV": columns, "BR": rows}, {"num_warps": 8 if wide else 4, "num_stages": 1}
+    """(tiles, options) of a program that carries states from chunk to chunk: what its registers hold without a spill"""
+    width = layout.width
+    few = width > 256 or 64 < width <= 128 or (layout.mode == EXACT and width <= 64)  # rows at a time
+    tiles = {"BP": power(width, 64, 2), "BV": power(layout.values, 16 if width <= 128 else 8, 2)}
+    tiles["BR"] = power(layout.rows, 16 if few else 32, 4)
+    return tiles, {"num_warps": 8 if width > 256 else 4, "num_stages": 1}
 
 
 def parallel(layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
@@ -111,6 +114,67 @@ def vector(base, at, which, i, COUNT: tl.constexpr, LENGTH: tl.constexpr):
 
 
 @triton.jit
+def blocks(base, columns, P: tl.constexpr, V: tl.constexpr, BP: tl.constexpr):
+    """Columns of a state (P, V), a tuple of blocks of BP features."""
+    found = ()  # type: tuple[tl.tensor, ...]
+    for first in tl.static_range(0, P, BP):
+        found += (tile(base, first + tl.arange(0, BP), columns, V, P, V),)
+    return found
+
+
+@triton.jit
+def put_blocks(base, columns, P: tl.constexpr, V: tl.constexpr, BP: tl.constexpr, M):
+    for i in tl.static_range(len(M)):
+        put(base, i * BP + tl.arange(0, BP), columns, V, P, V, M[i])
+
+
+@triton.jit
+def scaled(a, M):
+    """a M"""
+    found = ()  # type: tuple[tl.tensor, ...]
+    for i in tl.static_range(len(M)):
+        found += (a * M[i],)
+    return found
+
+
+@triton.jit
+def mixed(a, M, b, S):
+    """a M + b S"""
+    found = ()  # type: tuple[tl.tensor, ...]
+    for i in tl.static_range(len(M)):
+        found += (a * M[i] + b * S[i],)
+    return found
+
+
+@triton.jit
+def updated(M, base, rows, stride, height, P: tl.constexpr, BP: tl.constexpr, E, PRECISION: tl.constexpr):
+    """M + Xᵀ E for rows of X (height, P)"""
+    found = ()  # type: tuple[tl.tensor, ...]
+    for i in tl.static_range(len(M)):
+        X_t = turned(base, rows, i * BP + tl.arange(0, BP), stride, height, P).to(tl.float32)
+        found += (M[i] + tl.dot(X_t, E, input_precision=PRECISION),)
+    return found
+
+
+@triton.jit
+def product(
+    base, rows, stride, height, M, kept, columns, P: tl.constexpr, V: tl.constexpr, BP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """X M for rows of X (height, P); several blocks of M are read from where they are kept"""
+    if len(M) == 1:
+        X = tile(base, rows, tl.arange(0, BP), stride, height, P).to(tl.float32)
+        found = tl.dot(X, M[0], input_precision=PRECISION)
+    else:
+        found = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
+        for first in range(0, P, BP):
+            p = first + tl.arange(0, BP)
+            X = tile(base, rows, p, stride, height, P).to(tl.float32)
+            found += tl.dot(X, tile(kept, p, columns, V, P, V), input_precision=PRECISION)
+    return found
+
+
+@triton.jit
 def states_kernel(
     k, v, lead, lag, memory, momentum, rows, ends, errors, kept_memory, kept_momentum, last_memory, last_momentum,
     T, H, N,
@@ -118,43 +182,45 @@ def states_kernel(
     BP: tl.constexpr, BV: tl.constexpr, BR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0).to(tl.int64)
-    p, cv = tl.arange(0, BP), tl.program_id(1) * BV + tl.arange(0, BV)
+    cv = tl.program_id(1) * BV + tl.arange(0, BV)
     long = T + WINDOW - 1
     k += (head // H * long * H + head % H) * P
     if MODE != 2:
         v += (head // H * long * H + head % H) * V
     step = tl.full((), C, tl.int64) * H
-    M = tile(memory + head * P * V, p, cv, V, P, V)
-    S = tile(momentum + head * P * V, p, cv, V, P, V)
+    M = blocks(memory + head * P * V, cv, P, V, BP)
+    S = blocks(momentum + head * P * V, cv, P, V, BP)
     for n in range(N):
         at = head * N + n
-        put(kept_memory + at * P * V, p, cv, V, P, V, M)
-        put(kept_momentum + at * P * V, p, cv, V, P, V, S)
+        put_blocks(kept_memory + at * P * V, cv, P, V, BP, M)
+        put_blocks(kept_momentum + at * P * V, cv, P, V, BP, S)
+        if len(M) > 1:
+            tl.debug_barrier()  # before other threads read it
         a_end, b_end, f_end = tl.load(ends + at * 3), tl.load(ends + at * 3 + 1), tl.load(ends + at * 3 + 2)
-        M_next = a_end * M - f_end * S
-        S_next = b_end * S
+        M_next = mixed(a_end, M, -f_end, S)
+        S_next = scaled(b_end, S)
         left = long - n * C
         for start in range(0, R, BR):
             r = start + tl.arange(0, BR)
             place = place_of(r, left, R, WINDOW, MODE)
             if MODE == 2:
                 E = -tile(v + at * R * V, r, cv, V, R, V)
-                E += tl.dot(tile(lead + at * R * P, r, p, P, R, P), M, input_precision=PRECISION)
-                E -= tl.dot(tile(lag + at * R * P, r, p, P, R, P), S, input_precision=PRECISION)
+                E += product(lead + at * R * P, r, P, R, M, kept_memory + at * P * V, cv, P, V, BP, PRECISION)
+                E -= product(lag + at * R * P, r, P, R, S, kept_momentum + at * P * V, cv, P, V, BP, PRECISION)
             else:
                 E = -tile(v, place, cv, H * V, left, V).to(tl.float32)
             if MODE == 1:
-                E += tl.dot(tile(k, place, p, H * P, left, P).to(tl.float32), M, input_precision=PRECISION)
+                E += product(k, place, H * P, left, M, kept_memory + at * P * V, cv, P, V, BP, PRECISION)
             put(errors + at * R * V, r, cv, V, R, V, E)
-            K_t = turned(k, place, p, H * P, left, P).to(tl.float32)
-            M_next -= tl.dot(K_t, vector(rows, at, 0, r, 2, R)[:, None] * E, input_precision=PRECISION)
-            S_next += tl.dot(K_t, vector(rows, at, 1, r, 2, R)[:, None] * E, input_precision=PRECISION)
+            g, up = vector(rows, at, 0, r, 2, R)[:, None], vector(rows, at, 1, r, 2, R)[:, None]
+            M_next = updated(M_next, k, place, H * P, left, P, BP, -g * E, PRECISION)
+            S_next = updated(S_next, k, place, H * P, left, P, BP, up * E, PRECISION)
         M, S = M_next, S_next
         k += step * P
         if MODE != 2:
             v += step * V
-    put(last_memory + head * P * V, p, cv, V, P, V, M)
-    put(last_momentum + head * P * V, p, cv, V, P, V, S)
+    put_blocks(last_memory + head * P * V, cv, P, V, BP, M)
+    put_blocks(last_momentum + head * P * V, cv, P, V, BP, S)
 
 
 @triton.jit

@@ -21,14 +21,19 @@ import triton.language as tl
 
 from trueness.optimized._atlas_triton import (
     Layout,
+    blocks,
     empty,
     loaded,
+    mixed,
     parallel,
     place_of,
     put,
+    put_blocks,
+    scaled,
     sequential,
     tile,
     turned,
+    updated,
     vector,
 )
 
@@ -70,48 +75,59 @@ def reverse_kernel(
 ):  # fmt: skip
     """Ē, and M̄', S̄' of every chunk."""
     head = tl.program_id(0).to(tl.int64)
-    p, cv = tl.arange(0, BP), tl.program_id(1) * BV + tl.arange(0, BV)
+    cv = tl.program_id(1) * BV + tl.arange(0, BV)
     long, step = T + WINDOW - 1, tl.full((), C, tl.int64) * H
     q += ((head // H * T + tl.full((), C, tl.int64) * N) * H + head % H) * P
     k += ((head // H * long + tl.full((), C, tl.int64) * N) * H + head % H) * P
     grad += ((head // H * T + tl.full((), C, tl.int64) * N) * H + head % H) * V
-    M = tile(grad_memory + head * P * V, p, cv, V, P, V)
-    S = tile(grad_momentum + head * P * V, p, cv, V, P, V)
+    M = blocks(grad_memory + head * P * V, cv, P, V, BP)
+    S = blocks(grad_momentum + head * P * V, cv, P, V, BP)
     for back in range(N):
         n = N - 1 - back
         at = head * N + n
         q -= step * P
         k -= step * P
         grad -= step * V
-        put(pushed_memory + at * P * V, p, cv, V, P, V, M)
-        put(pushed_momentum + at * P * V, p, cv, V, P, V, S)
+        put_blocks(pushed_memory + at * P * V, cv, P, V, BP, M)
+        put_blocks(pushed_momentum + at * P * V, cv, P, V, BP, S)
+        if len(M) > 1:
+            tl.debug_barrier()  # before other threads read it
         a_end, b_end, f_end = tl.load(ends + at * 3), tl.load(ends + at * 3 + 1), tl.load(ends + at * 3 + 2)
-        M_next = a_end * M
-        S_next = b_end * S - f_end * M
+        M_next = scaled(a_end, M)
+        S_next = mixed(b_end, S, -f_end, M)
         stop, left = tl.minimum(T - n * C, C), long - n * C
         for start in range(0, C, BR):
             c = start + tl.arange(0, BR)
-            Q_t = turned(q, c, p, H * P, stop, P).to(tl.float32)
             G = tile(grad, c, cv, H * V, stop, V).to(tl.float32)
-            M_next += tl.dot(Q_t, vector(columns, at, 0, c, 2, C)[:, None] * G, input_precision=PRECISION)
-            S_next -= tl.dot(Q_t, vector(columns, at, 1, c, 2, C)[:, None] * G, input_precision=PRECISION)
+            a, f = vector(columns, at, 0, c, 2, C)[:, None], vector(columns, at, 1, c, 2, C)[:, None]
+            M_next = updated(M_next, q, c, H * P, stop, P, BP, a * G, PRECISION)
+            S_next = updated(S_next, q, c, H * P, stop, P, BP, -f * G, PRECISION)
         for start in range(0, R, BR):
             r = start + tl.arange(0, BR)
             place = place_of(r, left, R, WINDOW, MODE)
-            K = tile(k, place, p, H * P, left, P).to(tl.float32)
             E = tile(seen + at * R * V, r, cv, V, R, V)
-            E -= vector(rows, at, 0, r, 2, R)[:, None] * tl.dot(K, M, input_precision=PRECISION)
-            E += vector(rows, at, 1, r, 2, R)[:, None] * tl.dot(K, S, input_precision=PRECISION)
+            if len(M) == 1:
+                K = tile(k, place, tl.arange(0, BP), H * P, left, P).to(tl.float32)
+                by_M = tl.dot(K, M[0], input_precision=PRECISION)
+                by_S = tl.dot(K, S[0], input_precision=PRECISION)
+            else:
+                by_M, by_S = tl.zeros((BR, BV), tl.float32), tl.zeros((BR, BV), tl.float32)
+                for first in range(0, P, BP):
+                    p = first + tl.arange(0, BP)
+                    K = tile(k, place, p, H * P, left, P).to(tl.float32)
+                    by_M += tl.dot(K, tile(pushed_memory + at * P * V, p, cv, V, P, V), input_precision=PRECISION)
+                    by_S += tl.dot(K, tile(pushed_momentum + at * P * V, p, cv, V, P, V), input_precision=PRECISION)
+            E -= vector(rows, at, 0, r, 2, R)[:, None] * by_M
+            E += vector(rows, at, 1, r, 2, R)[:, None] * by_S
             put(pulled + at * R * V, r, cv, V, R, V, E)
             if MODE == 1:
-                K_t = turned(k, place, p, H * P, left, P).to(tl.float32)
-                M_next += tl.dot(K_t, E, input_precision=PRECISION)
+                M_next = updated(M_next, k, place, H * P, left, P, BP, E, PRECISION)
             if MODE == 2:
-                M_next += tl.dot(turned(lead + at * R * P, r, p, P, R, P), E, input_precision=PRECISION)
-                S_next -= tl.dot(turned(lag + at * R * P, r, p, P, R, P), E, input_precision=PRECISION)
+                M_next = updated(M_next, lead + at * R * P, r, P, R, P, BP, E, PRECISION)
+                S_next = updated(S_next, lag + at * R * P, r, P, R, P, BP, -E, PRECISION)
         M, S = M_next, S_next
-    put(first_memory + head * P * V, p, cv, V, P, V, M)
-    put(first_momentum + head * P * V, p, cv, V, P, V, S)
+    put_blocks(first_memory + head * P * V, cv, P, V, BP, M)
+    put_blocks(first_momentum + head * P * V, cv, P, V, BP, S)
 
 
 @triton.jit

@@ -7,6 +7,7 @@ One process a call, because Triton looks at TRITON_INTERPRET when it is imported
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -15,23 +16,25 @@ import torch
 
 from trueness.optimized import _atlas_operator as operator
 from trueness.optimized import _atlas_triton as forward
+from trueness.optimized import _atlas_triton_backward as backward
 from trueness.properties import _atlas_triton, atlas_memory
 from trueness.tools.nouns import Case, Formula
 from trueness.tools.trial import Trial
 
-PLAIN = {"optimizer": "gd", "clip": None, "placement": "inner", "read": "post", "objective": "l2"}
+PLAIN = {"optimizer": "gd", "clip": None, "placement": "inner", "read": "post"}
 
 
 def formula() -> Formula:
     return next(f for f in atlas_memory.FORMULAS if f.name == "atlas_memory.omega_kernel")
 
 
-def worst(dtype: str, window: int, chunk_size: int, batch: int) -> float:
-    """T of the value and of every gradient, over the limit"""
+def worst(dtype: str, window: int, chunk_size: int, batch: int, features: int, objective: str) -> float:
+    """T of the value and of every gradient, over the limit; more features are smaller, so that K Kᵀ is of one size"""
     declared = formula()
     trial = Trial(declared, declared.implementations[0], dtype, function=_atlas_triton.kernel())
-    sizes = {"B": batch, "T": 5, "H": 1, "P": 3, "V": 3, "c": window}
-    case = Case(sizes=sizes, seed=3, spread=1.0, scalars={**PLAIN, "chunk_size": chunk_size})
+    sizes = {"B": batch, "T": 5, "H": 1, "P": features, "V": 3, "c": window}
+    scalars = {**PLAIN, "chunk_size": chunk_size, "objective": objective}
+    case = Case(sizes=sizes, seed=3, scale=-math.log10(features / 3) / 2, spread=1.0, scalars=scalars)
     values = trial.values(case)
     natives = [x.requires_grad_() if isinstance(x, torch.Tensor) else x for x in trial.natives(values)]
     outs = trial.invoke(natives)
@@ -79,13 +82,33 @@ def empty_state(real: Any) -> Any:
     return lambda layout, tokens, *rest: real(layout, (*tokens[:3], *(0 * x for x in tokens[3:])), *rest)
 
 
+def first_block_updated(real: Any) -> Any:
+    return lambda M, *rest: (*real(M[:1], *rest), *M[1:])
+
+
+def first_block_multiplied(real: Any) -> Any:
+    def call(base: Any, rows: Any, stride: Any, height: Any, M: Any, kept: Any, columns: Any, P: int, V: int, BP: int,
+             precision: str) -> Any:  # fmt: skip
+        return real(base, rows, stride, height, M, kept, columns, BP, V, BP, precision)
+
+    return call
+
+
 BREAKS = {  # name: what stands in for a function of a module
     "without halo": (operator, "extended", lambda real: lambda before, x: real(0 * before, x)),
     "halo's gradient lost": (operator, "folded", gradient_of_the_chunk_alone),
     "momentum added": (operator, "weights_of", momentum_added),
     "no residual": (operator, "MODES", lambda real: {**real, "l2": real["dot"]}),
     "from an empty state": (forward, "forward", empty_state),
+    "one block of features updated": (forward, "updated", first_block_updated),
+    "one block of features in the gradient": (backward, "updated", first_block_updated),
+    "one block of features multiplied": (forward, "product", first_block_multiplied),
 }
+
+
+def after(word: str, words: list[str]) -> int:
+    """The number after a word, 3 where it is missing."""
+    return int(words[words.index(word) + 1]) if word in words else 3
 
 
 def main(problems: list[str]) -> None:
@@ -101,9 +124,9 @@ def main(problems: list[str]) -> None:
             kept = (owner, attribute, getattr(owner, attribute))
             setattr(owner, attribute, make(kept[2]))
             words = "float32 window 2 chunks 2 batch 1".split()
-        window = int(words[words.index("window") + 1])
-        chunk_size = 1 if "exact" in words else int(words[words.index("chunks") + 1])
-        T = worst(words[0], window, chunk_size, int(words[-1]))
+        window, batch, features = (after(word, words) for word in ("window", "batch", "features"))
+        chunk_size = 1 if "exact" in words else after("chunks", words)
+        T = worst(words[0], window, chunk_size, batch, features, "dot" if "dot" in words else "l2")
         print(f"{name}: {'right' if T <= 1 else 'wrong'}")
         print(f"{name}: T = {T:.3g} of the limit", file=sys.stderr)
         if kept:

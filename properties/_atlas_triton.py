@@ -8,11 +8,15 @@ from typing import Any
 from trueness.tools.inputs import Real
 from trueness.tools.nouns import Formula, Implementation
 
-SHAPES = {  # name: tokens' dtype, features = values, C, window, form
-    "chunks of 64, P = 64": ("bf16", 64, 64, 1, "l2"),
-    "chunks of 64, window 16, P = 128": ("fp32", 128, 64, 16, "l2"),
-    "every token, tiles of 64, P = 64": ("bf16", 64, 64, 1, "exact"),
-    "every token, tiles of 16, window 4, P = 128": ("fp32", 128, 16, 4, "exact"),
+SHAPES = {  # name: tokens' dtype, features, values, C, window, form
+    "chunks of 64, P = 64": ("bf16", 64, 64, 64, 1, "l2"),
+    "chunks of 64, window 16, P = 128": ("fp32", 128, 128, 64, 16, "l2"),
+    "chunks of 64, window 4, P = 192": ("bf16", 192, 64, 64, 4, "l2"),
+    "chunks of 64, P = 256": ("fp16", 256, 64, 64, 1, "dot"),
+    "chunks of 64, window 16, P = 512": ("fp32", 512, 128, 64, 16, "l2"),
+    "every token, tiles of 64, P = 64": ("bf16", 64, 64, 64, 1, "exact"),
+    "every token, tiles of 16, window 4, P = 128": ("fp32", 128, 128, 16, 4, "exact"),
+    "every token, tiles of 16, window 4, P = 192": ("fp32", 192, 64, 16, 4, "exact"),
 }
 
 
@@ -46,15 +50,15 @@ def kernel() -> Any:
 
 
 def kernels() -> dict[str, Any]:
-    """Forward and backward, in float32 and bfloat16, in both forms, two widths and with windows."""
+    """Forward and backward: every format, objective and form, one block of features to eight, with windows."""
     from trueness.optimized import _atlas_operator as operator
     from trueness.optimized import _atlas_triton as forward
     from trueness.optimized import _atlas_triton_backward as backward
 
     found: dict[str, Any] = {}
-    for name, (dtype, width, size, window, form) in SHAPES.items():
+    for name, (dtype, width, values, size, window, form) in SHAPES.items():
         rows = size * window if form == "exact" else size + window - 1
-        layout = forward.Layout(1, 1, 1, width, width, 1, size, rows, window, operator.MODES[form])
+        layout = forward.Layout(1, 1, 1, width, values, 1, size, rows, window, operator.MODES[form])
         programs = {
             forward.states_kernel: forward.sequential(layout),
             forward.reads_kernel: forward.parallel(layout),

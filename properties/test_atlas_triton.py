@@ -18,9 +18,22 @@ RIGHT = (
     "bfloat16 window 2 chunks 2 batch 1",
     "float16 window 2 exact batch 1",
     "float32 window 2 exact batch 2",
+    "float32 window 2 chunks 2 batch 1 features 192",
+    "float32 window 2 exact batch 1 features 256",
+    "bfloat16 window 1 dot chunks 2 batch 1 features 192",
+    "float16 window 2 chunks 4 batch 1 features 256",
     "opcheck",
 )
-WRONG = ("without halo", "halo's gradient lost", "momentum added", "no residual", "from an empty state")
+WRONG = (
+    "without halo",
+    "halo's gradient lost",
+    "momentum added",
+    "no residual",
+    "from an empty state",
+    "one block of features updated",
+    "one block of features in the gradient",
+    "one block of features multiplied",
+)
 
 
 def judged(*problems: str) -> list[str]:
