@@ -9,14 +9,14 @@ and Newton–Schulz needs no step on a (P, V) matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from trueness.optimized._atlas_chunks import band, decays, shifted
 from trueness.optimized._atlas_muon import EPS, THIN, newton_schulz, newton_schulz_lowrank
+from trueness.optimized._recompute import again
 
 DECAY = 0.9
 
@@ -83,13 +83,18 @@ def pending(
     piece: Piece, E: torch.Tensor, S: torch.Tensor, modes: Modes
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """S after the tokens of a piece that reads one memory, and the two weights of M ← kept M − moved NS(S)"""
-    window, last = piece.gamma.shape[-1], decays(piece.theta)[..., -1:, :] * piece.into[..., None, :]
+    window, (b, last) = piece.gamma.shape[-1], added_up(piece)
     if modes.clip is None:
         added = (rows(last, piece.gamma).mT * piece.k).mT @ E
     else:
         g = held(windows(piece.k, window).mT @ (piece.gamma[..., None] * windows(E, window)), modes.clip)
         added = along(last, g)[..., 0, :, :]
-    return piece.theta.prod(-1)[..., None, None] * S + added, *weights_of(piece)
+    return b * S + added, *weights_of(piece)
+
+
+def added_up(piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
+    """b (B, H, 1, 1) and Θ_{Cs} i_s (B, H, 1, C): the momentum after the piece, of that before it and its gradients"""
+    return piece.theta.prod(-1)[..., None, None], decays(piece.theta)[..., -1:, :] * piece.into[..., None, :]
 
 
 class Seen(NamedTuple):
@@ -188,23 +193,17 @@ def all_chunks(
     return torch.cat(reads, 2).movedim(2, 1), M, S, m
 
 
-def pieces(tokens: tuple[torch.Tensor, ...], size: int) -> Iterator[Piece]:
-    """The chunks of (q, k, v, alpha, into, out, theta, gamma, k_window, v_window); the last one may be shorter."""
+def pieces(tokens: tuple[torch.Tensor, ...], size: int, position: int = 0) -> Iterator[Piece]:
+    """The chunks of (q, k, v, alpha, into, out, theta, gamma, k_window, v_window); the last one may be shorter.
+
+    ``position`` tokens of the first chunk came before.
+    """
     q, k, v, alpha, into, out, theta, gamma, k_window, v_window = tokens
     keys, values, halo = laid(k_window, k), laid(v_window, v), gamma.shape[-1] - 1
     rest = [laid(None, x) for x in (alpha, into, out, theta, gamma)]
     q = laid(None, q)
-    for start in range(0, q.shape[2], size):
-        here = min(size, q.shape[2] - start)
+    for chunk in range(-position, q.shape[2], size):
+        start = max(chunk, 0)
+        here = min(chunk + size, q.shape[2]) - start
         wide = (x.narrow(2, start, here + halo) for x in (keys, values))
         yield Piece(q.narrow(2, start, here), *wide, *(x.narrow(2, start, here) for x in rest))
-
-
-def again(function: Callable[..., tuple[torch.Tensor, ...]], *arguments: Any) -> tuple[torch.Tensor, ...]:
-    """``function``, of which the graph keeps the arguments alone: on the way back it is called again."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return function(*arguments)
-    found: tuple[torch.Tensor, ...] = checkpoint(
-        function, *arguments, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
-    )
-    return found

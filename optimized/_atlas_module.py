@@ -10,6 +10,7 @@ import torch
 from trueness.optimized import _atlas_arguments as _require
 from trueness.optimized import _atlas_features as _features
 from trueness.optimized._arguments import require_count
+from trueness.optimized._atlas_layers_stream import OmegaMlpState, OmegaMlpStream
 from trueness.optimized._atlas_stream import OmegaState, OmegaStream
 from trueness.optimized._elementwise import require_floating
 from trueness.optimized._precision import wide
@@ -18,7 +19,7 @@ from trueness.optimized._precision import wide
 class AtlasState(NamedTuple):
     """What one call of ``AtlasAttention.stream`` leaves to the next."""
 
-    omega: OmegaState
+    omega: OmegaState | OmegaMlpState
     inputs: torch.Tensor  # (B, convolution − 1, width): what the convolution still looks back at
 
     def detach(self) -> AtlasState:
@@ -33,6 +34,9 @@ class AtlasAttention(torch.nn.Module):
     gates α, η, θ are sigmoids of projections of x, η times ``rate``; the weights γ of the window are learned for every
     head and sum to one, exp(−decay · age) at first. The coefficients of the features are learned from 1/i! on.
 
+    With memory="mlp" the memory is f(x) = x + W1 σ(W2 x) of the keys themselves, whose first W1 and W2 are learned. W1
+    is zero at first, and W2 such that the hidden layer of a key, too, has a length of about one.
+
     width        of x and of the result
     heads        H; it must divide width
     degree       p of the features: P = (p + 1) width/heads
@@ -40,9 +44,13 @@ class AtlasAttention(torch.nn.Module):
     chunk_size   C, tokens whose gradients are taken at one memory: part of the model, as c is
     rate         largest η
     convolution  taps of the causal convolution of x, 1 for none
-    objective, optimizer, placement, read, clip, clamp  as in ``omega`` and ``elementwise_features``
+    memory       "linear" or "mlp"
+    hidden       N of "mlp", 4 width/heads by default
+    optimizer, placement, read                as in ``omega`` and ``omega_mlp``
+    objective, clip, degree, clamp            of a linear memory alone: as in ``omega`` and ``elementwise_features``
 
-    ``updates = False`` sets η = 0: the memory stays as it is, and from an empty one nothing is read - for ablations.
+    ``updates = False`` sets η = 0: the memory stays as it is, and from an empty linear one nothing is read - for
+    ablations.
     """
 
     def __init__(
@@ -62,6 +70,8 @@ class AtlasAttention(torch.nn.Module):
         placement: str = "outer",
         read: str = "post",
         clip: float | None = None,
+        memory: str = "linear",
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
         least = {"width": 1, "heads": 1, "degree": 0, "window": 1, "convolution": 1}
@@ -72,7 +82,12 @@ class AtlasAttention(torch.nn.Module):
         _require.require_positive(rate, "rate")
         _require.require_positive(clamp, "clamp")
         self.heads, self.window, self.clamp, self.rate = heads, window, clamp, rate
-        self.rule = OmegaStream(chunk_size, objective, optimizer, placement, read, clip)
+        _require_memory(memory, hidden, objective, clip)
+        self.rule: OmegaStream | OmegaMlpStream
+        if memory == "mlp":
+            self.rule = OmegaMlpStream(chunk_size, optimizer, placement, read)
+        else:
+            self.rule = OmegaStream(chunk_size, objective, optimizer, placement, read, clip)
         self.updates = True
         self.qkv = torch.nn.Linear(width, 3 * width, bias=False)
         self.gates = torch.nn.Linear(width, 3 * heads)
@@ -80,7 +95,13 @@ class AtlasAttention(torch.nn.Module):
         self.norm = torch.nn.Parameter(torch.ones(width))
         self.out = torch.nn.Linear(width, width, bias=False)
         self.taps = torch.nn.Parameter(torch.zeros(convolution, width))
-        self.coefficients = torch.nn.Parameter(torch.tensor(_features.taylor(degree)))
+        each = width // heads
+        if memory == "mlp":
+            rows = 4 * each if hidden is None else hidden
+            self.outer = torch.nn.Parameter(torch.zeros(heads, each, rows))
+            self.inner = torch.nn.Parameter(2 / math.sqrt(rows) * torch.randn(heads, rows, each))
+        else:
+            self.coefficients = torch.nn.Parameter(torch.tensor(_features.taylor(degree)))
         ages = torch.arange(window, dtype=torch.float32)
         self.weights = torch.nn.Parameter((-decay * ages).expand(heads, window).clone())
         with torch.no_grad():
@@ -92,12 +113,18 @@ class AtlasAttention(torch.nn.Module):
     def empty(self, x: torch.Tensor) -> AtlasState:
         """The state before any token of a batch like x (B, T, width)."""
         batch, _, width = x.shape
-        each = width // self.heads
+        each, like = width // self.heads, wide(x[:0])
+        inputs = x.new_zeros(batch, self.taps.shape[0] - 1, width)
+        if isinstance(self.rule, OmegaMlpStream):
+            w1, w2 = (w.to(like.dtype).expand(batch, -1, -1, -1) for w in (self.outer, self.inner))
+            window = like.new_zeros(batch, self.window - 1, self.heads, each)
+            return AtlasState(
+                self.rule.begin(w1, w2, torch.zeros_like(w1), torch.zeros_like(w2), window, window), inputs
+            )
         features = self.coefficients.shape[0] * each
-        like = wide(x[:0])
         memory = like.new_zeros(batch, self.heads, features, each)
         windows = (like.new_zeros(batch, self.window - 1, self.heads, n) for n in (features, each))
-        return AtlasState(self.rule.begin(memory, memory, *windows), x.new_zeros(batch, self.taps.shape[0] - 1, width))
+        return AtlasState(self.rule.begin(memory, memory, *windows), inputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, T, width) → (B, T, width), every sequence from an empty memory."""
@@ -122,15 +149,31 @@ class AtlasAttention(torch.nn.Module):
         alpha, eta, theta = torch.sigmoid(wide(self.gates(x))).unflatten(-1, (3, self.heads)).unbind(2)
         eta = self.rate * eta if self.updates else torch.zeros_like(eta)
         gamma = wide(self.weights).softmax(-1).expand(*x.shape[:2], -1, -1)
-        each = (q.shape[-1],)
-        scale = math.sqrt(self.coefficients.shape[0] * q.shape[-1])
-        phi_q, phi_k = (
-            _features.elementwise(torch.nn.functional.rms_norm(y, each), self.coefficients, self.clamp) / scale
-            for y in (q, k)
-        )
+        phi_q, phi_k = self._features(q), self._features(k)
         # under autocast every one may have its own format; a share of 0.99 needs more digits than bfloat16 has
         phi_q, phi_k, alpha, eta, theta, gamma = (y.to(v.dtype) for y in (phi_q, phi_k, alpha, eta, theta, gamma))
-        o, omega = self.rule(phi_q, phi_k, v, alpha, eta, theta, gamma, before.omega, inplace=inplace)
-        o = torch.nn.functional.rms_norm(o, each).flatten(-2).to(x.dtype) * self.norm
+        tokens = phi_q, phi_k, v, alpha, eta, theta, gamma
+        o, omega = self.rule(*tokens, before.omega, inplace=inplace)  # type: ignore[arg-type]
+        o = torch.nn.functional.rms_norm(o, o.shape[-1:]).flatten(-2).to(x.dtype) * self.norm
         y = self.out(o * torch.nn.functional.silu(self.gate(x)))
         return y, AtlasState(omega, long[:, x.shape[1] :])
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        """What the memory is asked with: keys or queries of length one, or features of about that"""
+        x = torch.nn.functional.rms_norm(x, x.shape[-1:])
+        if isinstance(self.rule, OmegaMlpStream):
+            return x / math.sqrt(x.shape[-1])
+        scale = math.sqrt(self.coefficients.shape[0] * x.shape[-1])
+        return _features.elementwise(x, self.coefficients, self.clamp) / scale
+
+
+def _require_memory(memory: str, hidden: int | None, objective: str, clip: float | None) -> None:
+    """A linear memory has no hidden layer, one of two layers no other objective and no clip."""
+    if memory not in ("linear", "mlp"):
+        raise ValueError(f"memory was {memory!r}; allowed are 'linear', 'mlp'.")
+    if hidden is not None:
+        require_count(hidden, "hidden", 1)
+    if memory == "linear" and hidden is not None:
+        raise ValueError(f"hidden was {hidden}; a linear memory has no hidden layer.")
+    if memory == "mlp" and (objective != "l2" or clip is not None):
+        raise ValueError(f"objective was {objective!r} and clip {clip!r}; a memory of two layers has 'l2' and None.")

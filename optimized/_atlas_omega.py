@@ -104,5 +104,7 @@ def run_layers(
     tokens = tuple(wide(x) for x in (q, k, v, alpha, into, out, theta, gamma, k_window, v_window))
     modes = _dense.Modes(True, optimizer, read == "post", None)
     with exact(q):
-        o, w, s = _layers.all_chunks(tokens, (wide(w1), wide(w2)), (wide(s1), wide(s2)), chunk_size, modes)
+        before = _layers.begun((wide(w1), wide(w2)), (wide(s1), wide(s2)))
+        o, after = _layers.all_chunks(tokens, before, chunk_size, modes)
+        w, s = _layers.ended(after, modes), after.s
         return (o.to(q.dtype), w[0].to(q.dtype), w[1].to(q.dtype), s[0].to(q.dtype), s[1].to(q.dtype))

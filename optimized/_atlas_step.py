@@ -6,7 +6,7 @@ place nothing of the size of the memory is allocated but the gradient.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -14,7 +14,10 @@ from trueness.optimized._atlas_dense import DECAY, held, rank_is_small
 from trueness.optimized._atlas_muon import EPS, newton_schulz, newton_schulz_lowrank
 
 if TYPE_CHECKING:
+    from trueness.optimized._atlas_layers_stream import OmegaMlpState
     from trueness.optimized._atlas_stream import OmegaState, OmegaStream
+
+State = TypeVar("State", "OmegaState", "OmegaMlpState")
 
 
 def step(
@@ -43,7 +46,7 @@ def step(
         moved = one.clone() if fresh else share * state.moved + one
         S = S.mul_(theta).add_(added) if inplace else theta * S + added
         after = state._replace(momentum=S, start=start, kept=kept, moved=moved)
-        return (q[..., None, :] @ start).transpose(1, 2), windows(after, keys, values, inplace)
+        return (q[..., None, :] @ start).transpose(1, 2), windowed(after, keys, values, inplace)
     o = None if rule.read == "post" else q[..., None, :] @ M
     thin = rule.optimizer == "muon" and rule.clip is None and rank_is_small(theta, K.shape[-2], *M.shape[-2:])
     S = S.mul_(theta).add_(added) if inplace else theta * S + added
@@ -61,10 +64,10 @@ def step(
         M = alpha * M - U if out is None else torch.addcmul(alpha * M, out, U, value=-1)
     o = q[..., None, :] @ M if o is None else o
     after = state._replace(memory=M, momentum=S, start=M if rule.chunk_size == 1 else state.start, norm=norm)
-    return o.transpose(1, 2), windows(after, keys, values, inplace)
+    return o.transpose(1, 2), windowed(after, keys, values, inplace)
 
 
-def windows(state: OmegaState, keys: torch.Tensor, values: torch.Tensor, inplace: bool) -> OmegaState:
+def windowed(state: State, keys: torch.Tensor, values: torch.Tensor, inplace: bool) -> State:
     """The state with the last c − 1 of c tokens"""
     if keys.shape[1] == 1:
         return state

@@ -8,7 +8,8 @@ chunk, are computed that way, the whole chunks between them by ``atlas_memory.om
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -109,8 +110,9 @@ class OmegaStream:
     ) -> tuple[torch.Tensor, OmegaState]:
         """o (B, T, H, V) in the dtype of q, and the state after the T tokens; shapes as in ``omega``, T at least 1.
 
-        inplace  write the new state over the old one, which must not be used again: nothing is allocated for it when
-                 one token comes; only where no gradient is wanted
+        inplace  write the new state over the old one, which must not be used again, and over no state before it: when
+                 one token comes nothing is allocated for it but, once a chunk, a memory; only where no gradient is
+                 wanted
         """
         self._require((q, k, v, alpha, eta, theta, gamma), state, inplace)
         dtype, tokens = q.dtype, tuple(wide(x) for x in (q, k, v, alpha, eta, theta, gamma))
@@ -119,7 +121,8 @@ class OmegaStream:
                 o, after = self._one(tokens, state, inplace)
             else:
                 o, after = self._several(tokens, state)
-                after = written(state, after) if inplace else after
+                owned = ("momentum", "k_window", "v_window") + ("memory",) * (self.optimizer != "muon_chunk")
+                after = written(state, after, owned) if inplace else after
         return o.to(dtype), after
 
     def _require(self, tokens: Tokens, state: OmegaState, inplace: bool) -> None:
@@ -127,42 +130,24 @@ class OmegaStream:
         axes = ("B T H P", "B T H P", "B T H V", "B T H", "B T H", "B T H", "B T H c")
         shapes = {n: (x, a) for n, x, a in zip(names, tokens, axes, strict=True)}
         known = _require.require_shapes(shapes, "q")
-        if not isinstance(state, OmegaState):
-            raise ValueError(f"state was {type(state).__name__}; it must be an OmegaState, begin's or the last call's.")
         B, H, P, V, c = (known[n] for n in ("B", "H", "P", "V", "c"))
         wanted = {"memory": (B, H, P, V), "momentum": (B, H, P, V)}
         wanted |= {"k_window": (B, c - 1, H, P), "v_window": (B, c - 1, H, V)}
-        device, dtype = tokens[0].device, wide(tokens[0][:0]).dtype
-        for name, shape in wanted.items():
-            x = getattr(state, name)
-            if x.shape != shape:
-                raise ValueError(f"state.{name} had shape {tuple(x.shape)}; for these tokens it must be {shape}.")
-            if x.device != device or x.dtype != dtype:
-                raise ValueError(f"state.{name} was {x.dtype} on {x.device}; it must be {dtype} on {device}.")
-        watched = (x for x in (*tokens, *state) if isinstance(x, torch.Tensor))
-        if inplace and torch.is_grad_enabled() and any(x.requires_grad for x in watched):
-            raise ValueError(
-                "inplace was True where a gradient is wanted; call under torch.no_grad() or leave it away."
-            )
+        require_state(state, OmegaState, wanted, tokens[0], self.chunk_size)
+        require_in_place(inplace, (*tokens, *state))
 
     # -- one token ----------------------------------------------------------------------------------------------------
 
     def _one(self, tokens: Tokens, state: OmegaState, inplace: bool) -> tuple[torch.Tensor, OmegaState]:
         """No chunk at all: the recurrence as it is written."""
-        state = self._begun(state, inplace)
-        o, state = _step.step(tokens, state, self, inplace)
+        o, state = _step.step(tokens, self._begun(state, inplace), self, inplace)
         return o, self._turned(state, 1)
 
     def _begun(self, state: OmegaState, inplace: bool) -> OmegaState:
         """The state with M̂ = M where a chunk begins"""
         if state.position or self.chunk_size == 1:
             return state
-        if not inplace:
-            return state._replace(start=state.memory)
-        if state.start.data_ptr() == state.memory.data_ptr():
-            return state._replace(start=state.memory.clone())
-        state.start.copy_(state.memory)
-        return state
+        return state._replace(start=state.memory.clone() if inplace else state.memory)
 
     # -- several ------------------------------------------------------------------------------------------------------
 
@@ -230,11 +215,7 @@ class OmegaStream:
     def _moved(self, tokens: Tokens, state: OmegaState) -> OmegaState:
         """The state with the window after these tokens"""
         _, k, v, *_ = tokens
-        size = state.k_window.shape[1]
-        if not size:
-            return state
-        keys, values = (torch.cat([x, y], 1)[:, y.shape[1] :] for x, y in ((state.k_window, k), (state.v_window, v)))
-        return state._replace(k_window=keys, v_window=values)
+        return state._replace(k_window=later(state.k_window, k), v_window=later(state.v_window, v))
 
     def _turned(self, state: OmegaState, length: int) -> OmegaState:
         """The state ``length`` tokens later in its chunk; where it ends there Muon by chunk updates the memory."""
@@ -249,15 +230,46 @@ class OmegaStream:
         return state._replace(memory=kept * state.memory - moved * U)
 
 
+def require_state(
+    state: Any, kind: type, shapes: Mapping[str, tuple[int, ...]], like: torch.Tensor, chunk_size: int
+) -> None:
+    """A state of this kind, for tokens like these"""
+    if not isinstance(state, kind):
+        what, name = type(state).__name__, kind.__name__
+        raise ValueError(f"state was {what}; it must be an {name}, begin's or the last call's.")
+    dtype = wide(like[:0]).dtype
+    for name, shape in shapes.items():
+        x = getattr(state, name)
+        if x.shape != shape:
+            raise ValueError(f"state.{name} had shape {tuple(x.shape)}; for these tokens it must be {shape}.")
+        if x.device != like.device or x.dtype != dtype:
+            raise ValueError(f"state.{name} was {x.dtype} on {x.device}; it must be {dtype} on {like.device}.")
+    position = state.position  # type: ignore[attr-defined]
+    if not 0 <= position < chunk_size:
+        raise ValueError(f"state.position was {position}; in chunks of {chunk_size} it must be less.")
+
+
+def require_in_place(inplace: bool, tensors: Iterable[Any]) -> None:
+    """Nothing that a gradient needs is written over."""
+    watched = (x.requires_grad for x in tensors if isinstance(x, torch.Tensor))
+    if inplace and torch.is_grad_enabled() and any(watched):
+        raise ValueError("inplace was True where a gradient is wanted; call under torch.no_grad() or leave it away.")
+
+
+def later(window: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The window (B, c−1, H, ·) after the tokens x (B, T, H, ·)"""
+    size = window.shape[1]
+    return torch.cat([window, x[:, -size:]], 1)[:, -size:] if size else window
+
+
 def by_head(x: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
     """xᵀ M (B, T, H, V) of x (B, T, H, P) and M (B, H, P, V)"""
     return (x.transpose(1, 2) @ M).transpose(1, 2)
 
 
-def written(old: OmegaState, new: OmegaState) -> OmegaState:
-    """``new`` in the tensors of ``old``; M̂ first, for it may be the memory that is written over"""
-    apart = old.start.data_ptr() != old.memory.data_ptr()
-    start = old.start.copy_(new.start) if apart else new.start.clone()
-    for name in ("memory", "momentum", "k_window", "v_window", "norm", "kept", "moved"):
+def written(old: OmegaState, new: OmegaState, owned: tuple[str, ...]) -> OmegaState:
+    """``new`` in the tensors of ``old`` that no state before it can hold too"""
+    start = new.start.clone() if new.start is old.memory else new.start
+    for name in owned:
         getattr(old, name).copy_(getattr(new, name))
-    return old._replace(start=start, position=new.position)
+    return new._replace(start=start, **{name: getattr(old, name) for name in owned})

@@ -1,13 +1,11 @@
-"""Shared by the kernels: what is refused, working precision, distances, and tiles that are computed again."""
+"""Shared by the kernels: what is refused, working precision, distances, and tiles."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from trueness.optimized._elementwise import require_floating
 
@@ -145,16 +143,6 @@ def smooth_matern(x: torch.Tensor, y: torch.Tensor, epsilon: float, nu: float) -
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------
-
-
-def again(function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> torch.Tensor:
-    """``function(*arguments)``, keeping its arguments alone: the backward computes it once more."""
-    watched = torch.is_grad_enabled() and any(a.requires_grad for a in arguments)
-    if not watched or torch._C._are_functorch_transforms_active():
-        return function(*arguments)
-    return checkpoint(  # type: ignore[no-any-return]
-        function, *arguments, use_reentrant=False, preserve_rng_state=False
-    )
 
 
 def blocks(length: int, size: int) -> list[slice]:

@@ -24,6 +24,7 @@ from trueness.optimized import _atlas_muon as _muon
 from trueness.optimized import _atlas_omega as _omega
 from trueness.optimized import _atlas_varlen as _varlen
 from trueness.optimized._arguments import require_count
+from trueness.optimized._atlas_layers_stream import OmegaMlpState, OmegaMlpStream
 from trueness.optimized._atlas_module import AtlasAttention, AtlasState
 from trueness.optimized._atlas_muon import CLASSICAL, EPS, JORDAN, LACT, POLAR_EXPRESS
 from trueness.optimized._atlas_stream import OmegaState, OmegaStream
@@ -38,6 +39,8 @@ __all__ = [
     "POLAR_EXPRESS",
     "AtlasAttention",
     "AtlasState",
+    "OmegaMlpState",
+    "OmegaMlpStream",
     "OmegaState",
     "OmegaStream",
     "atlas_attention",

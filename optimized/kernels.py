@@ -21,7 +21,6 @@ from trueness.optimized import _kernels_gradients as tiles
 from trueness.optimized import _kernels_structured as structured
 from trueness.optimized._elementwise import require_floating
 from trueness.optimized._kernels_common import (
-    again,
     blocks,
     distances,
     require_count,
@@ -43,6 +42,7 @@ from trueness.optimized._kernels_sampling import (
     sample_signs,
 )
 from trueness.optimized._precision import exact, wide
+from trueness.optimized._recompute import again
 
 __all__ = [
     "cauchy_product",

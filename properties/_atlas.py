@@ -20,6 +20,7 @@ from trueness.tools.trial import fingerprint
 
 F64 = precision("float64")
 EXAMPLES = 6
+MLP = ("w1", "w2", "s1", "s2")
 Problem = dict[str, Any]
 _BOUNDS: dict[str, list[Bound]] = {}
 
@@ -87,6 +88,17 @@ def problem(seed: int, size: Mapping[str, int], **given: Any) -> Problem:
         "clip": None,
     }
     return changed(drawn, **given)
+
+
+def mlp_problem(seed: int, size: Mapping[str, int], hidden: int, **given: Any) -> Problem:
+    """The arguments of ``omega_mlp``, drawn like those of ``omega``."""
+    p = problem(seed, dict(size) | {"V": size["P"]}, **given)
+    B, H, P = size["B"], size["H"], size["P"]
+    outer, inner = (B, H, P, hidden), (B, H, hidden, P)
+    shapes = dict(zip(MLP, (outer, inner, outer, inner), strict=True))
+    p |= {x: 0.5 * np.random.default_rng(seed + i).standard_normal(shapes[x]) for i, x in enumerate(MLP)}
+    order = ("q", "k", "v", "alpha", "eta", "theta", "gamma", *MLP, "k_window", "v_window", "chunk_size", "optimizer")
+    return {name: p[name] for name in (*order, "placement", "read")}
 
 
 def changed(drawn: Problem, **given: Any) -> Problem:

@@ -18,6 +18,7 @@ from torch.optim import _muon
 from trueness.optimized import atlas_memory as fast
 from trueness.properties._atlas import (
     F64,
+    MLP,
     Problem,
     allowed,
     assert_equal_within,
@@ -27,6 +28,7 @@ from trueness.properties._atlas import (
     changed,
     chunks,
     given,
+    mlp_problem,
     objectives,
     ours,
     placements,
@@ -628,19 +630,6 @@ def test_the_norm_average_starts_ten_times_too_long(function: Function, seed: in
 
 
 mlp = both("omega_mlp")
-MLP = ("w1", "w2", "s1", "s2")
-
-
-def mlp_problem(seed: int, size: Sizes, hidden: int, **given: Any) -> Problem:
-    """The arguments of ``omega_mlp``, drawn like those of ``omega``."""
-    p = problem(seed, size | {"V": size["P"]}, **given)
-    B, H, P = size["B"], size["H"], size["P"]
-    shapes = {"w1": (B, H, P, hidden), "w2": (B, H, hidden, P)}
-    shapes |= {"s1": shapes["w1"], "s2": shapes["w2"]}
-    matrices = {name: 0.5 * normal(seed + i, *shapes[name]) for i, name in enumerate(MLP)}
-    order = ("q", "k", "v", "alpha", "eta", "theta", "gamma", *MLP, "k_window", "v_window", "chunk_size", "optimizer")
-    every = p | matrices
-    return {name: every[name] for name in (*order, "placement", "read")}
 
 
 def mlp_loss(start: list[torch.Tensor], k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -36,6 +36,8 @@ MODES = ("chunk_size", "objective", "optimizer", "placement", "read", "clip")
 T = 7
 sizes = st.fixed_dictionaries({x: st.integers(1, 2) for x in "BH"} | {x: st.integers(1, 3) for x in "PVc"})
 cuts = st.sets(st.integers(1, T - 1)).map(lambda inner: [0, *sorted(inner), T])
+# chunk size and cuts: whole chunks, pieces of several tokens that begin, cross and end a chunk, and single tokens
+ways = pytest.mark.parametrize(("chunk", "at"), [(1, (0, 1, 3, T)), (3, (0, 2, 4, 5, T)), (5, (0, 1, 2, T))])
 each_mode = pytest.mark.parametrize(
     ("optimizer", "clip"),
     [("gd", None), ("gd", 0.3), ("muon", None), ("muon_chunk", None), ("muon_chunk", 0.3), ("norm_ema", None)],
@@ -162,8 +164,9 @@ def test_a_stream_that_forgets_where_its_chunk_began_is_not_one_call() -> None:
         assert worst("omega", list(p.values()), [torch.cat(found, 1), *rule.end(state)], 3) > 2 * LIMITS["eager"]
 
 
+@ways
 @each_mode
-@given(seed=seeds, size=sizes, chunk=st.integers(1, 5), at=cuts)
+@given(seed=seeds, size=sizes)
 def test_in_place_is_the_same_in_the_same_tensors(
     optimizer: str, clip: float | None, seed: int, size: Any, chunk: int, at: Any
 ) -> None:
@@ -179,6 +182,27 @@ def test_in_place_is_the_same_in_the_same_tensors(
     _, after = rule(*(tensors[name][:, :1] for name in TOKENS), state, inplace=True)
     same = ("momentum", "k_window", "v_window") if optimizer == "muon_chunk" else STATE
     assert all(getattr(after, name).data_ptr() == getattr(state, name).data_ptr() for name in same)
+
+
+@ways
+@each_mode
+@given(seed=seeds, size=sizes, first=st.integers(0, 3))
+def test_in_place_writes_over_one_state_alone(
+    optimizer: str, clip: float | None, seed: int, size: Any, chunk: int, at: Any, first: int
+) -> None:
+    """Those before it can be taken up again: another way to go on from the same prompt."""
+    p = problem(seed, size | {"T": T}, chunk_size=chunk, optimizer=optimizer) | {"clip": clip}
+    rule, tensors = fast.OmegaStream(*(p[name] for name in MODES)), native(p)
+    states = [rule.begin(*(tensors[name] for name in STATE))]
+    parts = [[tensors[name][:, start:end] for name in TOKENS] for start, end in pairwise(at)]
+    for part in parts[:first]:
+        states.append(rule(*part, states[-1])[1])
+    kept = [[x.clone() for x in state[:-1]] for state in states[:-1]]
+    state = states[-1]
+    for part in parts[first:]:
+        _, state = rule(*part, state, inplace=True)
+    for before, after in zip(kept, states, strict=False):
+        assert all(torch.equal(x, y) for x, y in zip(before, after[:-1], strict=True))
 
 
 @each_mode
@@ -206,6 +230,7 @@ REFUSED: dict[str, Callable[[fast.OmegaStream, dict[str, Any], fast.OmegaState],
     "state was dict": lambda rule, t, s: rule(*t.values(), {}),  # type: ignore[arg-type]
     "state.memory had shape": lambda rule, t, s: rule(*t.values(), s._replace(memory=s.memory[:1])),
     "state.k_window had shape": lambda rule, t, s: rule(*t.values(), s._replace(k_window=s.k_window[:, :0])),
+    "state.position was 2; in chunks of 2": lambda rule, t, s: rule(*t.values(), s._replace(position=2)),
     "state.memory was torch.float64": lambda rule, t, s: rule(*(x.float() for x in t.values()), s),
     "k had shape": lambda rule, t, s: rule(*(t | {"k": t["k"][..., :1]}).values(), s),
     "inplace was True": lambda rule, t, s: rule(*(x.requires_grad_() for x in t.values()), s, inplace=True),
@@ -322,6 +347,9 @@ def test_sequences_that_do_not_fill_the_row_are_refused(ends: Any, sentence: str
 # -- the layer of a network -------------------------------------------------------------------------------------------
 
 
+each_memory = pytest.mark.parametrize("memory", ["linear", "mlp"])
+
+
 def layer(seed: int, **given: Any) -> tuple[fast.AtlasAttention, torch.Tensor]:
     """A layer in float64 with weights that are not those of the start, and two sequences of six tokens."""
     torch.manual_seed(seed)
@@ -361,34 +389,38 @@ def shaken(made: fast.AtlasAttention, x: torch.Tensor, runs: int = 2) -> list[to
     return [t.mean(-1, keepdim=True).sqrt() for t in total]
 
 
+@each_memory
 @given(
     seed=seeds,
     optimizer=st.sampled_from(("gd", "muon", "muon_chunk", "norm_ema")),
     chunk=st.integers(1, 4),
     at=st.sets(st.integers(1, 5)).map(lambda inner: [0, *sorted(inner), 6]),
 )
-def test_the_layer_streams_however_it_is_cut(seed: int, optimizer: str, chunk: int, at: list[int]) -> None:
+def test_the_layer_streams_however_it_is_cut(memory: str, seed: int, optimizer: str, chunk: int, at: list[int]) -> None:
     """Forward and backward. What differs is the order in which sums are taken: the bound with n = P T."""
-    made, x = layer(seed, optimizer=optimizer, chunk_size=chunk)
+    optimizer = "gd" if (memory, optimizer) == ("mlp", "norm_ema") else optimizer
+    made, x = layer(seed, optimizer=optimizer, chunk_size=chunk, memory=memory)
     whole, found, D = pieces(made, x, (0, 6)), pieces(made, x, at), shaken(made, x)
-    n = 6 * whole[1].shape[-2]
+    n = 6 * max(whole[1].shape[-2:])
     for out, wanted, d in zip(found, whole, D, strict=True):
         bound = 2 * (F64.u * wanted.abs() + (1 + math.sqrt(n)) * d)
         assert ((out - wanted).abs() <= LIMITS["eager"] * bound).all()
 
 
-def test_a_detached_state_has_its_numbers_and_no_history() -> None:
-    made, x = layer(0)
+@each_memory
+def test_a_detached_state_has_its_numbers_and_no_history(memory: str) -> None:
+    made, x = layer(0, memory=memory)
     _, state = made.stream(x[:, :5], None)
     bare = state.detach()
-    assert state.omega.memory.requires_grad and bare.omega.position == state.omega.position == 1
+    assert state.omega[0].requires_grad and bare.omega.position == state.omega.position == 1
     for a, b in zip((*state.omega[:-1], state.inputs), (*bare.omega[:-1], bare.inputs), strict=True):
         assert torch.equal(a, b) and not b.requires_grad
 
 
+@each_memory
 @given(seed=seeds)
-def test_the_layer_decodes_in_place(seed: int) -> None:
-    made, x = layer(seed)
+def test_the_layer_decodes_in_place(memory: str, seed: int) -> None:
+    made, x = layer(seed, memory=memory)
     with torch.no_grad():
         state, other = made.empty(x), made.empty(x)
         for t in range(6):
@@ -397,9 +429,10 @@ def test_the_layer_decodes_in_place(seed: int) -> None:
             assert torch.equal(y, z)
 
 
+@each_memory
 @given(seed=seeds, t=st.integers(0, 5))
-def test_the_layer_sees_no_future_and_no_other_sequence(seed: int, t: int) -> None:
-    made, x = layer(seed)
+def test_the_layer_sees_no_future_and_no_other_sequence(memory: str, seed: int, t: int) -> None:
+    made, x = layer(seed, memory=memory)
     plain = made(x)
     other = x.clone()
     other[:, t:] += 1
@@ -418,10 +451,39 @@ def test_a_layer_without_updates_says_nothing(seed: int) -> None:
 
 
 @given(seed=seeds)
-def test_the_layers_weights_are_all_it_is(seed: int) -> None:
+def test_two_layers_without_updates_are_a_function_of_every_token(seed: int) -> None:
+    """f(q) of the first weights: other tokens before it change nothing, and do where the memory learns."""
+    made, x = layer(seed, memory="mlp", convolution=1)
+    other = x.clone()
+    other[:, :5] += 1
+    assert not torch.equal(made(x)[:, 5], made(other)[:, 5])
+    made.updates = False
+    made.gates.bias.data[:2] = 40.0  # α = 1
+    assert torch.equal(made(x)[:, 5], made(other)[:, 5])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"memory": "deep"}, "memory was 'deep'"),
+        ({"hidden": 4}, "hidden was 4; a linear memory"),
+        ({"memory": "mlp", "hidden": 0}, "hidden was 0"),
+        ({"memory": "mlp", "objective": "dot"}, "objective was 'dot' and clip None"),
+        ({"memory": "mlp", "clip": 0.5}, "objective was 'l2' and clip 0.5"),
+        ({"memory": "mlp", "optimizer": "norm_ema"}, "optimizer was 'norm_ema'"),
+    ],
+)
+def test_a_layer_refuses_a_memory_that_there_is_not(given: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        fast.AtlasAttention(8, **given)
+
+
+@each_memory
+@given(seed=seeds)
+def test_the_layers_weights_are_all_it_is(memory: str, seed: int) -> None:
     """A second layer that loads them gives the same, bit for bit; every one of them has a gradient."""
-    made, x = layer(seed)
-    other, _ = layer(seed + 1)
+    made, x = layer(seed, memory=memory)
+    other, _ = layer(seed + 1, memory=memory)
     assert not torch.equal(made(x), other(x))
     other.load_state_dict(made.state_dict())
     assert torch.equal(made(x), other(x))
@@ -429,21 +491,22 @@ def test_the_layers_weights_are_all_it_is(seed: int) -> None:
     assert all(p.grad is not None and p.grad.any() for p in made.parameters())
 
 
+@each_memory
 @pytest.mark.parametrize("optimizer", ["gd", "muon"])
-def test_under_autocast_the_layer_keeps_its_memory_in_float32(optimizer: str) -> None:
+def test_under_autocast_the_layer_keeps_its_memory_in_float32(memory: str, optimizer: str) -> None:
     """What bfloat16 costs is the rounding of the projections: no more than if they alone are rounded."""
-    made, x = layer(0, optimizer=optimizer)
+    made, x = layer(0, optimizer=optimizer, memory=memory)
     made, x = made.float(), x.float()
     plain, _ = made.stream(x, None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, state = made.stream(x, None)
-    assert state.omega.memory.dtype == torch.float32
+    assert state.omega[0].dtype == torch.float32
     assert y.dtype == torch.bfloat16
     y.float().square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in made.parameters())
     moved = []
     for _ in range(8):  # every weight and input by one unit of bfloat16
-        other, _ = layer(0, optimizer=optimizer)
+        other, _ = layer(0, optimizer=optimizer, memory=memory)
         with torch.no_grad():
             for p in other.parameters():
                 p.mul_(1 + 2 * precision("bfloat16").u * (2.0 * torch.randint(0, 2, p.shape) - 1))
@@ -466,10 +529,12 @@ def pairs(generator: torch.Generator, n: int, chance: bool) -> tuple[torch.Tenso
 
 
 @cache
-def trained(optimizer: str, chance: bool, updates: bool) -> torch.Tensor:
+def trained(memory: str, optimizer: str, chance: bool, updates: bool) -> torch.Tensor:
     """The loss of every one of 128 new sequences after twenty steps on others"""
     torch.manual_seed(0)
-    made = fast.AtlasAttention(16, 2, degree=1, window=1, chunk_size=2, convolution=1, optimizer=optimizer)
+    made = fast.AtlasAttention(
+        16, 2, degree=1, window=1, chunk_size=2, convolution=1, optimizer=optimizer, memory=memory
+    )
     made.updates = updates
     net = torch.nn.ModuleList([torch.nn.Linear(8, 16), made, torch.nn.Linear(16, 4)])
     steps, generator = torch.optim.Adam(net.parameters(), lr=2e-2), torch.Generator().manual_seed(0)
@@ -487,10 +552,12 @@ def trained(optimizer: str, chance: bool, updates: bool) -> torch.Tensor:
         return loss(128)
 
 
+@each_memory
 @pytest.mark.parametrize("optimizer", ["gd", "muon"])
-def test_the_layer_learns_to_look_up_and_learns_nothing_from_chance(optimizer: str) -> None:
+def test_the_layer_learns_to_look_up_and_learns_nothing_from_chance(memory: str, optimizer: str) -> None:
     """Values drawn by chance, or a memory that is not written: log 4 and no less, within five standard errors."""
-    found, controls = trained(optimizer, False, True), [trained("gd", True, True), trained("gd", False, False)]
+    found = trained(memory, optimizer, False, True)
+    controls = [trained(memory, "gd", True, True), trained(memory, "gd", False, False)]
     error = float(found.std()) / math.sqrt(len(found))
     for other in controls:
         noise = float(other.std()) / math.sqrt(len(other))
