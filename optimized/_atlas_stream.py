@@ -8,7 +8,7 @@ chunk, are computed that way, the whole chunks between them by ``atlas_memory.om
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +17,12 @@ from trueness.optimized import _atlas_arguments as _require
 from trueness.optimized import _atlas_dense as _dense
 from trueness.optimized import _atlas_omega as _omega
 from trueness.optimized import _atlas_step as _step
+from trueness.optimized import _atlas_step_operator as _step_operator
 from trueness.optimized._atlas_muon import newton_schulz
 from trueness.optimized._precision import exact, wide
 
 Tokens = tuple[torch.Tensor, ...]
+Step = Callable[[Tokens, "OmegaState", "OmegaStream", bool], tuple[torch.Tensor, "OmegaState"]]
 
 
 class OmegaState(NamedTuple):
@@ -140,7 +142,12 @@ class OmegaStream:
 
     def _one(self, tokens: Tokens, state: OmegaState, inplace: bool) -> tuple[torch.Tensor, OmegaState]:
         """No chunk at all: the recurrence as it is written."""
-        o, state = _step.step(tokens, self._begun(state, inplace), self, inplace)
+        step = _step_operator.step if _step_operator.takes(tokens, state, self) else _step.step
+        return self.by(step, tokens, state, inplace)
+
+    def by(self, step: Step, tokens: Tokens, state: OmegaState, inplace: bool) -> tuple[torch.Tensor, OmegaState]:
+        """One token, computed by ``step``; no checks."""
+        o, state = step(tokens, self._begun(state, inplace), self, inplace)
         return o, self._turned(state, 1)
 
     def _begun(self, state: OmegaState, inplace: bool) -> OmegaState:

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from trueness.optimized import _atlas_operator as operator
+from trueness.optimized import _atlas_step_operator as step_operator
 from trueness.optimized import _atlas_triton as forward
 from trueness.optimized import _atlas_triton_backward as backward
+from trueness.optimized import _atlas_triton_step as step_kernel
 from trueness.properties import _atlas_triton, atlas_memory
 from trueness.tools.nouns import Case, Formula
 from trueness.tools.trial import Trial
@@ -28,29 +30,35 @@ def formula() -> Formula:
     return next(f for f in atlas_memory.FORMULAS if f.name == "atlas_memory.omega_kernel")
 
 
-def worst(dtype: str, window: int, chunk_size: int, batch: int, features: int, objective: str) -> float:
+def worst(
+    dtype: str, window: int, chunk_size: int, batch: int, features: int, objective: str, decoder: bool = False
+) -> float:
     """T of the value and of every gradient, over the limit; more features are smaller, so that K Kᵀ is of one size"""
     declared = formula()
-    trial = Trial(declared, declared.implementations[0], dtype, function=_atlas_triton.kernel())
+    whole, by_token = declared.implementations
+    given = (by_token, _atlas_triton.decoder()) if decoder else (whole, _atlas_triton.kernel())
+    trial = Trial(declared, given[0], dtype, function=given[1])
     sizes = {"B": batch, "T": 5, "H": 1, "P": features, "V": 3, "c": window}
     scalars = {**PLAIN, "chunk_size": chunk_size, "objective": objective}
     case = Case(sizes=sizes, seed=3, scale=-math.log10(features / 3) / 2, spread=1.0, scalars=scalars)
     values = trial.values(case)
-    natives = [x.requires_grad_() if isinstance(x, torch.Tensor) else x for x in trial.natives(values)]
+    natives = [x.requires_grad_(not decoder) if isinstance(x, torch.Tensor) else x for x in trial.natives(values)]
     outs = trial.invoke(natives)
+    value = trial.judge([y.detach().double().numpy() for y in outs], trial.truth(values)).T
+    if decoder:
+        return value / trial.limit
     generator = np.random.default_rng(1)
     kind = outs[0].dtype
     cotangents = [torch.from_numpy(generator.standard_normal(y.shape)).to(kind) for y in outs]
     wanted = [x for x in natives if isinstance(x, torch.Tensor)]
     grads = torch.autograd.grad(outs, wanted, cotangents)
     exact = [g.double().numpy() for g in cotangents]
-    value = trial.judge([y.detach().double().numpy() for y in outs], trial.truth(values)).T
     gradient = trial.judge([g.double().numpy() for g in grads], trial.truth_of_gradient(values, exact)).T
     return max(value, gradient) / trial.limit
 
 
 def checked() -> None:
-    """torch.library.opcheck of the operator, with its gradient."""
+    """torch.library.opcheck of the operators, the first with its gradient."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> torch.Tensor:
@@ -60,6 +68,10 @@ def checked() -> None:
     state = (drawn(1, 1, 2, 2), drawn(1, 1, 2, 2))
     gates = (drawn(1, 1, 2, 2, 3), drawn(1, 1, 2, 2, 3), drawn(1, 1, 2, 2, 2), drawn(1, 1, 2, 3))
     torch.library.opcheck(operator._forward, (*tokens, *state, *gates, 2, operator.MODES["l2"], "ieee"))
+    shapes = ((1, 1, 1, 2),) * 3 + ((1, 1, 1),) * 3 + ((1, 1, 1, 2),) + ((1, 1, 2, 2),) * 3 + ((1, 1, 1, 2),) * 2
+    token = [drawn(*shape).detach() for shape in shapes]
+    for one in (step_operator.omega_step, step_operator.omega_step_):
+        torch.library.opcheck(one, (*token, True, False, True))
 
 
 def momentum_added(real: Any) -> Any:
@@ -103,6 +115,8 @@ BREAKS = {  # name: what stands in for a function of a module
     "one block of features updated": (forward, "updated", first_block_updated),
     "one block of features in the gradient": (backward, "updated", first_block_updated),
     "one block of features multiplied": (forward, "product", first_block_multiplied),
+    "decoder that forgets its window": (step_operator, "windowed", lambda real: lambda state, *_: state),
+    "decoder without residual": (step_kernel, "with_token", lambda real: lambda g, M, *rest: real(g, 0 * M, *rest)),
 }
 
 
@@ -123,10 +137,11 @@ def main(problems: list[str]) -> None:
             owner, attribute, make = BREAKS[name]
             kept = (owner, attribute, getattr(owner, attribute))
             setattr(owner, attribute, make(kept[2]))
-            words = "float32 window 2 chunks 2 batch 1".split()
+            words = ["float32", *"window 2 chunks 2 batch 1".split(), words[0]]
         window, batch, features = (after(word, words) for word in ("window", "batch", "features"))
         chunk_size = 1 if "exact" in words else after("chunks", words)
-        T = worst(words[0], window, chunk_size, batch, features, "dot" if "dot" in words else "l2")
+        objective = "dot" if "dot" in words else "l2"
+        T = worst(words[0], window, chunk_size, batch, features, objective, "decoder" in words)
         print(f"{name}: {'right' if T <= 1 else 'wrong'}")
         print(f"{name}: T = {T:.3g} of the limit", file=sys.stderr)
         if kept:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from trueness.tools.inputs import Real
 from trueness.tools.nouns import Formula, Implementation
 
@@ -17,6 +19,12 @@ SHAPES = {  # name: tokens' dtype, features, values, C, window, form
     "every token, tiles of 64, P = 64": ("bf16", 64, 64, 64, 1, "exact"),
     "every token, tiles of 16, window 4, P = 128": ("fp32", 128, 128, 16, 4, "exact"),
     "every token, tiles of 16, window 4, P = 192": ("fp32", 192, 64, 16, 4, "exact"),
+}
+
+STEPS = {  # name: features, values, whether the objective is l2, whether η stands inside
+    "P = 64": (64, 64, True, False),
+    "P = 192": (192, 64, True, True),
+    "P = 512": (512, 128, False, False),
 }
 
 
@@ -47,6 +55,50 @@ def kernel() -> Any:
         return operator.omega(*tokens, *state, *operator.form(chunk_size, objective, gamma.shape[-1]), placement, read)
 
     return call
+
+
+def decoder() -> Any:
+    """The kernel of one token, token by token, whatever the device."""
+    from trueness.optimized import _atlas_step_operator as operator
+    from trueness.optimized._atlas_stream import OmegaStream
+    from trueness.optimized._precision import wide
+
+    def call(
+        q: Any,
+        k: Any,
+        v: Any,
+        alpha: Any,
+        eta: Any,
+        theta: Any,
+        gamma: Any,
+        memory: Any,
+        momentum: Any,
+        k_window: Any,
+        v_window: Any,
+        *modes: Any,
+    ) -> Any:
+        rule, reads, tokens = OmegaStream(*modes), [], [wide(x) for x in (q, k, v, alpha, eta, theta, gamma)]
+        state = rule.begin(memory, momentum, k_window, v_window)
+        for t in range(q.shape[1]):
+            token = tuple(x[:, t : t + 1] for x in tokens)
+            o, state = rule.by(operator.step, token, state, inplace=t % 2 == 1)
+            reads.append(o)
+        return tuple(x.to(q.dtype) for x in (torch.cat(reads, 1), *rule.end(state)))
+
+    return call
+
+
+def steps() -> dict[str, Any]:
+    """The decoder's kernel: narrow, wide, and the widest features."""
+    from trueness.optimized import _atlas_triton_step as kernel
+
+    found: dict[str, Any] = {}
+    for name, (width, values, squares, inner) in STEPS.items():
+        tile, options = kernel.tiles(width, values)
+        lengths = {"H": "i32", "WINDOW": "i32", "P": width, "V": values, "SQUARES": squares, "INNER": inner}
+        pointers = {p.name: "*fp32:16" for p in kernel.step_kernel.params}
+        found[f"step fp32, {name}"] = (kernel.step_kernel, {**pointers, **lengths, "POST": squares, **tile}, options)
+    return found
 
 
 def kernels() -> dict[str, Any]:
@@ -88,12 +140,12 @@ def kernels() -> dict[str, Any]:
 CHUNKS = "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input"
 SPANS = {"B": (1, 1), "T": (3, 3), "H": (1, 2), "P": (1, 3), "V": (1, 3), "c": (1, 2)}  # interpreted: slow
 FLOAT32 = "the kernel computes in float32"
-HALF = "read as they are and computed by the same lines: tried in properties/test_atlas_triton.py, on fewer problems"
+HALF = "computed in float32 by the same lines: tried in properties/test_atlas_triton.py, on fewer problems"
 
 
 def small(formula: Formula) -> Formula:
     """The same formula on shorter sequences, for the kernels alone."""
-    implementation = Implementation(
+    whole = Implementation(
         "triton kernel",
         kernel,
         claims=frozenset({"gradient"}),
@@ -104,11 +156,12 @@ def small(formula: Formula) -> Formula:
         waived={"special values": CHUNKS},
         kernels=kernels,
     )
+    by_token = replace(whole, name="triton decoder", load=decoder, claims=frozenset(), kernels=steps)
     arguments = tuple(
         replace(a, spans={d: SPANS.get(d, span) for d, span in a.spans.items()}) if isinstance(a, Real) else a
         for a in formula.arguments
     )
     without = {"float64": FLOAT32, "float16": HALF, "bfloat16": HALF}
     return replace(
-        formula, arguments=arguments, implementations=(implementation,), dtypes=("float32",), without=without, real=None
+        formula, arguments=arguments, implementations=(whole, by_token), dtypes=("float32",), without=without, real=None
     )

@@ -22,6 +22,9 @@ RIGHT = (
     "float32 window 2 exact batch 1 features 256",
     "bfloat16 window 1 dot chunks 2 batch 1 features 192",
     "float16 window 2 chunks 4 batch 1 features 256",
+    "float32 window 3 chunks 2 batch 2 decoder",
+    "bfloat16 window 2 exact batch 1 features 192 decoder",
+    "float16 window 1 dot chunks 2 batch 1 decoder",
     "opcheck",
 )
 WRONG = (
@@ -33,6 +36,8 @@ WRONG = (
     "one block of features updated",
     "one block of features in the gradient",
     "one block of features multiplied",
+    "decoder that forgets its window",
+    "decoder without residual",
 )
 
 
