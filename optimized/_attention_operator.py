@@ -1,8 +1,7 @@
 """Windowed attention on CUDA: the projections are torch's, what lies between one operator with its backward.
 
 ``trueness::window_attention`` takes (B, H, W, 3C) as the first projection writes it and returns (B, H, W, C) for the
-second. Windows of at most 64 tokens have a backward kernel; larger ones and widths like 72 are batched
-products there.
+second.
 """
 
 from __future__ import annotations
@@ -43,12 +42,11 @@ def window_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of qkv, time (empty where there is none) and bias."""
     if _by_kernel(qkv):
-        from trueness.optimized import _attention_triton
+        from trueness.optimized import _attention_triton_backward
 
-        if _attention_triton.has_backward(window, qkv.shape[3] // (3 * heads)):
-            dqkv, dtime, dbias = _attention_triton.backward(grad, qkv, time, bias, window, heads)
-            return dqkv, bias.new_empty(0) if dtime is None else dtime, dbias
-    dqkv, dtime, dbias = windows.core_gradients(grad, qkv, time, bias, window, heads)
+        dqkv, dtime, dbias = _attention_triton_backward.backward(grad, qkv, time, bias, window, heads)
+    else:
+        dqkv, dtime, dbias = windows.core_gradients(grad, qkv, time, bias, window, heads)
     return dqkv, bias.new_empty(0) if dtime is None else dtime, dbias
 
 

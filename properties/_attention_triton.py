@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,10 @@ from trueness.tools.nouns import Implementation
 
 INTERPRETED = {"TRITON_INTERPRET": "1"}
 FORMATS = ("float32", "float16", "bfloat16")
+SHORT = {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}
 POINTERS = ("qkv", "out", "grad", "dqkv")
 SUMS = ("time", "bias", "stats", "dtime", "dbias")
-NUMBERS = ("columns", "width", "count", "heads")
+NUMBERS = ("columns", "width", "count", "heads", "pairs")
 
 
 def module(norm: bool) -> Any:
@@ -35,30 +37,40 @@ def module(norm: bool) -> Any:
     return call
 
 
-def compiled(kernel: str, dtype: str, window: int, width: int) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
+def compiled(kernel: str, dtype: Any, window: int, width: int) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
     """One kernel as tools/aot.py wants it."""
-    import torch
+    from trueness.optimized import _attention_triton as forward
+    from trueness.optimized import _attention_triton_backward as back
+    from trueness.optimized import _attention_triton_common as common
 
-    from trueness.optimized import _attention_triton as t
-
-    formats = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    known = t.constants(window, width, formats[dtype])
-    rows, warps = t.rows_of(t.shape(window)[0], formats[dtype])
-    types: dict[str, Any] = {name: f"*{dtype}:16" for name in POINTERS} | {name: "*fp32:16" for name in SUMS}
-    types |= {name: "i32" for name in NUMBERS} | {"channels": "i32:16", "scale": "fp32", "places": "i64"}
-    arguments = {**types, **known, "TIME": True, "SPLITS": t.SPLITS, "ROWS": rows}
-    if kernel == "blocks":
-        arguments["TOKENS"] = t.BLOCK
-    back = kernel in ("queries", "keys")
-    return getattr(t, f"{kernel}_kernel"), arguments, {"num_warps": warps if back else 4, "num_stages": 1}
+    types: dict[str, Any] = {name: f"*{SHORT[str(dtype)]}:16" for name in POINTERS}
+    types |= {name: "*fp32:16" for name in SUMS} | {name: "i32" for name in NUMBERS}
+    given = types | {"channels": "i32:16", "scale": "fp32", "places": "i64", "TIME": True, "SPLITS": back.SPLITS}
+    if kernel in ("forward", "blocks"):
+        given |= common.constants(window, width, dtype)
+        given |= {"TOKENS": forward.BLOCK} if kernel == "blocks" else {}
+        return getattr(forward, f"{kernel}_kernel"), given, {"num_warps": 4, "num_stages": 1}
+    plan = back.plan_of(window, width, dtype)
+    given |= back.constants_of(plan, window, width, dtype) | (back.BIAS if kernel == "bias" else {})
+    warps = given.pop("num_warps", plan.warps)
+    return getattr(back, f"{kernel}_kernel"), given, {"num_warps": warps, "num_stages": 1}
 
 
 def kernels() -> dict[str, Any]:
-    """4 × 4 and 8 × 8 windows of width 64, a width of 72, and global attention."""
-    rows = [(k, d, w, 64) for d in ("bf16", "fp32") for w in (4, 8) for k in ("queries", "keys")]
-    rows += [("forward", "bf16", 4, 64), ("forward", "bf16", 8, 64), ("forward", "fp32", 4, 64)]
-    rows += [("blocks", "fp32", 8, 64), ("forward", "bf16", 8, 72), ("blocks", "bf16", 16, 72)]
-    return {f"{k} {d} window={w} width={n}": compiled(k, d, w, n) for k, d, w, n in rows}
+    """4 × 4 and 8 × 8 windows, and global attention of 9 × 9 and 16 × 16 tokens; widths 64 and 72."""
+    import torch
+
+    from trueness.optimized import _attention_triton_backward as back
+
+    half, single = torch.bfloat16, torch.float32
+    rows = [("forward", half, 4, 64), ("forward", half, 8, 64), ("forward", single, 4, 64)]
+    rows += [("blocks", single, 8, 64), ("forward", half, 8, 72), ("blocks", half, 16, 72)]
+    sizes = ((4, 64), (8, 64), (4, 72), (5, 72), (8, 72), (9, 64), (16, 64), (16, 72))
+    for dtype, (window, width) in itertools.product((half, torch.float16, single), sizes):
+        in_blocks = back.plan_of(window, width, dtype).in_blocks
+        names = ("blocks_queries", "keys", "bias") if in_blocks else ("queries", "keys")
+        rows += [(name, dtype, window, width) for name in names]
+    return {f"{k} {SHORT[str(d)]} window={w} width={n}": compiled(k, d, w, n) for k, d, w, n in rows}
 
 
 def implementation(norm: bool, table: Any = dict, **fields: Any) -> Implementation:
