@@ -17,9 +17,12 @@ import numpy as np
 import torch
 
 from trueness.optimized._elementwise import in_large_pages
+from trueness.optimized._filters_fft_blocks import in_blocks
 from trueness.optimized._precision import working
+from trueness.optimized._threads import parallel
 
-SPECTRUM = 1 << 23  # bytes of the spectra that are in memory at a time, unless one plane has more
+SPECTRUM = 5 << 18  # bytes of the spectra that one thread has in memory at a time; a plane of more goes in blocks
+ELSEWHERE = 1 << 23  # the same on a device, where many launches cost more than a cache saves
 Device = torch.device | str | None
 
 
@@ -80,7 +83,8 @@ def planes(x: torch.Tensor, *others: torch.Tensor) -> Any:
                 yield from planes(*(t[k] for t in tensors))
             return
     item = 16 if x.dtype == torch.float64 else 8
-    together = max(1, SPECTRUM // (item * x.shape[-2] * (x.shape[-1] // 2 + 1)))
+    most = SPECTRUM if x.device.type == "cpu" else ELSEWHERE
+    together = max(1, most // (item * x.shape[-2] * (x.shape[-1] // 2 + 1)))
     for k in range(0, len(tensors[0]), together):
         yield tuple(t[k : k + together] for t in tensors)
 
@@ -91,20 +95,35 @@ def filtered(x: torch.Tensor, factors: Factors, out: torch.Tensor | None = None)
     inner = working(x.dtype)
     height, width = x.shape[-2:]
     kept = factors.kept(inner)
-    rows = factors.rows.to(x.device, inner)[:, None]
-    columns = (factors.columns[:kept] / (height * width)).to(x.device, inner)
-    for piece, place in planes(x, result):
-        if kept == len(factors.columns):
-            spectrum = torch.fft.rfft2(piece.to(inner))
-        else:
-            spectrum = torch.fft.fft(torch.fft.rfft(piece.to(inner))[..., :kept], dim=-2)
-        spectrum.mul_(rows).mul_(columns)
-        spectrum = torch.fft.ifft(spectrum, dim=-2, norm="forward")
-        if place.dtype == inner and place.is_contiguous():
-            torch.fft.irfft(spectrum, n=width, norm="forward", out=place)
-        else:
-            place.copy_(torch.fft.irfft(spectrum, n=width, norm="forward"))
+    rows = factors.rows.to(inner)
+    columns = (factors.columns[:kept] / (height * width)).to(inner)
+    large = 2 * inner.itemsize * height * len(factors.columns) > SPECTRUM
+    pieces, threads = list(planes(x, result)), torch.get_num_threads()
+
+    def work(start: int, stop: int, threads: int = 1) -> None:
+        for piece, place in pieces[start:stop]:
+            if large:
+                in_blocks(piece[0], place[0], rows, columns, threads)
+            else:
+                at_once(piece, place, rows, columns)
+
+    side_by_side = threads if large else max(1, min(threads, len(pieces)))
+    even = len(pieces) - len(pieces) % side_by_side
+    if even:
+        parallel(work, even, side_by_side)
+    work(even, len(pieces), threads)
     return result
+
+
+def at_once(x: torch.Tensor, place: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> None:
+    """The filter of small planes (p, H, W) by gains (H,) and (kept,)."""
+    if len(columns) == x.shape[-1] // 2 + 1:
+        spectrum = torch.fft.rfft2(x.to(rows.dtype))
+    else:
+        spectrum = torch.fft.fft(torch.fft.rfft(x.to(rows.dtype))[..., : len(columns)], dim=-2)
+    spectrum.mul_(rows[:, None]).mul_(columns)
+    spectrum = torch.fft.ifft(spectrum, dim=-2, norm="forward")
+    place.copy_(torch.fft.irfft(spectrum, n=x.shape[-1], norm="forward"))
 
 
 def by_sigma(grad: torch.Tensor, x: torch.Tensor, factors: Factors, sigma: float) -> float:

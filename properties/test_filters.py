@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -13,13 +13,14 @@ import torch
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from trueness.optimized import _filters_fft
+from trueness.optimized import _filters_fft, _filters_fft_blocks
 from trueness.optimized import filters as fast
 from trueness.properties import filters as declared
 from trueness.reference import filters as true
 from trueness.tools.bounds import LIMITS, bounds
 from trueness.tools.checks import settings_for
 from trueness.tools.precision import precision
+from trueness.tools.runner import Job, run_job
 
 F64 = precision("float64")
 EXAMPLES = 8
@@ -431,6 +432,43 @@ def test_a_gradient_can_be_differentiated_again(name: str) -> None:
     else:
         arguments = (3, 0.8) if name == "blur" else (0.8,)
         assert torch.autograd.gradgradcheck(lambda x: getattr(fast, name)(x, *arguments), (x,))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["fft_gaussian", "fft_operator"])
+def test_blocks_of_a_plane_stand_the_trial_of_whole_ones(
+    name: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every check of the formula with planes so large, and blocks so small, that the drawn images are filtered so."""
+    monkeypatch.setattr(_filters_fft, "SPECTRUM", 0)
+    monkeypatch.setattr(_filters_fft_blocks, "BLOCK", 64)
+    wrong = [v for v in run_job(Job(f"filters.{name}", "trueness", dtype, profile="quick")) if not v.passed]
+    assert not wrong
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("width", [800, 801])
+@pytest.mark.parametrize("sigma", [1.0, 9.0])
+def test_blocks_of_a_plane_give_what_the_whole_one_gives(threads: int, width: int, sigma: float) -> None:
+    """As many planes at a time as there are threads, then one on all; where the result is and is not a spectrum too."""
+    x = torch.randn((4, 450, width), generator=torch.Generator().manual_seed(0))
+    wanted = _filters_fft.multiplied(x.double(), fast.gaussian_transfer(450, width, sigma))
+    room = 64 * precision("float32").u * math.log2(x[0].numel()) * float(x.abs().max())
+    memory, own = torch.empty(x.numel() + 1), x.clone()
+    places = memory[:-1].view_as(x), memory[1:].view_as(x), torch.empty(4, width, 450).mT
+    for given, place in (*((x, p) for p in places), (own, own)):
+        y = fast.fft_gaussian(given, sigma, out=place.fill_(math.nan) if given is x else place)
+        assert ((y.double() - wanted).abs() <= room).all()
+    half = x.half()
+    assert torch.equal(fast.fft_gaussian(half, sigma), fast.fft_gaussian(half.float(), sigma).half())
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("name", ["fft_gaussian", "fft_operator", "blur"])

@@ -11,7 +11,8 @@ from torch.nn import functional
 from pairs.harness import Pair, Side
 from trueness.optimized import filters
 
-ROOM = 16 << 20  # a plane's spectra, a strip, and what the allocator rounds up
+ROOM = 16 << 20  # a strip, and what the allocator rounds up
+BLOCKS = 8 << 20  # of two threads, each its transforms and what the library sets up for them
 BOTH = (1, 2)
 
 
@@ -160,7 +161,7 @@ PAIRS = (
             Side("trueness", gaussian(out)),
             (Side("torch, filter cached", cached),),
             goals={("torch, filter cached", n): goal for n in BOTH},
-            extra=(0 if out else OUTPUT) + 2 * ROOM,
+            extra=(0 if out else OUTPUT) + BLOCKS,
             part=first_plane,
         )
         for sigma, goal in ((2.0, 2.3), (8.0, 3.0))
