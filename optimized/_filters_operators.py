@@ -52,9 +52,13 @@ def blend_adjoint(image: Tensor, rows: list[int], columns: list[int], h: int, w:
 
 @torch.library.custom_op("trueness::fft_gaussian", mutates_args=(), device_types=("cpu", "cuda"))
 def fft_gaussian(x: Tensor, sigma: Tensor) -> Tensor:
-    from trueness.optimized import _filters_triton
+    from trueness.optimized import _filters_triton, _filters_triton_planes
 
-    return _filters_triton.fft_filter(x, _filters_fft.gaussian(x.shape[-2], x.shape[-1], float(sigma.detach())))
+    height, width = x.shape[-2:]
+    factors = _filters_fft.gaussian(height, width, float(sigma.detach()))
+    if _filters_triton_planes.fits(height, width):
+        return _filters_triton_planes.filtered(x, factors)
+    return _filters_triton.fft_filter(x, factors)
 
 
 @torch.library.custom_op("trueness::fft_gaussian_slope", mutates_args=(), device_types=("cpu", "cuda"))

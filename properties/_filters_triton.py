@@ -30,6 +30,27 @@ def _fft_gaussian() -> Any:
     return call
 
 
+def _transformed() -> Any:
+    """By the transform however small the planes are: where they fit a product, the operator does not take it."""
+    import torch
+
+    from trueness.optimized import _filters_fft, _filters_triton
+    from trueness.optimized import _filters_operators as operators
+
+    class Filter(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, sigma: Any) -> Any:
+            ctx.save_for_backward(x, sigma)
+            return _filters_triton.fft_filter(x, _filters_fft.gaussian(*x.shape[-2:], float(sigma)))
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            x, sigma = ctx.saved_tensors
+            return Filter.apply(grad, sigma.detach()), operators.fft_gaussian_slope(grad, x, sigma)
+
+    return Filter.apply
+
+
 def _of_blend() -> dict[str, Any]:
     from trueness.optimized import _filters_triton as t
 
@@ -62,9 +83,26 @@ def _of_fft() -> dict[str, Any]:
     }
 
 
-def _implementation(load: Callable[[], Any], kernels: Callable[[], dict[str, Any]], *claims: str) -> Implementation:
+def _of_planes() -> dict[str, Any]:
+    from trueness.optimized import _filters_triton_planes as t
+
+    found: dict[str, Any] = {}
+    for dtype, sizes in (("fp32", (16, 32, 64)), ("bf16", (64,))):
+        for columns in sizes:
+            for name, number in (("up to", "i32"), ("of", "i32:16")):
+                types = {"x": f"*{dtype}:16", "out": f"*{dtype}:16", "first": "*fp32:16", "rows": "i64"}
+                types |= {n: number for n in ("height", "width", "together")}
+                tile = {"ROWS": t.LARGEST, "COLUMNS": columns, "PART": t.PART, "PRECISION": "tf32x3"}
+                options = {"num_warps": t.WARPS}
+                found[f"planes {dtype}, rows {name} {columns}"] = (t.planes_kernel, {**types, **tile}, options)
+    return found
+
+
+def _implementation(
+    load: Callable[[], Any], kernels: Callable[[], dict[str, Any]], *claims: str, name: str = "triton kernel"
+) -> Implementation:
     return Implementation(
-        "triton kernel",
+        name,
         load,
         claims=frozenset({"gradient", *claims}),
         needs=("triton",),
@@ -77,4 +115,5 @@ def _implementation(load: Callable[[], Any], kernels: Callable[[], dict[str, Any
 
 
 BLEND = _implementation(_blend, _of_blend)
-FFT_GAUSSIAN = _implementation(_fft_gaussian, _of_fft, "opcheck")
+FFT_GAUSSIAN = _implementation(_fft_gaussian, _of_planes, "opcheck")
+TRANSFORMED = _implementation(_transformed, _of_fft, name="triton kernel, transformed")

@@ -210,6 +210,7 @@ FORMULAS = (
         implementations=(
             ours("fft_gaussian", "gradient", "compile", "autocast", "vmap", "out"),
             _filters_triton.FFT_GAUSSIAN,
+            _filters_triton.TRANSFORMED,
             peer("scipy fourier_gaussian", scipy_fft_gaussian, "scipy"),
         ),
         reduction=pixels,
