@@ -99,18 +99,18 @@ def filtered(x: torch.Tensor, factors: Factors, out: torch.Tensor | None = None)
     columns = (factors.columns[:kept] / (height * width)).to(inner)
     large = 2 * inner.itemsize * height * len(factors.columns) > SPECTRUM
     pieces, threads = list(planes(x, result)), torch.get_num_threads()
+    if not large:  # always on the caller's thread: bits of a transform depend on how many threads it is given
+        for piece, place in pieces:
+            at_once(piece, place, rows, columns)
+        return result
 
     def work(start: int, stop: int, threads: int = 1) -> None:
         for piece, place in pieces[start:stop]:
-            if large:
-                in_blocks(piece[0], place[0], rows, columns, threads)
-            else:
-                at_once(piece, place, rows, columns)
+            in_blocks(piece[0], place[0], rows, columns, threads)
 
-    side_by_side = threads if large else max(1, min(threads, len(pieces)))
-    even = len(pieces) - len(pieces) % side_by_side
+    even = len(pieces) - len(pieces) % threads
     if even:
-        parallel(work, even, side_by_side)
+        parallel(work, even, threads)
     work(even, len(pieces), threads)
     return result
 
