@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,6 @@ Tensor = torch.Tensor
 def takes(tokens: tuple[Tensor, ...], state: OmegaState, rule: OmegaStream) -> bool:
     """Whether the kernel computes this token"""
     memory = state.memory
-    given = (*tokens, *(x for x in state if isinstance(x, Tensor)))
     return (
         memory.is_cuda
         and memory.dtype == torch.float32
@@ -29,7 +28,7 @@ def takes(tokens: tuple[Tensor, ...], state: OmegaState, rule: OmegaStream) -> b
         and rule.clip is None
         and 1 <= memory.shape[-2] <= WIDEST
         and memory.shape[-1] > 0
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in given))
+        and not (torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (*tokens, *state)))
         and not torch._C._are_functorch_transforms_active()
     )
 
@@ -75,23 +74,8 @@ def omega_step(
 
 
 @omega_step.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    gamma: Tensor,
-    memory: Tensor,
-    momentum: Tensor,
-    start: Tensor,
-    k_window: Tensor,
-    v_window: Tensor,
-    squares: bool,
-    inner: bool,
-    post: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    v, memory, momentum = given[2], *given[7:9]
     return memory.new_empty(v.shape), torch.empty_like(memory), torch.empty_like(momentum)
 
 
@@ -120,21 +104,7 @@ def omega_step_(
 
 
 @omega_step_.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    alpha: Tensor,
-    eta: Tensor,
-    theta: Tensor,
-    gamma: Tensor,
-    memory: Tensor,
-    momentum: Tensor,
-    start: Tensor,
-    k_window: Tensor,
-    v_window: Tensor,
-    squares: bool,
-    inner: bool,
-    post: bool,
-) -> Tensor:
-    return memory.new_empty(v.shape)
+def _(*given: Any) -> Tensor:
+    v, memory = given[2], given[7]
+    fresh: Tensor = memory.new_empty(v.shape)
+    return fresh

@@ -32,27 +32,10 @@ def kernel() -> Any:
     """The kernels themselves, with their backward, whatever the device (interpreted on the CPU)."""
     from trueness.optimized import _atlas_operator as operator
 
-    def call(
-        q: Any,
-        k: Any,
-        v: Any,
-        alpha: Any,
-        eta: Any,
-        theta: Any,
-        gamma: Any,
-        memory: Any,
-        momentum: Any,
-        k_window: Any,
-        v_window: Any,
-        chunk_size: int,
-        objective: str,
-        optimizer: str,
-        placement: str,
-        read: str,
-        clip: float | None,
-    ) -> Any:
-        tokens, state = (q, k, v, alpha, eta, theta, gamma), (memory, momentum, k_window, v_window)
-        return operator.omega(*tokens, *state, *operator.form(chunk_size, objective, gamma.shape[-1]), placement, read)
+    def call(*given: Any) -> Any:
+        tokens, state, (chunk_size, objective, _, placement, read, _) = given[:7], given[7:11], given[11:]
+        form = operator.form(chunk_size, objective, tokens[6].shape[-1])
+        return operator.omega(*tokens, *state, *form, placement, read)
 
     return call
 
@@ -63,27 +46,14 @@ def decoder() -> Any:
     from trueness.optimized._atlas_stream import OmegaStream
     from trueness.optimized._precision import wide
 
-    def call(
-        q: Any,
-        k: Any,
-        v: Any,
-        alpha: Any,
-        eta: Any,
-        theta: Any,
-        gamma: Any,
-        memory: Any,
-        momentum: Any,
-        k_window: Any,
-        v_window: Any,
-        *modes: Any,
-    ) -> Any:
-        rule, reads, tokens = OmegaStream(*modes), [], [wide(x) for x in (q, k, v, alpha, eta, theta, gamma)]
-        state = rule.begin(memory, momentum, k_window, v_window)
-        for t in range(q.shape[1]):
+    def call(*given: Any) -> Any:
+        rule, tokens, reads = OmegaStream(*given[11:]), [wide(x) for x in given[:7]], []
+        state = rule.begin(*given[7:11])
+        for t in range(tokens[0].shape[1]):
             token = tuple(x[:, t : t + 1] for x in tokens)
             o, state = rule.by(operator.step, token, state, inplace=t % 2 == 1)
             reads.append(o)
-        return tuple(x.to(q.dtype) for x in (torch.cat(reads, 1), *rule.end(state)))
+        return tuple(x.to(given[0].dtype) for x in (torch.cat(reads, 1), *rule.end(state)))
 
     return call
 
