@@ -1,20 +1,20 @@
 """Tiles of a whole grid put together, and the adjoint.
 
 Where neighbours lie evenly and at most two meet along an axis, the pieces that are copied and those that are mixed have
-one shape for all rows of tiles: they are views, made once and then taken a few planes at a time, so that what was
-copied is mixed while it is in the cache. Any other grid goes tile by tile through `Strips`.
+one shape for many tiles: they are views, made once and then taken a few planes at a time, so that what was copied is
+mixed while it is in the cache. Any other grid goes tile by tile through `Strips`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from trueness.optimized._elementwise import in_large_pages
-from trueness.optimized._filters_tiles import Grid, Strips, Sums
+from trueness.optimized._filters_tiles import Axis, Grid, Strips, Sums
 from trueness.optimized._precision import working
 
 CHUNK = 3 << 20  # elements of the planes that are put together at a time, unless one plane has more
@@ -23,115 +23,149 @@ SMALL = 1 << 18  # elements of a plane up to which calls cost more than memory d
 Views = Sequence[torch.Tensor]  # of the planes of every turn
 
 
+class Part(NamedTuple):
+    """Pixels ``left`` … ``right`` of ``number`` tiles from tile ``at`` on; ``mixed`` into those that are there."""
+
+    at: int
+    number: int
+    left: int
+    right: int
+    mixed: bool = False
+
+
+def parts(axis: Axis, single: bool) -> Iterator[Part]:
+    """How the tiles of an even axis are put down: the first whole, of every other what is new, then what is shared.
+
+    single   tile after tile, so that what is shared is mixed soon after it was put down
+    """
+    last, n, shared = len(axis.starts) - 1, axis.n, axis.n - axis.stride
+    yield Part(0, 1, 0, n)
+    for at, number in [(j, 1) for j in range(1, last + 1)] if single else [(1, last)] * (last > 0):
+        yield Part(at, number, shared, n)
+        if shared:
+            yield Part(at, number, 0, shared, True)
+
+
+class Rows(NamedTuple):
+    """``number`` runs of ``length`` rows, from row ``top`` of the image and element ``begin`` of the tiles on.
+
+    down, step   from one run to the next: rows of the image, elements of the tiles
+    """
+
+    number: int
+    length: int
+    top: int = 0
+    begin: int = 0
+    down: int = 0
+    step: int = 0
+
+
 class Even:
     """How tiles (P, R, C, h, w) on an even grid are put into an image (P, H, W), ``together`` planes a turn.
 
     Small planes are put together along y first, in memory of their own where rows of a tile follow one another, and
-    then along x: the fewest calls. Of large ones that memory would not stay in the cache: only the rows that two rows
-    of tiles share are mixed there, and every pixel of the image is written once.
+    then along x: the fewest calls. Of large ones that memory would not stay in the cache: only where four tiles meet
+    something is mixed outside of the image.
     Memory beside the image: that; of a half format the planes of a turn in float32.
     """
 
     def __init__(self, tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
-        self.tiles, self.columns, self.wide = tiles, grid.columns, working(image.dtype)
+        self.tiles, self.rows, self.columns, self.wide = tiles, grid.rows, grid.columns, working(image.dtype)
         self.planes, height, width = image.shape
+        self.small = height * width <= SMALL
         self.together = min(max(1, CHUNK // (height * width)), self.planes)
         self.found = image
         if image.dtype != self.wide:
             self.found = torch.empty((self.together, height, width), dtype=self.wide)
-        of_rows, self.ramp = grid.rows.ramp(self.wide), grid.columns.ramp(self.wide)
         self.steps: list[tuple[Views, Views, Views, torch.Tensor | None]] = []
-        self.band = grid.rows.stride
-        rows = len(grid.rows.starts), grid.rows.n, grid.rows.stride, of_rows
-        if height * width <= SMALL:
-            self._along_y(*rows)
+        self.mixed: list[Views] = []
+        if self.small:
+            self._along_x(self._along_y(), Rows(1, height))
+            self.mixed.append(self._views(self.found, 0, (height * width,), (1,)))
         else:
-            self._in_bands(*rows)
+            self._in_runs()
+            self._where_mixed()
 
-    def _along_y(self, count: int, n: int, stride: int, ramp: torch.Tensor) -> None:
-        columns, w = self.tiles.shape[2], self.tiles.shape[-1]
-        height, shared, (_, of_band, of_column, _, _) = self.found.shape[1], n - stride, self.tiles.stride()
-        tall = self.found.new_empty((self.together, 1, columns, height, w))
-        for top, size, number, ramps in (
-            (0, n, 1, None),
-            (n, stride, count - 1, None),
-            (stride, shared, count - 1, ramp[:, None].expand(-1, w).reshape(-1)),
-        ):
-            if size and number:
-                shape = (number, columns, size * w)
-                begin = 0 if not top else of_band + (shared * w if ramps is None else 0)
-                mixed = self._pieces(tall, top * w, shape, (stride * w, height * w, 1))
-                self.steps.append(
-                    (mixed, mixed, self._pieces(self.tiles, begin, shape, (of_band, of_column, 1)), ramps)
-                )
-        n, stride, width = self.columns.n, self.columns.stride, self.columns.length
-        last, of_column = columns - 1, height * w
-        for j, number, left, right, ramps in (
-            (0, 1, 0, n, None),
-            (1, last, n - stride, n, None),
-            (1, last, 0, n - stride, self.ramp),
-        ):
-            if number and right > left:
-                shape = (number, height, right - left)
-                mixed = self._pieces(self.found, j * stride + left, shape, (stride, width, 1))
-                pieces = self._pieces(tall, j * of_column + left, shape, (of_column, w, 1))
-                self.steps.append((mixed, mixed, pieces, ramps))
+    def _along_y(self) -> torch.Tensor:
+        """Every column of tiles as one tall tile."""
+        rows, columns, w = self.rows, self.tiles.shape[2], self.tiles.shape[-1]
+        _, of_band, of_column, _, _ = self.tiles.stride()
+        tall = self.found.new_empty((self.together, 1, columns, rows.length, w))
+        for at, number, above, below, mixed in parts(rows, single=False):
+            shape = (number, columns, (below - above) * w)
+            there = self._views(tall, (at * rows.stride + above) * w, shape, (rows.stride * w, rows.length * w, 1))
+            pieces = self._views(self.tiles, at * of_band + above * w, shape, (of_band, of_column, 1))
+            self.steps.append((there, there, pieces, rows.ramp(self.wide, w) if mixed else None))
+        return tall
 
-    def _in_bands(self, count: int, n: int, stride: int, ramp: torch.Tensor) -> None:
-        columns, w = self.tiles.shape[2], self.tiles.shape[-1]
+    def _in_runs(self) -> None:
+        """The first and the last rows; those between that lie in one row of tiles; those that two share."""
+        last, (_, of_band, _, of_row, _) = len(self.rows.starts) - 1, self.tiles.stride()
+        stride, shared = self.rows.stride, self.rows.n - self.rows.stride
+        if not last:
+            self._along_x(self.tiles, Rows(1, self.rows.n))
+            return
+        down, step = last * stride + shared, last * of_band + shared * of_row
+        self._along_x(self.tiles, Rows(2, stride, down=down, step=step))
+        if last > 1 and stride > shared:
+            between = Rows(last - 1, stride - shared, stride + shared, of_band + shared * of_row, stride, of_band)
+            self._along_x(self.tiles, between)
+        if shared:
+            self._shared_rows(last, shared)
+
+    def _along_x(self, tiles: torch.Tensor, rows: Rows) -> None:
+        """The same rows of several rows of tiles, each put together along x."""
+        stride, width = self.columns.stride, self.columns.length
+        of_column, of_row = tiles.stride()[2:4]
+        ramp = self.columns.ramp(self.wide)
+        for at, _, left, right, mixed in parts(self.columns, single=True):
+            shape = (rows.number, rows.length, right - left)
+            begin = rows.top * width + at * stride + left
+            there = self._views(self.found, begin, shape, (rows.down * width, width, 1))
+            pieces = self._views(tiles, rows.begin + at * of_column + left, shape, (rows.step, of_row, 1))
+            self.steps.append((there, there, pieces, ramp if mixed else None))
+
+    def _shared_rows(self, last: int, shared: int) -> None:
+        """Mixed along y: of every column of tiles what is new, then apart what it shares, which is mixed in along x."""
+        stride, width, ramp = self.columns.stride, self.columns.length, self.rows.ramp(self.wide)[:, None]
         _, of_band, of_column, of_row, _ = self.tiles.stride()
-        shared, last = n - stride, count - 1
-        self._beside(0, (1, stride if last else n), self.tiles, 0)
-        if last:
-            self._beside(n, (last - 1, stride - shared), self.tiles, of_band + shared * of_row)
-            self._beside(last * stride + shared, (1, stride), self.tiles, last * of_band + shared * of_row)
-        if last and shared:
-            strip = self.found.new_empty((self.together, last, columns, shared, w))
-            shape, strides = (last, columns, shared, w), (of_band, of_column, of_row, 1)
-            above, below = (self._pieces(self.tiles, at, shape, strides) for at in (stride * of_row, of_band))
-            self.steps.append((self._pieces(strip, 0, shape, strip.stride()[1:]), above, below, ramp[:, None]))
-            self._beside(stride, (last, shared), strip, 0)
+        top, up = self.rows.stride * width, self.rows.stride * of_row
+        for at, _, left, right, mixed in parts(self.columns, single=True):
+            if not mixed:
+                shape, strides, begin = (last, shared, right - left), (of_band, of_row, 1), at * of_column + left
+                above, below = (self._views(self.tiles, begin + k, shape, strides) for k in (up, of_band))
+                there = self._views(self.found, top + at * stride + left, shape, (top, width, 1))
+                self.steps.append((there, above, below, ramp))
+        meeting = (last, len(self.columns.starts) - 1, shared, self.columns.n - stride)
+        if all(meeting):
+            apart, strides = self.found.new_empty((self.together, *meeting)), (of_band, of_column, of_row, 1)
+            above, below = (self._views(self.tiles, of_column + k, meeting, strides) for k in (up, of_band))
+            mixed_in = self._views(apart, 0, meeting, apart.stride()[1:])
+            there = self._views(self.found, top + stride, meeting, (top, stride, width, 1))
+            self.steps += [(mixed_in, above, below, ramp), (there, there, mixed_in, self.columns.ramp(self.wide))]
 
-    def _pieces(self, tensor: torch.Tensor, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Views:
+    def _where_mixed(self) -> None:
+        """All rows that two rows of tiles share, and all columns: what was copied needs no second look."""
+        (_, height, width), down, right = self.found.shape, self.rows.stride, self.columns.stride
+        rows = (len(self.rows.starts) - 1, (self.rows.n - down) * width)
+        columns = (len(self.columns.starts) - 1, height, self.columns.n - right)
+        if all(rows):
+            self.mixed.append(self._views(self.found, down * width, rows, (down * width, 1)))
+        if all(columns):
+            self.mixed.append(self._views(self.found, right, columns, (right, width, 1)))
+
+    def _views(self, tensor: torch.Tensor, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Views:
         """One view of every plane, by turns; of scratch, which has no more planes than a turn, always the same."""
-        count = self.planes if self.together == self.planes else tensor.shape[0]
-        view = tensor.as_strided((count, *shape), (tensor.stride(0), *strides), tensor.storage_offset() + offset)
+        pitch, first = tensor.stride(0), tensor.storage_offset() + offset
+        view = tensor.as_strided((self.together, *shape), (pitch, *strides), first)
         if self.together == self.planes:
             return (view,)
-        if count == self.planes:
-            return view.split(self.together)
-        turns, rest = divmod(self.planes, self.together)
-        return [view] * turns + [view[:rest]] * (rest > 0)
-
-    def _beside(self, top: int, bands: tuple[int, int], tiles: torch.Tensor, begin: int) -> None:
-        """The same rows of several rows of tiles, each put together along x.
-
-        top      the row of the image where this begins; every next row of tiles is a stride further down
-        bands    how many rows of tiles, and how many rows of each
-        begin    where the first one's rows begin in ``tiles``
-        """
-        if not all(bands):
-            return
-        n, stride, width = self.columns.n, self.columns.stride, self.columns.length
-        _, of_band, of_column, of_row, _ = tiles.stride()
-        shared, last = n - stride, len(self.columns.starts) - 1
-
-        def of_tile(j: int, left: int, right: int) -> Views:
-            shape = (*bands, right - left)
-            return self._pieces(tiles, begin + j * of_column + left, shape, (of_band, of_row, 1))
-
-        def there(left: int, right: int) -> Views:
-            shape, strides = (*bands, right - left), (self.band * width, width, 1)
-            return self._pieces(self.found, top * width + left, shape, strides)
-
-        for j in range(last + 1):
-            left, right = shared if j else 0, stride if j < last else n
-            if right > left:
-                over, pieces = there(j * stride + left, j * stride + right), of_tile(j, left, right)
-                self.steps.append((over, over, pieces, None))
-            if j and shared:
-                over = there(j * stride, j * stride + shared)
-                self.steps.append((over, of_tile(j - 1, stride, n), of_tile(j, 0, shared), self.ramp))
+        turns = range(self.together, self.planes, self.together)
+        if len(tensor) < self.planes:
+            return [view, *(view[: self.planes - k] for k in turns)]
+        counts = [min(self.together, self.planes - k) for k in turns]
+        places = zip(counts, turns, strict=True)
+        return [view, *(tensor.as_strided((n, *shape), (pitch, *strides), first + k * pitch) for n, k in places)]
 
     def put(self, turn: int) -> None:
         for targets, first, second, ramp in self.steps:
@@ -139,6 +173,10 @@ class Even:
                 targets[turn].copy_(second[turn])
             else:
                 torch.lerp(first[turn].to(self.wide), second[turn].to(self.wide), ramp, out=targets[turn])
+
+    def finite(self, turn: int) -> bool:
+        """Whether every mean exists: a sum over pixels side by side does, where each of them does."""
+        return all(math.isfinite(views[turn].sum(-1).sum().item()) for views in self.mixed)
 
 
 def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -157,7 +195,7 @@ def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) ->
         part = flat[k : k + even.together]
         even.put(turn)
         found = part if even.found is flat else even.found[: len(part)]
-        if not math.isfinite(found.sum().item()):
+        if not even.finite(turn):
             sums = Sums(size, "", grid)
             for (top, left), i in grid.at.items():
                 sums.add(tiles.view(len(tiles), -1, *tiles.shape[-2:])[i, k : k + even.together], top, left)

@@ -55,7 +55,7 @@ class Axis:
         differences = {b - a for a, b in pairwise(self.starts)} or {self.n}
         stride = differences.pop()
         self.stride = 0 if differences or 2 * stride < self.n else stride
-        self._ramps: dict[torch.dtype, torch.Tensor] = {}
+        self._ramps: dict[tuple[torch.dtype, int], torch.Tensor] = {}
 
     @cached_property
     def steps(self) -> np.ndarray[Any, Any]:
@@ -74,11 +74,13 @@ class Axis:
             steps.append(self.w / total[start : start + self.n])
         return np.stack(steps), np.stack([self.w / total[start : start + self.n] for start in self.starts])
 
-    def ramp(self, dtype: torch.dtype) -> torch.Tensor:
-        if dtype not in self._ramps:
+    def ramp(self, dtype: torch.dtype, times: int = 1) -> torch.Tensor:
+        """The steps in what two neighbours share, each ``times`` times one after the other; kept."""
+        if (dtype, times) not in self._ramps:
             shared = self.w[: self.n - self.stride]
-            self._ramps[dtype] = torch.from_numpy(shared / (shared + self.w[self.stride :])).to(dtype)
-        return self._ramps[dtype]
+            steps = np.repeat(shared / (shared + self.w[self.stride :]), times)
+            self._ramps[dtype, times] = torch.from_numpy(steps).to(dtype)
+        return self._ramps[dtype, times]
 
     @staticmethod
     def covers(starts: Sequence[int], n: int, length: int) -> bool:
