@@ -1,14 +1,15 @@
 """Tiles of a whole grid put together, and the adjoint.
 
 Where neighbours lie evenly and at most two meet along an axis, the pieces that are copied and those that are mixed have
-one shape for many tiles: they are views, made once and then taken a few planes at a time, so that what was copied is
-mixed while it is in the cache. Any other grid goes tile by tile through `Strips`.
+one shape for many tiles: they are views, planned once for a grid and taken a few planes at a time, so that what was
+copied is mixed while it is in the cache. Any other grid goes tile by tile through `Strips`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from trueness.optimized._precision import working
 CHUNK = 3 << 20  # elements of the planes that are put together at a time, unless one plane has more
 SMALL = 1 << 18  # elements of a plane up to which calls cost more than memory does
 
-Views = Sequence[torch.Tensor]  # of the planes of every turn
+TILES, IMAGE, APART = range(3)  # where a piece lies
 
 
 class Part(NamedTuple):
@@ -46,12 +47,22 @@ def parts(axis: Axis, single: bool) -> Iterator[Part]:
             yield Part(at, number, 0, shared, True)
 
 
-class Rows(NamedTuple):
-    """``number`` runs of ``length`` rows, from row ``top`` of the image and element ``begin`` of the tiles on.
+class Piece(NamedTuple):
+    """Some pixels of every plane: where they lie, from which element of the first plane on, how."""
 
-    down, step   from one run to the next: rows of the image, elements of the tiles
+    where: int
+    begin: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Rows(NamedTuple):
+    """``number`` runs of ``length`` rows, from row ``top`` of the image and element ``begin`` of ``where`` on.
+
+    down, step   from one run to the next: rows of the image, elements of ``where``
     """
 
+    where: int
     number: int
     length: int
     top: int = 0
@@ -60,123 +71,140 @@ class Rows(NamedTuple):
     step: int = 0
 
 
-class Even:
-    """How tiles (P, R, C, h, w) on an even grid are put into an image (P, H, W), ``together`` planes a turn.
+class Plan:
+    """How ``planes`` planes of tiles (R, C, P, h, w) on an even grid are put into an image (P, H, W).
 
-    Small planes are put together along y first, in memory of their own where rows of a tile follow one another, and
-    then along x: the fewest calls. Of large ones that memory would not stay in the cache: only where four tiles meet
-    something is mixed outside of the image.
-    Memory beside the image: that; of a half format the planes of a turn in float32.
+    Small planes are put together along y first, apart, where rows of a tile follow one another, and then along x: the
+    fewest calls. Of large ones what lies apart would not stay in the cache: only where four tiles meet something does.
+
+    steps    (target, first, second, ramp): the mean of two pieces, or without ramp a copy of the second
+    mixed    where something was mixed
+    apart    elements of a plane that lie apart
     """
 
-    def __init__(self, tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
-        self.tiles, self.rows, self.columns, self.wide = tiles, grid.rows, grid.columns, working(image.dtype)
-        self.planes, height, width = image.shape
-        self.small = height * width <= SMALL
-        self.together = min(max(1, CHUNK // (height * width)), self.planes)
-        self.found = image
-        if image.dtype != self.wide:
-            self.found = torch.empty((self.together, height, width), dtype=self.wide)
-        self.steps: list[tuple[Views, Views, Views, torch.Tensor | None]] = []
-        self.mixed: list[Views] = []
-        if self.small:
-            self._along_x(self._along_y(), Rows(1, height))
-            self.mixed.append(self._views(self.found, 0, (height * width,), (1,)))
+    def __init__(self, grid: Grid, planes: int, wide: torch.dtype, small: bool) -> None:
+        self.rows, self.columns, self.wide, self.apart = grid.rows, grid.columns, wide, 0
+        h, w, height, width = grid.rows.n, grid.columns.n, grid.rows.length, grid.columns.length
+        self.of_column = planes * h * w
+        self.of_band = len(grid.columns.starts) * self.of_column
+        self.steps: list[tuple[Piece, Piece, Piece, torch.Tensor | None]] = []
+        if small:
+            self._along_y()
+            self._along_x(Rows(APART, 1, height), height * w)
+            self.mixed = [Piece(IMAGE, 0, (height * width,), (1,))]
         else:
             self._in_runs()
-            self._where_mixed()
+            self.mixed = self._where_mixed()
 
-    def _along_y(self) -> torch.Tensor:
+    def _along_y(self) -> None:
         """Every column of tiles as one tall tile."""
-        rows, columns, w = self.rows, self.tiles.shape[2], self.tiles.shape[-1]
-        _, of_band, of_column, _, _ = self.tiles.stride()
-        tall = self.found.new_empty((self.together, 1, columns, rows.length, w))
+        rows, w, count = self.rows, self.columns.n, len(self.columns.starts)
+        tall = rows.length * w
         for at, number, above, below, mixed in parts(rows, single=False):
-            shape = (number, columns, (below - above) * w)
-            there = self._views(tall, (at * rows.stride + above) * w, shape, (rows.stride * w, rows.length * w, 1))
-            pieces = self._views(self.tiles, at * of_band + above * w, shape, (of_band, of_column, 1))
+            shape = (number, count, (below - above) * w)
+            there = Piece(APART, (at * rows.stride + above) * w, shape, (rows.stride * w, tall, 1))
+            pieces = Piece(TILES, at * self.of_band + above * w, shape, (self.of_band, self.of_column, 1))
             self.steps.append((there, there, pieces, rows.ramp(self.wide, w) if mixed else None))
-        return tall
+        self.apart = count * tall
 
     def _in_runs(self) -> None:
         """The first and the last rows; those between that lie in one row of tiles; those that two share."""
-        last, (_, of_band, _, of_row, _) = len(self.rows.starts) - 1, self.tiles.stride()
-        stride, shared = self.rows.stride, self.rows.n - self.rows.stride
+        last, stride, shared = len(self.rows.starts) - 1, self.rows.stride, self.rows.n - self.rows.stride
         if not last:
-            self._along_x(self.tiles, Rows(1, self.rows.n))
+            self._along_x(Rows(TILES, 1, self.rows.n), self.of_column)
             return
-        down, step = last * stride + shared, last * of_band + shared * of_row
-        self._along_x(self.tiles, Rows(2, stride, down=down, step=step))
+        begin = shared * self.columns.n
+        ends = Rows(TILES, 2, stride, down=last * stride + shared, step=last * self.of_band + begin)
+        self._along_x(ends, self.of_column)
         if last > 1 and stride > shared:
-            between = Rows(last - 1, stride - shared, stride + shared, of_band + shared * of_row, stride, of_band)
-            self._along_x(self.tiles, between)
+            begin += self.of_band
+            between = Rows(TILES, last - 1, stride - shared, stride + shared, begin, stride, self.of_band)
+            self._along_x(between, self.of_column)
         if shared:
             self._shared_rows(last, shared)
 
-    def _along_x(self, tiles: torch.Tensor, rows: Rows) -> None:
-        """The same rows of several rows of tiles, each put together along x."""
-        stride, width = self.columns.stride, self.columns.length
-        of_column, of_row = tiles.stride()[2:4]
-        ramp = self.columns.ramp(self.wide)
+    def _along_x(self, rows: Rows, of_column: int) -> None:
+        """The same rows of several rows of tiles, each put together along x; their columns lie ``of_column`` apart."""
+        stride, width, w, ramp = self.columns.stride, self.columns.length, self.columns.n, self.columns.ramp(self.wide)
         for at, _, left, right, mixed in parts(self.columns, single=True):
             shape = (rows.number, rows.length, right - left)
             begin = rows.top * width + at * stride + left
-            there = self._views(self.found, begin, shape, (rows.down * width, width, 1))
-            pieces = self._views(tiles, rows.begin + at * of_column + left, shape, (rows.step, of_row, 1))
+            there = Piece(IMAGE, begin, shape, (rows.down * width, width, 1))
+            pieces = Piece(rows.where, rows.begin + at * of_column + left, shape, (rows.step, w, 1))
             self.steps.append((there, there, pieces, ramp if mixed else None))
 
     def _shared_rows(self, last: int, shared: int) -> None:
         """Mixed along y: of every column of tiles what is new, then apart what it shares, which is mixed in along x."""
-        stride, width, ramp = self.columns.stride, self.columns.length, self.rows.ramp(self.wide)[:, None]
-        _, of_band, of_column, of_row, _ = self.tiles.stride()
-        top, up = self.rows.stride * width, self.rows.stride * of_row
+        stride, width, w, ramp = self.columns.stride, self.columns.length, self.columns.n, self.rows.ramp(self.wide)
+        top, up = self.rows.stride * width, self.rows.stride * w
         for at, _, left, right, mixed in parts(self.columns, single=True):
             if not mixed:
-                shape, strides, begin = (last, shared, right - left), (of_band, of_row, 1), at * of_column + left
-                above, below = (self._views(self.tiles, begin + k, shape, strides) for k in (up, of_band))
-                there = self._views(self.found, top + at * stride + left, shape, (top, width, 1))
-                self.steps.append((there, above, below, ramp))
-        meeting = (last, len(self.columns.starts) - 1, shared, self.columns.n - stride)
-        if all(meeting):
-            apart, strides = self.found.new_empty((self.together, *meeting)), (of_band, of_column, of_row, 1)
-            above, below = (self._views(self.tiles, of_column + k, meeting, strides) for k in (up, of_band))
-            mixed_in = self._views(apart, 0, meeting, apart.stride()[1:])
-            there = self._views(self.found, top + stride, meeting, (top, stride, width, 1))
-            self.steps += [(mixed_in, above, below, ramp), (there, there, mixed_in, self.columns.ramp(self.wide))]
+                shape, begin = (last, shared, right - left), at * self.of_column + left
+                above, below = (Piece(TILES, begin + k, shape, (self.of_band, w, 1)) for k in (up, self.of_band))
+                there = Piece(IMAGE, top + at * stride + left, shape, (top, width, 1))
+                self.steps.append((there, above, below, ramp[:, None]))
+        meeting = last, len(self.columns.starts) - 1, shared, w - stride
+        self.apart = math.prod(meeting)
+        if self.apart:
+            strides = (self.of_band, self.of_column, w, 1)
+            above, below = (Piece(TILES, self.of_column + k, meeting, strides) for k in (up, self.of_band))
+            apart = Piece(APART, 0, meeting, (math.prod(meeting[1:]), math.prod(meeting[2:]), meeting[3], 1))
+            there = Piece(IMAGE, top + stride, meeting, (top, stride, width, 1))
+            self.steps += [(apart, above, below, ramp[:, None]), (there, there, apart, self.columns.ramp(self.wide))]
 
-    def _where_mixed(self) -> None:
+    def _where_mixed(self) -> list[Piece]:
         """All rows that two rows of tiles share, and all columns: what was copied needs no second look."""
-        (_, height, width), down, right = self.found.shape, self.rows.stride, self.columns.stride
-        rows = (len(self.rows.starts) - 1, (self.rows.n - down) * width)
-        columns = (len(self.columns.starts) - 1, height, self.columns.n - right)
-        if all(rows):
-            self.mixed.append(self._views(self.found, down * width, rows, (down * width, 1)))
-        if all(columns):
-            self.mixed.append(self._views(self.found, right, columns, (right, width, 1)))
+        width, down, right = self.columns.length, self.rows.stride, self.columns.stride
+        rows = len(self.rows.starts) - 1, (self.rows.n - down) * width
+        columns = len(self.columns.starts) - 1, self.rows.length, self.columns.n - right
+        found = [
+            Piece(IMAGE, down * width, rows, (down * width, 1)),
+            Piece(IMAGE, right, columns, (right, width, 1)),
+        ]
+        return [piece for piece in found if all(piece.shape)]
 
-    def _views(self, tensor: torch.Tensor, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Views:
-        """One view of every plane, by turns; of scratch, which has no more planes than a turn, always the same."""
-        pitch, first = tensor.stride(0), tensor.storage_offset() + offset
-        view = tensor.as_strided((self.together, *shape), (pitch, *strides), first)
-        if self.together == self.planes:
-            return (view,)
-        turns = range(self.together, self.planes, self.together)
-        if len(tensor) < self.planes:
-            return [view, *(view[: self.planes - k] for k in turns)]
-        counts = [min(self.together, self.planes - k) for k in turns]
-        places = zip(counts, turns, strict=True)
-        return [view, *(tensor.as_strided((n, *shape), (pitch, *strides), first + k * pitch) for n, k in places)]
 
-    def put(self, turn: int) -> None:
-        for targets, first, second, ramp in self.steps:
+plan_of = lru_cache(maxsize=16)(Plan)
+
+
+class Even:
+    """Tiles (N, P, h, w) on an even grid and the image (P, H, W) that they are put into, ``together`` planes a turn.
+
+    Memory beside the image: what the plan keeps apart; of a half format the planes of a turn in float32.
+    """
+
+    def __init__(self, tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
+        self.wide, (self.planes, height, width) = working(image.dtype), image.shape
+        self.plan = plan_of(grid, self.planes, self.wide, height * width <= SMALL)
+        self.together = min(max(1, CHUNK // (height * width)), self.planes)
+        found = image
+        if image.dtype != self.wide:
+            found = torch.empty((self.together, height, width), dtype=self.wide)
+        self.found, self.turning = found, (True, found is image, False)  # whether the next turn has the next planes
+        self.memory = tiles, found, found.new_empty(self.together * self.plan.apart)
+        self.pitches = math.prod(tiles.shape[2:]), height * width, self.plan.apart
+
+    def put(self, k: int) -> torch.Tensor | None:
+        """Planes ``k`` and on, as many as a turn has; None where the mean of some pixel does not exist."""
+        count, wide = min(self.together, self.planes - k), self.wide
+        turn = zip(self.memory, self.pitches, self.turning, strict=True)
+        begins = [m.storage_offset() + (k * pitch if turning else 0) for m, pitch, turning in turn]
+
+        def view(piece: Piece) -> torch.Tensor:
+            at, begin, shape, strides = piece
+            return self.memory[at].as_strided((count, *shape), (self.pitches[at], *strides), begins[at] + begin)
+
+        for target, first, second, ramp in self.plan.steps:
             if ramp is None:
-                targets[turn].copy_(second[turn])
+                view(target).copy_(view(second))
             else:
-                torch.lerp(first[turn].to(self.wide), second[turn].to(self.wide), ramp, out=targets[turn])
-
-    def finite(self, turn: int) -> bool:
-        """Whether every mean exists: a sum over pixels side by side does, where each of them does."""
-        return all(math.isfinite(views[turn].sum(-1).sum().item()) for views in self.mixed)
+                there = view(target)
+                before = there if first is target else view(first).to(wide)
+                torch.lerp(before, view(second).to(wide), ramp, out=there)
+        # a sum over pixels side by side exists where each of them does
+        if all(math.isfinite(view(piece).sum(-1).sum().item()) for piece in self.plan.mixed):
+            return self.found[k : k + count] if self.turning[IMAGE] else self.found[:count]
+        return None
 
 
 def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -189,19 +217,17 @@ def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) ->
     image = in_large_pages(tiles.new_empty((*tiles.shape[1:-2], *size))) if out is None else out
     if not image.numel():
         return image
-    counts, flat = (len(grid.rows.starts), len(grid.columns.starts)), image.view(-1, *size)
-    even = Even(tiles.view(*counts, -1, *tiles.shape[-2:]).permute(2, 0, 1, 3, 4), flat, grid)
-    for turn, k in enumerate(range(0, len(flat), even.together)):
-        part = flat[k : k + even.together]
-        even.put(turn)
-        found = part if even.found is flat else even.found[: len(part)]
-        if not even.finite(turn):
+    flat, pieces = image.view(-1, *size), tiles.view(len(tiles), -1, *tiles.shape[-2:])
+    even = Even(pieces, flat, grid)
+    for k in range(0, len(flat), even.together):
+        found = even.put(k)
+        if found is None:
             sums = Sums(size, "", grid)
             for (top, left), i in grid.at.items():
-                sums.add(tiles.view(len(tiles), -1, *tiles.shape[-2:])[i, k : k + even.together], top, left)
+                sums.add(pieces[i, k : k + even.together], top, left)
             found = sums.mean(even.wide)
-        if found is not part:
-            part.copy_(found)
+        if even.found is not flat or found.data_ptr() != flat[k].data_ptr():
+            flat[k : k + even.together] = found
     return image
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -273,12 +274,22 @@ GRIDS = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(params=["fewest calls", "least memory"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planes of an even grid as small ones are put together, and as large ones are."""
+    monkeypatch.setattr(_filters_blend, "SMALL", math.inf if request.param == "fewest calls" else 0)
+
+
+BOTH_WAYS = pytest.mark.usefixtures("way")
+
+
 def tiles_at(side: tuple[int, int], tile: int, overlap: float) -> tuple[list[int], list[int]]:
     starts = [fast.tile_starts(n, min(tile, n), overlap).tolist() for n in side]
     places = [(r, c) for r in starts[0] for c in starts[1]]
     return [r for r, _ in places], [c for _, c in places]
 
 
+@BOTH_WAYS
 @GRIDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("window", WINDOWS)
@@ -294,6 +305,7 @@ def test_equal_tiles_give_back_their_value_bit_for_bit(
     assert (y == tiles[0, 0, 0, 0]).all()
 
 
+@BOTH_WAYS
 @GRIDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_strips_one_by_one_all_at_once_and_plain_sums_are_one_blend(
@@ -321,13 +333,14 @@ def test_strips_one_by_one_all_at_once_and_plain_sums_are_one_blend(
         assert (np.abs(y.double().numpy() - want) <= room).all()
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("chunk", [1, 2 * 40 * 64, 1 << 20])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_planes_by_turns_are_planes_at_once(
     monkeypatch: pytest.MonkeyPatch, chunk: int, overlap: float, dtype: torch.dtype
 ) -> None:
-    """A plane a turn goes in bands of rows, more go along y first: two and one of three, and all three."""
+    """One after the other, two and one of three, and all three."""
     monkeypatch.setattr(_filters_blend, "CHUNK", chunk)
     rows, columns = tiles_at((40, 64), 16, overlap)
     tiles = torch.randn((len(rows), 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -339,11 +352,19 @@ def test_planes_by_turns_are_planes_at_once(
     for y in (fast.blend(tiles, *arguments), fast.blend(tiles, *arguments, out=out)):
         assert (np.abs(y.double().numpy() - want) <= room).all()
     assert (fast.blend(torch.full_like(tiles, 3.7), *arguments) == torch.tensor(3.7, dtype=dtype)).all()
-    tiles[1, 1, 3, 15] = math.inf
-    tall = true.blend(tiles.double().numpy(), np.array(rows), np.array(columns), *arguments[2:])
-    assert np.array_equal(np.isfinite(fast.blend(tiles, *arguments).float().numpy()), np.isfinite(tall))
+    stride = columns[1] - columns[0]
+    edges = {stride // 2, stride - 1, stride, 15 - stride, 15}  # where two meet m + α (t − m) is nan in one half
+    inside = [i for i in edges if 0 <= i < 16]
+    for row, column in itertools.product(inside, inside):
+        odd = tiles.clone()
+        odd[rows.count(0) + 1, 1, row, column] = math.inf
+        tall = true.blend(odd.double().numpy(), np.array(rows), np.array(columns), *arguments[2:])
+        found = fast.blend(odd, *arguments).double().numpy()
+        assert np.array_equal(found == math.inf, tall == math.inf)
+        assert np.isfinite(found[tall != math.inf]).all()
 
 
+@BOTH_WAYS
 @GRIDS
 @pytest.mark.parametrize("special", [math.inf, -math.inf, math.nan])
 def test_what_is_not_finite_stays_in_its_tile(side: tuple[int, int], tile: int, overlap: float, special: float) -> None:
