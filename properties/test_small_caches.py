@@ -1,0 +1,55 @@
+"""The generic checks again where every cache is tiny: then the smallest input is computed in many pieces.
+
+How much is computed at a time are constants of `trueness.optimized`; the inputs of the checks stay below most of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+
+import pytest
+
+from trueness.tools.api import describe
+from trueness.tools.plan import Request, groups
+from trueness.tools.runner import Job, run_job
+
+TINY = {
+    "_atlas_descent.TILE": 3,
+    "_atlas_pieces.ELEMENTS": 1,
+    "_attention_windows.SCORES": 1,
+    "_attention_windows.STRIP": 1,
+    "_elementwise.TILE": 3,
+    "_filters_blend.CHUNK": 1,
+    "_filters_blend.SMALL": 0,
+    "_filters_blur.TILE": 3,
+    "_filters_fft.SPECTRUM": 0,
+    "_filters_fft_blocks.BLOCK": 64,
+    "_fisher_operators.TILE": 3,
+    "_fisher_tiles.TILE": 3,
+    "_kernels_operators.FEATURE_TILE": 3,
+    "_kernels_tiles.COSINES": 8,
+    "_kernels_tiles.FEATURES": 3,
+    "_kernels_tiles.WORTH": 1,
+    "_products.SMALL": 1,
+    "fisher.TILE": 3,
+    "kernels.ROW_TILE": 3,
+}
+CHECKS = ("value", "gradient", "shapes", "special values", "poisoned allocations", "out")
+FAMILIES = ("atlas_memory", "attention", "filters", "fisher", "kernels")
+
+
+def ours() -> list[Job]:
+    """What this project offers for the CPU, in a dtype that is computed as it is and in one that is computed wider."""
+    request = Request(formulas=FAMILIES, dtypes=("float32", "bfloat16"), peers=False, profile="quick")
+    jobs = [job for group in groups(request) for job in group]
+    return [replace(job, checks=CHECKS) for job in jobs if job.implementation.startswith("trueness") and not job.env]
+
+
+@pytest.mark.parametrize("job", ours(), ids=lambda job: f"{job.formula}-{job.implementation}-{job.dtype}")
+def test_small_pieces_make_no_difference(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TINY.items():
+        module, constant = name.split(".")
+        monkeypatch.setattr(importlib.import_module(f"trueness.optimized.{module}"), constant, value)
+    failures = [describe(verdict) for verdict in run_job(job) if not verdict.passed]
+    assert not failures, "\n" + "\n".join(failures)
