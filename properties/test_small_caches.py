@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from trueness.optimized import _filters_blend
 from trueness.tools.api import describe
 from trueness.tools.plan import Request, groups
 from trueness.tools.runner import Job, run_job
@@ -37,19 +38,35 @@ TINY = {
 }
 CHECKS = ("value", "gradient", "shapes", "special values", "poisoned allocations", "out")
 FAMILIES = ("atlas_memory", "attention", "filters", "fisher", "kernels")
+WIDER = ("filters", "fisher", "kernels")  # families that hold a piece of a half format in float32 apart
 
 
 def ours() -> list[Job]:
-    """What this project offers for the CPU, in a dtype that is computed as it is and in one that is computed wider."""
-    request = Request(formulas=FAMILIES, dtypes=("float32", "bfloat16"), peers=False, profile="quick")
-    jobs = [job for group in groups(request) for job in group]
+    """What this project offers for the CPU."""
+    requests = (
+        Request(f, dtypes=(d,), peers=False, profile="quick") for d, f in (("float32", FAMILIES), ("bfloat16", WIDER))
+    )
+    jobs = [job for request in requests for group in groups(request) for job in group]
     return [replace(job, checks=CHECKS) for job in jobs if job.implementation.startswith("trueness") and not job.env]
+
+
+def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TINY.items():
+        module, constant = name.split(".")
+        monkeypatch.setattr(importlib.import_module(f"trueness.optimized.{module}"), constant, value)
 
 
 @pytest.mark.parametrize("job", ours(), ids=lambda job: f"{job.formula}-{job.implementation}-{job.dtype}")
 def test_small_pieces_make_no_difference(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in TINY.items():
-        module, constant = name.split(".")
-        monkeypatch.setattr(importlib.import_module(f"trueness.optimized.{module}"), constant, value)
+    shrink(monkeypatch)
     failures = [describe(verdict) for verdict in run_job(job) if not verdict.passed]
     assert not failures, "\n" + "\n".join(failures)
+
+
+def test_a_loop_that_forgets_where_it_is_is_right_until_caches_are_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = _filters_blend.Even.put
+    monkeypatch.setattr(_filters_blend.Even, "put", lambda self, plane: put(self, 0))
+    job = Job("filters.blend", "trueness", "float32", profile="quick", checks=("value",))
+    assert all(verdict.passed for verdict in run_job(job))
+    shrink(monkeypatch)
+    assert not all(verdict.passed for verdict in run_job(job))
