@@ -239,16 +239,22 @@ def backward(
             norm_backward(pulled[:2], *norms, gain, dgain)
         d = put_back(pulled, window, room("d", (*g.shape[:3], 3 * channels), inner))
         if dtime is not None:
-            total[images] += g.flatten(1, 2).sum(1, dtype=wide)
+            total[images] += over_tokens(g, wide)
             for i, part in ((0, 0), (2, 1))[: dtime.shape[1] - 1]:
                 of_part = d[..., part * channels : (part + 1) * channels]
-                dtime[images, i] += of_part.flatten(1, 2).sum(1, dtype=wide)
+                dtime[images, i] += over_tokens(of_part, wide)
         dw_o += product(o.mT, g.flatten(0, 2))
         dw_qkv += product(x[images, rows].to(inner).flatten(0, 2).mT, d.flatten(0, 2))
         product(d, w_qkv.mT, dx[images, rows])
     if dtime is not None:  # v_t is added to every token of an image
         dtime[:, 1] = total @ w_o.mT.to(wide)
     return dx, dw_qkv, dtime, dgain, dbias, dw_o
+
+
+def over_tokens(x: Tensor, wide: torch.dtype) -> Tensor:
+    """The sum over an image's tokens (b, H, W, ·); one in bfloat16 is rounded once, when it ends, as a product is."""
+    tokens = x.flatten(1, 2)
+    return tokens.sum(1) if x.dtype == torch.bfloat16 else tokens.sum(1, dtype=wide)
 
 
 def core_backward(

@@ -162,14 +162,19 @@ def tiled(
     out: torch.Tensor | None = None,
     columns: Sequence[torch.Tensor] = (),
     saturate: bool = True,
+    one_pass: bool = False,
 ) -> torch.Tensor:
     """``body(*inputs, output, *columns)`` tile by tile; half formats through float32, saturated and rounded once.
 
     columns   (B,) numbers of the samples, the first axis: a tile of several samples sees them as (samples, 1)
+    one_pass  the body reads and writes everything once: with nothing to be found in the cache again, one tile is all
     """
     by_sample = bool(columns)
     sources, target, result = lined_up(tensors, out, by_sample)
     half = target.dtype in HALVES
+    if one_pass and not half and not by_sample:
+        body(*sources, target)
+        return result if out is None or result is out else out.copy_(result)
     size, samples = target.numel(), len(columns[0]) if by_sample else None
     if half:
         scratch = [torch.empty(min(size, TILE), dtype=torch.float32) for _ in range(len(sources) + 1)]

@@ -18,7 +18,7 @@ from trueness.optimized._elementwise import in_large_pages
 from trueness.optimized._filters_tiles import Axis, Grid, Strips, Sums
 from trueness.optimized._precision import working
 
-CHUNK = 3 << 20  # elements of the planes that are put together at a time, unless one plane has more
+CHUNK = 2 << 20  # elements of the planes that are put together at a time, unless one plane has more
 SMALL = 1 << 18  # elements of a plane up to which calls cost more than memory does
 
 TILES, IMAGE, APART = range(3)  # where a piece lies

@@ -88,7 +88,7 @@ def value_in_tiles(
         elif step:
             o.copy_(divided(s, fisher))
 
-    return tiled(fill, (score,), out, _columns(table, 1, score.dtype))
+    return tiled(fill, (score,), out, _columns(table, 1, score.dtype), one_pass=not step)
 
 
 def pulled_in_tiles(
