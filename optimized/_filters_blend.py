@@ -184,8 +184,8 @@ class Even:
         self.memory = tiles, found, found.new_empty(self.together * self.plan.apart)
         self.pitches = math.prod(tiles.shape[2:]), height * width, self.plan.apart
 
-    def put(self, k: int) -> torch.Tensor | None:
-        """Planes ``k`` and on, as many as a turn has; None where the mean of some pixel does not exist."""
+    def put(self, k: int) -> bool:
+        """Planes ``k`` and on, as many as a turn has; whether the mean of every pixel exists."""
         count, wide = min(self.together, self.planes - k), self.wide
         turn = zip(self.memory, self.pitches, self.turning, strict=True)
         begins = [m.storage_offset() + (k * pitch if turning else 0) for m, pitch, turning in turn]
@@ -202,9 +202,7 @@ class Even:
                 before = there if first is target else view(first).to(wide)
                 torch.lerp(before, view(second).to(wide), ramp, out=there)
         # a sum over pixels side by side exists where each of them does
-        if all(math.isfinite(view(piece).sum(-1).sum().item()) for piece in self.plan.mixed):
-            return self.found[k : k + count] if self.turning[IMAGE] else self.found[:count]
-        return None
+        return all(math.isfinite(view(piece).sum(-1).sum().item()) for piece in self.plan.mixed)
 
 
 def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -220,14 +218,14 @@ def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) ->
     flat, pieces = image.view(-1, *size), tiles.view(len(tiles), -1, *tiles.shape[-2:])
     even = Even(pieces, flat, grid)
     for k in range(0, len(flat), even.together):
-        found = even.put(k)
-        if found is None:
+        part, exist = flat[k : k + even.together], even.put(k)
+        if not exist:
             sums = Sums(size, "", grid)
             for (top, left), i in grid.at.items():
                 sums.add(pieces[i, k : k + even.together], top, left)
-            found = sums.mean(even.wide)
-        if even.found is not flat or found.data_ptr() != flat[k].data_ptr():
-            flat[k : k + even.together] = found
+            part.copy_(sums.mean(even.wide))
+        elif even.found is not flat:
+            part.copy_(even.found[: len(part)])
     return image
 
 
