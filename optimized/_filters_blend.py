@@ -56,6 +56,15 @@ class Piece(NamedTuple):
     strides: tuple[int, ...]
 
 
+class Step(NamedTuple):
+    """``target`` becomes ``second``, or with a ramp its mean with ``first``; without either it is looked at."""
+
+    target: Piece
+    first: Piece | None = None
+    second: Piece | None = None
+    ramp: torch.Tensor | None = None
+
+
 class Rows(NamedTuple):
     """``number`` runs of ``length`` rows, from row ``top`` of the image and element ``begin`` of ``where`` on.
 
@@ -77,8 +86,10 @@ class Plan:
     Small planes are put together along y first, apart, where rows of a tile follow one another, and then along x: the
     fewest calls. Of large ones what lies apart would not stay in the cache: only where four tiles meet something does.
 
-    steps    (target, first, second, ramp): the mean of two pieces, or without ramp a copy of the second
-    mixed    where something was mixed
+    What was mixed is looked at soon afterwards, while it is in the cache: whether every mean exists. What was copied
+    needs no second look.
+
+    steps    in their order
     apart    elements of a plane that lie apart
     """
 
@@ -87,14 +98,17 @@ class Plan:
         h, w, height, width = grid.rows.n, grid.columns.n, grid.rows.length, grid.columns.length
         self.of_column = planes * h * w
         self.of_band = len(grid.columns.starts) * self.of_column
-        self.steps: list[tuple[Piece, Piece, Piece, torch.Tensor | None]] = []
+        self.steps: list[Step] = []
         if small:
             self._along_y()
             self._along_x(Rows(APART, 1, height), height * w)
-            self.mixed = [Piece(IMAGE, 0, (height * width,), (1,))]
+            self._look(0, (height * width,), (1,))
         else:
             self._in_runs()
-            self.mixed = self._where_mixed()
+
+    def _look(self, begin: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        if all(shape):
+            self.steps.append(Step(Piece(IMAGE, begin, shape, strides)))
 
     def _along_y(self) -> None:
         """Every column of tiles as one tall tile."""
@@ -104,24 +118,31 @@ class Plan:
             shape = (number, count, (below - above) * w)
             there = Piece(APART, (at * rows.stride + above) * w, shape, (rows.stride * w, tall, 1))
             pieces = Piece(TILES, at * self.of_band + above * w, shape, (self.of_band, self.of_column, 1))
-            self.steps.append((there, there, pieces, rows.ramp(self.wide, w) if mixed else None))
+            self.steps.append(Step(there, there, pieces, rows.ramp(self.wide, w) if mixed else None))
         self.apart = count * tall
 
     def _in_runs(self) -> None:
         """The first and the last rows; those between that lie in one row of tiles; those that two share."""
         last, stride, shared = len(self.rows.starts) - 1, self.rows.stride, self.rows.n - self.rows.stride
         if not last:
-            self._along_x(Rows(TILES, 1, self.rows.n), self.of_column)
+            self._large(Rows(TILES, 1, self.rows.n))
             return
         begin = shared * self.columns.n
         ends = Rows(TILES, 2, stride, down=last * stride + shared, step=last * self.of_band + begin)
-        self._along_x(ends, self.of_column)
+        self._large(ends)
         if last > 1 and stride > shared:
             begin += self.of_band
             between = Rows(TILES, last - 1, stride - shared, stride + shared, begin, stride, self.of_band)
-            self._along_x(between, self.of_column)
+            self._large(between)
         if shared:
             self._shared_rows(last, shared)
+
+    def _large(self, rows: Rows) -> None:
+        """Rows of tiles side by side, and the look at the columns that they share."""
+        self._along_x(rows, self.of_column)
+        stride, width = self.columns.stride, self.columns.length
+        shape = rows.number, len(self.columns.starts) - 1, rows.length, self.columns.n - stride
+        self._look(rows.top * width + stride, shape, (rows.down * width, stride, width, 1))
 
     def _along_x(self, rows: Rows, of_column: int) -> None:
         """The same rows of several rows of tiles, each put together along x; their columns lie ``of_column`` apart."""
@@ -131,7 +152,7 @@ class Plan:
             begin = rows.top * width + at * stride + left
             there = Piece(IMAGE, begin, shape, (rows.down * width, width, 1))
             pieces = Piece(rows.where, rows.begin + at * of_column + left, shape, (rows.step, w, 1))
-            self.steps.append((there, there, pieces, ramp if mixed else None))
+            self.steps.append(Step(there, there, pieces, ramp if mixed else None))
 
     def _shared_rows(self, last: int, shared: int) -> None:
         """Mixed along y: of every column of tiles what is new, then apart what it shares, which is mixed in along x."""
@@ -142,7 +163,7 @@ class Plan:
                 shape, begin = (last, shared, right - left), at * self.of_column + left
                 above, below = (Piece(TILES, begin + k, shape, (self.of_band, w, 1)) for k in (up, self.of_band))
                 there = Piece(IMAGE, top + at * stride + left, shape, (top, width, 1))
-                self.steps.append((there, above, below, ramp[:, None]))
+                self.steps.append(Step(there, above, below, ramp[:, None]))
         meeting = last, len(self.columns.starts) - 1, shared, w - stride
         self.apart = math.prod(meeting)
         if self.apart:
@@ -150,18 +171,9 @@ class Plan:
             above, below = (Piece(TILES, self.of_column + k, meeting, strides) for k in (up, self.of_band))
             apart = Piece(APART, 0, meeting, (math.prod(meeting[1:]), math.prod(meeting[2:]), meeting[3], 1))
             there = Piece(IMAGE, top + stride, meeting, (top, stride, width, 1))
-            self.steps += [(apart, above, below, ramp[:, None]), (there, there, apart, self.columns.ramp(self.wide))]
-
-    def _where_mixed(self) -> list[Piece]:
-        """All rows that two rows of tiles share, and all columns: what was copied needs no second look."""
-        width, down, right = self.columns.length, self.rows.stride, self.columns.stride
-        rows = len(self.rows.starts) - 1, (self.rows.n - down) * width
-        columns = len(self.columns.starts) - 1, self.rows.length, self.columns.n - right
-        found = [
-            Piece(IMAGE, down * width, rows, (down * width, 1)),
-            Piece(IMAGE, right, columns, (right, width, 1)),
-        ]
-        return [piece for piece in found if all(piece.shape)]
+            across = self.columns.ramp(self.wide)
+            self.steps += [Step(apart, above, below, ramp[:, None]), Step(there, there, apart, across)]
+        self._look(top, (last, shared * width), (top, 1))
 
 
 plan_of = lru_cache(maxsize=16)(Plan)
@@ -175,34 +187,38 @@ class Even:
 
     def __init__(self, tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
         self.wide, (self.planes, height, width) = working(image.dtype), image.shape
-        self.plan = plan_of(grid, self.planes, self.wide, height * width <= SMALL)
+        plan = plan_of(grid, self.planes, self.wide, height * width <= SMALL)
         self.together = min(max(1, CHUNK // (height * width)), self.planes)
         found = image
         if image.dtype != self.wide:
             found = torch.empty((self.together, height, width), dtype=self.wide)
         self.found, self.turning = found, (True, found is image, False)  # whether the next turn has the next planes
-        self.memory = tiles, found, found.new_empty(self.together * self.plan.apart)
-        self.pitches = math.prod(tiles.shape[2:]), height * width, self.plan.apart
+        self.plan = plan
+        self.memory = tiles, found, found.new_empty(self.together * plan.apart)
+        self.pitches = math.prod(tiles.shape[2:]), height * width, plan.apart
 
     def put(self, k: int) -> bool:
         """Planes ``k`` and on, as many as a turn has; whether the mean of every pixel exists."""
-        count, wide = min(self.together, self.planes - k), self.wide
+        count, wide, sums = min(self.together, self.planes - k), self.wide, []
         turn = zip(self.memory, self.pitches, self.turning, strict=True)
         begins = [m.storage_offset() + (k * pitch if turning else 0) for m, pitch, turning in turn]
+        memory, pitches = self.memory, self.pitches
 
         def view(piece: Piece) -> torch.Tensor:
             at, begin, shape, strides = piece
-            return self.memory[at].as_strided((count, *shape), (self.pitches[at], *strides), begins[at] + begin)
+            return memory[at].as_strided((count, *shape), (pitches[at], *strides), begins[at] + begin)
 
         for target, first, second, ramp in self.plan.steps:
-            if ramp is None:
-                view(target).copy_(view(second))
+            there = view(target)
+            if second is None:
+                sums.append(there.sum(-1).sum())  # of pixels side by side: it exists where each of them does
+            elif ramp is None:
+                there.copy_(view(second))
+            elif first is target:
+                there.lerp_(view(second).to(wide), ramp)
             else:
-                there = view(target)
-                before = there if first is target else view(first).to(wide)
-                torch.lerp(before, view(second).to(wide), ramp, out=there)
-        # a sum over pixels side by side exists where each of them does
-        return all(math.isfinite(view(piece).sum(-1).sum().item()) for piece in self.plan.mixed)
+                torch.lerp(view(first).to(wide), view(second).to(wide), ramp, out=there)
+        return all(math.isfinite(found.item()) for found in sums)
 
 
 def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
