@@ -57,10 +57,10 @@ class Piece(NamedTuple):
 
 
 class Step(NamedTuple):
-    """``target`` becomes ``second``, or with a ramp its mean with ``first``; without either it is looked at."""
+    """``target`` becomes ``second``, or with a ramp its mean with ``first``; without a second it is looked at."""
 
     target: Piece
-    first: Piece | None = None
+    first: Piece
     second: Piece | None = None
     ramp: torch.Tensor | None = None
 
@@ -108,7 +108,8 @@ class Plan:
 
     def _look(self, begin: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
         if all(shape):
-            self.steps.append(Step(Piece(IMAGE, begin, shape, strides)))
+            there = Piece(IMAGE, begin, shape, strides)
+            self.steps.append(Step(there, there))
 
     def _along_y(self) -> None:
         """Every column of tiles as one tall tile."""
