@@ -12,9 +12,10 @@ from trueness.tools import registry
 from trueness.tools.arithmetic import is_inexact
 from trueness.tools.bounds import outputs
 from trueness.tools.checks import search
+from trueness.tools.noise import Noise
 from trueness.tools.nouns import Case, Formula
 from trueness.tools.runner import Job, implementation, trial_for
-from trueness.tools.stochastic import Noise, stochastic
+from trueness.tools.stochastic import stochastic
 
 FORMULAS = list(registry.formulas().values())
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from trueness.tools.arithmetic import is_inexact
+from trueness.tools.noise import GRAINS, Noise
 from trueness.tools.precision import Precision
-from trueness.tools.stochastic import GRAINS, Noise, stochastic
+from trueness.tools.stochastic import stochastic
 
 LIMITS = {"fused": 1.5, "eager": 3.0, "exact": 0.0}
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made

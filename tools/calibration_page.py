@@ -10,7 +10,7 @@ from trueness.tools.calibration_fisher import FLOOR
 from trueness.tools.calibration_ledger import CASES, ZERO
 from trueness.tools.calibration_record import RIGHT, SAME, SHIPPED, Calibration, Run, Summary, share, survivors
 from trueness.tools.calibration_subjects import DTYPES
-from trueness.tools.stochastic import GRAINS
+from trueness.tools.noise import GRAINS
 
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 LIMIT = LIMITS["fused"]

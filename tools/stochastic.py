@@ -12,41 +12,15 @@ it: a float64 table stays exact to 2^-53 until it meets float16 data. Multiplyin
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from trueness.tools.arithmetic import Arithmetic
+from trueness.tools.noise import Noise
 
-GRAINS: tuple[int | None, ...] = (1, 8, 64, None)  # None: one sign for the whole operand
 STABLE = ("eigh", "svd")  # of np.linalg: the exact answer for a matrix within u ‖A‖ of A (Higham 2002 §21)
-_XI = np.array([1.0, 1.0, -1.0, -1.0])  # the two signs that one draw of four stands for
-_UNDERFLOW = np.array([1.0, -1.0, 1.0, -1.0])
 COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal isnan isinf isfinite signbit".split())
-
-
-class Noise:
-    """Signs, constant on blocks of ``grain`` elements, from one generator."""
-
-    def __init__(self, seed: int, grain: int | None = 1) -> None:
-        self.generator, self.grain = np.random.default_rng(seed), grain
-        self._tables: dict[tuple[float, float], tuple[np.ndarray, np.ndarray]] = {}
-
-    def tables(self, u: float, eta: float) -> tuple[np.ndarray, np.ndarray]:
-        """1 + u ξ and η ξ' for each of the four draws."""
-        if (u, eta) not in self._tables:
-            self._tables[u, eta] = 1 + u * _XI, eta * _UNDERFLOW
-        return self._tables[u, eta]
-
-    def draws(self, shape: tuple[int, ...]) -> Any:
-        """0 … 3 for every element, one draw a block; a single number where one block holds them all."""
-        size = math.prod(shape)
-        grain = self.grain or max(size, 1)
-        blocks = self.generator.integers(0, 4, -(-size // grain), dtype=np.int8)
-        if grain == 1:
-            return blocks.reshape(shape)
-        return blocks[0] if len(blocks) == 1 else blocks.repeat(grain)[:size].reshape(shape)
 
 
 class Stochastic(Arithmetic):
@@ -80,7 +54,7 @@ def backward(matrix: Stochastic) -> np.ndarray:
     if matrix.u == 0.0 or matrix.noise is None:
         return plain
     norm = np.sqrt(np.sum(plain * plain, axis=(-2, -1), keepdims=True))
-    return plain + matrix.u * norm * _XI[matrix.noise.draws(plain.shape)]
+    return plain + matrix.u * norm * (matrix.noise.signs(1.0, 0.0, plain.shape)[0] - 1)
 
 
 def stochastic(values: Any, u: float, eta: float, noise: Noise) -> Stochastic:
@@ -113,10 +87,9 @@ def perturbed(operand: Any, like: Stochastic) -> Any:
     plain = np.asarray(operand)
     if plain.dtype.kind != "f" or like.u == 0.0 or like.noise is None:
         return plain
-    draws = like.noise.draws(plain.shape)
-    factor, underflow = like.noise.tables(like.u, like.eta)
-    moved = plain * factor[draws]
-    if like.eta == 0.0:
+    factor, *more = like.noise.signs(like.u, like.eta, plain.shape)
+    moved = plain * factor
+    if not more:
         return moved
-    moved = moved + underflow[draws] * (plain != 0)
+    moved = moved + more[0] * (plain != 0)
     return np.where(moved * plain < 0, 0.0, moved)  # an underflow reaches zero, never the other side

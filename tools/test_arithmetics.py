@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from trueness.tools import balls, complex_step, stochastic
 from trueness.tools.balls import enclose
 from trueness.tools.complex_step import directional_derivative
-from trueness.tools.stochastic import Noise, Stochastic
+from trueness.tools.noise import Noise
+from trueness.tools.stochastic import Stochastic
 
 U = 2.0**-24
 ETA = 2.0**-150
@@ -112,17 +113,27 @@ def test_a_grain_gives_one_sign_to_each_block(grain: int | None) -> None:
         assert len(np.unique(np.round(blocks[:, 0] / U))) > 1
 
 
-def test_a_grain_may_leave_a_ragged_end() -> None:
-    assert Noise(0, 8).draws((3, 7)).shape == (3, 7)
-    assert Noise(0, None).draws(()).shape == Noise(0, None).draws((3, 7)).shape == ()
-    assert Noise(0, 64).draws((0, 3)).shape == (0, 3)
+@pytest.mark.parametrize(("grain", "shape", "found"), [(8, (3, 7), (3, 7)), (64, (0, 3), (0, 3)), (None, (3, 7), ())])
+def test_a_grain_may_leave_a_ragged_end(grain: int | None, shape: tuple[int, ...], found: tuple[int, ...]) -> None:
+    assert [np.shape(field) for field in Noise(0, grain).signs(U, ETA, shape)] == [found, found]
 
 
 def test_the_two_fields_of_signs_are_independent_and_even() -> None:
-    draws, (factor, underflow) = Noise(0).draws((20_000,)), Noise(0).tables(1.0, 1.0)
-    first, second = factor[draws] - 1, underflow[draws]
+    factor, second = Noise(0).signs(1.0, 1.0, (20_000,))
+    first = factor - 1
     assert set(first) == set(second) == {-1.0, 1.0}
     assert abs(first.mean()) < 0.03 and abs(second.mean()) < 0.03 and abs((first * second).mean()) < 0.03
+
+
+@pytest.mark.parametrize("grain", [1, 8, None])
+def test_no_sign_is_used_twice(grain: int | None) -> None:
+    """Operands of every size, of two precisions in turn: their signs in a row repeat nowhere, and are even."""
+    noise, sizes = Noise(0, grain), np.random.default_rng(1).integers(1, 400, 2000)
+    fields = [noise.signs([U, 2 * U][k % 2], 0.0, (size,))[0] > 1 for k, size in enumerate(sizes)]
+    row = np.concatenate([np.ravel(f)[:: grain or 1] for f in fields])
+    words = np.packbits(row[: row.size // 64 * 64]).view(np.uint64)
+    assert len(np.unique(words)) == len(words)
+    assert abs(row.mean() - 0.5) < 3 / np.sqrt(row.size)
 
 
 def test_the_coarsest_u_wins_once_a_table_meets_data() -> None:

@@ -16,6 +16,7 @@ from trueness.tools.calibration_page import number, percent
 from trueness.tools.calibration_record import Calibration, Run
 from trueness.tools.calibration_subjects import Subject, Variant
 from trueness.tools.complex_step import directional_derivative
+from trueness.tools.noise import Noise
 from trueness.tools.precision import precision
 
 CAUSAL = np.where(np.tri(5) > 0, 0.0, -np.inf)
@@ -93,7 +94,7 @@ def test_attention_is_what_torch_computes_in_float64() -> None:
 
 
 def test_a_mask_of_minus_infinity_survives_stochastic_arithmetic() -> None:
-    noise = stochastic.Noise(0)
+    noise = Noise(0)
     arguments = [stochastic.stochastic(x, 2.0**-8, 2.0**-134, noise) for x in attention_arguments(CAUSAL)]
     moved = np.asarray(calibration_fixtures.attention(*arguments))
     gradients = calibration_fixtures.attention_vjp(normal(2, 5, 3), *arguments)

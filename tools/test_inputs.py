@@ -14,9 +14,10 @@ from trueness.tools import check_contract, check_reference, check_value, diagnos
 from trueness.tools.bounds import bounds
 from trueness.tools.checks import CHECKS, Failed, run, search
 from trueness.tools.inputs import Index, Made, Mask, Real, Scalar
+from trueness.tools.noise import Noise
 from trueness.tools.nouns import Bug, Case, Formula, Implementation, Verdict
 from trueness.tools.precision import precision
-from trueness.tools.stochastic import Noise, backward, stochastic
+from trueness.tools.stochastic import backward, stochastic
 from trueness.tools.trial import Trial
 from trueness.tools.variants import as_torch
 

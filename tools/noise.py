@@ -1,0 +1,55 @@
+"""The signs that stochastic arithmetic moves operands by: ξ and ξ' = ±1, constant on blocks of elements."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+GRAINS: tuple[int | None, ...] = (1, 8, 64, None)  # None: one sign for the whole operand
+_XI = np.array([1.0, 1.0, -1.0, -1.0])  # the two signs that one draw of four stands for
+_UNDERFLOW = np.array([1.0, -1.0, 1.0, -1.0])
+_WORDS = 1024  # drawn at a time, at least; four draws each
+
+
+class Noise:
+    """Signs, constant on blocks of ``grain`` elements, from one generator.
+
+    They are drawn many at a time, for most operands are small: none is used twice.
+    """
+
+    def __init__(self, seed: int, grain: int | None = 1) -> None:
+        self.generator, self.grain = np.random.default_rng(seed), grain
+        self._drawn, self._used = np.zeros(0, np.uint8), 0
+        self._signs: dict[tuple[float, float], list[np.ndarray]] = {}
+
+    def _next(self, count: int) -> slice:
+        """Where the next ``count`` draws lie; every operand begins a word of its own."""
+        begin = self._used
+        if begin + count > len(self._drawn):
+            words = self.generator.integers(0, 2**32, max(_WORDS, -(-count // 4)), dtype=np.uint32)
+            self._drawn = np.concatenate([self._drawn[begin:], words.view(np.uint8) >> 6])
+            self._signs.clear()
+            begin = 0
+        self._used = begin + -(-count // 4) * 4
+        return slice(begin, begin + count)
+
+    def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> list[Any]:
+        """The fields of `fields` for every element; a single number where one block holds them all."""
+        size = math.prod(shape)
+        grain = self.grain or max(size, 1)
+        at = self._next(-(-size // grain))
+        if (u, eta) not in self._signs:
+            self._signs[u, eta] = [field[self._drawn] for field in fields(u, eta)]
+        found = self._signs[u, eta]
+        if grain == 1:
+            return [field[at].reshape(shape) for field in found]
+        if 0 < size <= grain:
+            return [field[at.start] for field in found]
+        return [field[at].repeat(grain)[:size].reshape(shape) for field in found]
+
+
+def fields(u: float, eta: float) -> list[np.ndarray]:
+    """1 + u ξ for each of the four draws; with η, η ξ' beside it."""
+    return [1 + u * _XI] + [eta * _UNDERFLOW] * (eta > 0)
