@@ -51,5 +51,13 @@ class Noise:
 
 
 def fields(u: float, eta: float) -> list[np.ndarray]:
-    """1 + u ξ for each of the four draws; with η, η ξ' beside it."""
-    return [1 + u * _XI] + [eta * _UNDERFLOW] * (eta > 0)
+    """1 + u ξ for each of the four draws; with η, η ξ' beside it.
+
+    1 + 2^-53 is no float64: it would be 1, and noise to one side alone has a mean that adds up in a sum. So at the
+    roundoff of float64 there are two fields, to multiply and to divide by. Any step lands a whole unit in the last
+    place away, u |x| to 2 u |x|; with half of the draws still, the mean square is that of ± u |x| again. (Of a power of
+    two the step down is half the step up; nothing else has a mean.)
+    """
+    if 1 + u > 1:
+        return [1 + u * _XI] + [eta * _UNDERFLOW] * (eta > 0)
+    return [np.array([1, 1, 1, 1 - u]), np.array([1 - u, 1, 1, 1])]

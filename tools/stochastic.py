@@ -91,5 +91,7 @@ def perturbed(operand: Any, like: Stochastic) -> Any:
     moved = plain * factor
     if not more:
         return moved
+    if like.eta == 0.0:
+        return moved / more[0]
     moved = moved + more[0] * (plain != 0)
     return np.where(moved * plain < 0, 0.0, moved)  # an underflow reaches zero, never the other side

@@ -126,6 +126,17 @@ def test_the_two_fields_of_signs_are_independent_and_even() -> None:
 
 
 @pytest.mark.parametrize("grain", [1, 8, None])
+@pytest.mark.parametrize("u", [2.0**-8, U, 2.0**-53], ids=["bfloat16", "float32", "float64"])
+def test_noise_has_no_mean_and_the_size_of_u(u: float, grain: int | None) -> None:
+    """Else it adds up in a sum of n like n, where roundings add up like √n: float64 cannot hold 1 + 2^-53."""
+    noise, x = Noise(0, grain), np.random.default_rng(1).uniform(1, 2, (4000, 16))
+    moved = [np.asarray(np.positive(stochastic.stochastic(row, u, 0.0, noise))) for row in x]
+    away = (np.stack(moved) - x) / x / u
+    assert abs(away.mean()) < 5 / np.sqrt(away.size / (grain or 16))
+    assert 0.95 < np.sqrt((away**2).mean()) < 1.05
+
+
+@pytest.mark.parametrize("grain", [1, 8, None])
 def test_no_sign_is_used_twice(grain: int | None) -> None:
     """Operands of every size, of two precisions in turn: their signs in a row repeat nowhere, and are even."""
     noise, sizes = Noise(0, grain), np.random.default_rng(1).integers(1, 400, 2000)
