@@ -17,7 +17,7 @@ from trueness.optimized._atlas_dense import Modes
 from trueness.optimized._atlas_layers import Layers, Pair
 from trueness.optimized._atlas_muon import newton_schulz
 from trueness.optimized._atlas_step import windowed
-from trueness.optimized._atlas_stream import Tokens, later, require_in_place, require_state
+from trueness.optimized._atlas_streams import Shapes, Stream, Tokens, later, over
 from trueness.optimized._precision import exact, wide
 
 
@@ -51,7 +51,7 @@ class OmegaMlpState(NamedTuple):
         return OmegaMlpState(*bare)  # type: ignore[arg-type]
 
 
-class OmegaMlpStream:
+class OmegaMlpStream(Stream[OmegaMlpState]):
     """``omega_mlp`` for tokens that come in pieces: however they are split, reads and end are those of one call.
 
         rule = OmegaMlpStream(16, optimizer="muon")
@@ -61,6 +61,9 @@ class OmegaMlpStream:
 
     chunk_size, optimizer, placement, read  as in ``omega_mlp``
     """
+
+    kind = OmegaMlpState
+    axes = ("B T H V", "B T H V", "B T H V")
 
     def __init__(self, chunk_size: int, optimizer: str = "gd", placement: str = "outer", read: str = "post") -> None:
         _require.require_modes(chunk_size, "l2", optimizer, placement, read, None)
@@ -89,47 +92,12 @@ class OmegaMlpStream:
         with exact(state.w1):
             return *_layers.ended(laid(state), self._modes), state.s1, state.s2
 
-    def __call__(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        alpha: torch.Tensor,
-        eta: torch.Tensor,
-        theta: torch.Tensor,
-        gamma: torch.Tensor,
-        state: OmegaMlpState,
-        *,
-        inplace: bool = False,
-    ) -> tuple[torch.Tensor, OmegaMlpState]:
-        """o (B, T, H, V) in the dtype of q, and the state after the T tokens; shapes as in ``omega_mlp``, T at least 1.
-
-        inplace  write the new state over the old one, which must not be used again, and over no state before it: when
-                 one token comes nothing is allocated for it but, once a chunk, two weights; only where no gradient is
-                 wanted
-        """
-        self._require((q, k, v, alpha, eta, theta, gamma), state, inplace)
-        tokens = tuple(wide(x) for x in (q, k, v, alpha, eta, theta, gamma))
-        with exact(q):
-            if q.shape[1] == 1:
-                o, after = self._one(tokens, state, inplace)
-            else:
-                o, after = self._several(tokens, state)
-                after = self._written(state, after) if inplace else after
-        return o.to(q.dtype), after
-
-    def _require(self, tokens: Tokens, state: OmegaMlpState, inplace: bool) -> None:
-        names = ("q", "k", "v", "alpha", "eta", "theta", "gamma")
-        axes = ("B T H V", "B T H V", "B T H V", "B T H", "B T H", "B T H", "B T H c")
-        known = _require.require_shapes({n: (x, a) for n, x, a in zip(names, tokens, axes, strict=True)}, "q")
+    def _shapes(self, known: dict[str, int], state: OmegaMlpState) -> Shapes:
         B, H, V, c = (known[n] for n in "BHVc")
-        N = state.w1.shape[-1] if isinstance(state, OmegaMlpState) else 0
+        N = state.w1.shape[-1]
         outer, inner, window = (B, H, V, N), (B, H, N, V), (B, c - 1, H, V)
-        wanted: dict[str, tuple[int, ...]] = dict(zip(("w1", "w2", "s1", "s2"), (outer, inner) * 2, strict=True))
-        wanted |= {"start1": outer, "start2": inner, "k_window": window, "v_window": window}
-        wanted |= {"kept": (B, H), "moved": (B, H)}
-        require_state(state, OmegaMlpState, wanted, tokens[0], self.chunk_size)
-        require_in_place(inplace, (*tokens, *state))
+        shapes: Shapes = {"w1": outer, "w2": inner, "s1": outer, "s2": inner, "start1": outer, "start2": inner}
+        return shapes | {"k_window": window, "v_window": window, "kept": (B, H), "moved": (B, H)}
 
     def _several(self, tokens: Tokens, state: OmegaMlpState) -> tuple[torch.Tensor, OmegaMlpState]:
         q, k, v, alpha, eta, theta, gamma = tokens
@@ -141,15 +109,12 @@ class OmegaMlpStream:
         return o, OmegaMlpState(*after.w, *after.s, *after.start, *windows, *after.share, after.position)
 
     def _written(self, old: OmegaMlpState, new: OmegaMlpState) -> OmegaMlpState:
-        """``new`` in the tensors of ``old`` that no state before it can hold too"""
         owned = ["s1", "s2", "k_window", "v_window"]
         if self.optimizer != "muon_chunk":  # which has the same weights in all states of one chunk
             owned += ["w1", "w2"]
             if new.start1 is old.w1:
                 new = new._replace(start1=new.start1.clone(), start2=new.start2.clone())
-        for name in owned:
-            getattr(old, name).copy_(getattr(new, name))
-        return new._replace(**{name: getattr(old, name) for name in owned})
+        return over(old, new, owned)
 
     def _one(self, tokens: Tokens, state: OmegaMlpState, inplace: bool) -> tuple[torch.Tensor, OmegaMlpState]:
         """The recurrence as it is written: the products are of the c rows of the window."""

@@ -8,8 +8,8 @@ chunk, are computed that way, the whole chunks between them by ``atlas_memory.om
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -19,9 +19,9 @@ from trueness.optimized import _atlas_omega as _omega
 from trueness.optimized import _atlas_step as _step
 from trueness.optimized import _atlas_step_operator as _step_operator
 from trueness.optimized._atlas_muon import newton_schulz
+from trueness.optimized._atlas_streams import Shapes, Stream, Tokens, later, over
 from trueness.optimized._precision import exact, wide
 
-Tokens = tuple[torch.Tensor, ...]
 Step = Callable[[Tokens, "OmegaState", "OmegaStream", bool], tuple[torch.Tensor, "OmegaState"]]
 
 
@@ -52,7 +52,7 @@ class OmegaState(NamedTuple):
         return OmegaState(*bare)  # type: ignore[arg-type]
 
 
-class OmegaStream:
+class OmegaStream(Stream[OmegaState]):
     """``omega`` for tokens that come in pieces: however they are split, the reads and the end are those of one call.
 
         rule = OmegaStream(16, optimizer="muon")
@@ -62,6 +62,9 @@ class OmegaStream:
 
     chunk_size, objective, optimizer, placement, read, clip  as in ``omega``
     """
+
+    kind = OmegaState
+    axes = ("B T H P", "B T H P", "B T H V")
 
     def __init__(
         self,
@@ -97,46 +100,15 @@ class OmegaStream:
         with exact(state.memory):
             return self._updated(state).memory, state.momentum
 
-    def __call__(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        alpha: torch.Tensor,
-        eta: torch.Tensor,
-        theta: torch.Tensor,
-        gamma: torch.Tensor,
-        state: OmegaState,
-        *,
-        inplace: bool = False,
-    ) -> tuple[torch.Tensor, OmegaState]:
-        """o (B, T, H, V) in the dtype of q, and the state after the T tokens; shapes as in ``omega``, T at least 1.
+    def _shapes(self, known: dict[str, int], state: OmegaState) -> Shapes:
+        B, H, P, V, c = (known[n] for n in "BHPVc")
+        shapes: Shapes = {"memory": (B, H, P, V), "momentum": (B, H, P, V)}
+        return shapes | {"k_window": (B, c - 1, H, P), "v_window": (B, c - 1, H, V)}
 
-        inplace  write the new state over the old one, which must not be used again, and over no state before it: when
-                 one token comes nothing is allocated for it but, once a chunk, a memory; only where no gradient is
-                 wanted
-        """
-        self._require((q, k, v, alpha, eta, theta, gamma), state, inplace)
-        dtype, tokens = q.dtype, tuple(wide(x) for x in (q, k, v, alpha, eta, theta, gamma))
-        with exact(q):
-            if tokens[0].shape[1] == 1:
-                o, after = self._one(tokens, state, inplace)
-            else:
-                o, after = self._several(tokens, state)
-                owned = ("momentum", "k_window", "v_window") + ("memory",) * (self.optimizer != "muon_chunk")
-                after = written(state, after, owned) if inplace else after
-        return o.to(dtype), after
-
-    def _require(self, tokens: Tokens, state: OmegaState, inplace: bool) -> None:
-        names = ("q", "k", "v", "alpha", "eta", "theta", "gamma")
-        axes = ("B T H P", "B T H P", "B T H V", "B T H", "B T H", "B T H", "B T H c")
-        shapes = {n: (x, a) for n, x, a in zip(names, tokens, axes, strict=True)}
-        known = _require.require_shapes(shapes, "q")
-        B, H, P, V, c = (known[n] for n in ("B", "H", "P", "V", "c"))
-        wanted = {"memory": (B, H, P, V), "momentum": (B, H, P, V)}
-        wanted |= {"k_window": (B, c - 1, H, P), "v_window": (B, c - 1, H, V)}
-        require_state(state, OmegaState, wanted, tokens[0], self.chunk_size)
-        require_in_place(inplace, (*tokens, *state))
+    def _written(self, old: OmegaState, new: OmegaState) -> OmegaState:
+        owned = ("momentum", "k_window", "v_window") + ("memory",) * (self.optimizer != "muon_chunk")
+        start = new.start.clone() if new.start is old.memory else new.start
+        return over(old, new._replace(start=start), owned)
 
     # -- one token ----------------------------------------------------------------------------------------------------
 
@@ -237,46 +209,6 @@ class OmegaStream:
         return state._replace(memory=kept * state.memory - moved * U)
 
 
-def require_state(
-    state: Any, kind: type, shapes: Mapping[str, tuple[int, ...]], like: torch.Tensor, chunk_size: int
-) -> None:
-    """A state of this kind, for tokens like these"""
-    if not isinstance(state, kind):
-        what, name = type(state).__name__, kind.__name__
-        raise ValueError(f"state was {what}; it must be an {name}, begin's or the last call's.")
-    dtype = wide(like[:0]).dtype
-    for name, shape in shapes.items():
-        x = getattr(state, name)
-        if x.shape != shape:
-            raise ValueError(f"state.{name} had shape {tuple(x.shape)}; for these tokens it must be {shape}.")
-        if x.device != like.device or x.dtype != dtype:
-            raise ValueError(f"state.{name} was {x.dtype} on {x.device}; it must be {dtype} on {like.device}.")
-    position = state.position  # type: ignore[attr-defined]
-    if not 0 <= position < chunk_size:
-        raise ValueError(f"state.position was {position}; in chunks of {chunk_size} it must be less.")
-
-
-def require_in_place(inplace: bool, tensors: Iterable[Any]) -> None:
-    """Nothing that a gradient needs is written over."""
-    watched = (x.requires_grad for x in tensors if isinstance(x, torch.Tensor))
-    if inplace and torch.is_grad_enabled() and any(watched):
-        raise ValueError("inplace was True where a gradient is wanted; call under torch.no_grad() or leave it away.")
-
-
-def later(window: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """The window (B, c−1, H, ·) after the tokens x (B, T, H, ·)"""
-    size = window.shape[1]
-    return torch.cat([window, x[:, -size:]], 1)[:, -size:] if size else window
-
-
 def by_head(x: torch.Tensor, M: torch.Tensor) -> torch.Tensor:
     """xᵀ M (B, T, H, V) of x (B, T, H, P) and M (B, H, P, V)"""
     return (x.transpose(1, 2) @ M).transpose(1, 2)
-
-
-def written(old: OmegaState, new: OmegaState, owned: tuple[str, ...]) -> OmegaState:
-    """``new`` in the tensors of ``old`` that no state before it can hold too"""
-    start = new.start.clone() if new.start is old.memory else new.start
-    for name in owned:
-        getattr(old, name).copy_(getattr(new, name))
-    return new._replace(start=start, **{name: getattr(old, name) for name in owned})
