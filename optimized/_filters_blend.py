@@ -18,7 +18,7 @@ from trueness.optimized._elementwise import in_large_pages
 from trueness.optimized._filters_tiles import Axis, Grid, Strips, Sums
 from trueness.optimized._precision import working
 
-CHUNK = 2 << 20  # elements of the planes that are put together at a time, unless one plane has more
+CHUNK = 2 << 20  # elements for every thread of the planes put together at a time, unless one plane has more
 SMALL = 1 << 18  # elements of a plane up to which calls cost more than memory does
 
 TILES, IMAGE, APART = range(3)  # where a piece lies
@@ -189,7 +189,7 @@ class Even:
     def __init__(self, tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
         self.wide, (self.planes, height, width) = working(image.dtype), image.shape
         plan = plan_of(grid, self.planes, self.wide, height * width <= SMALL)
-        self.together = min(max(1, CHUNK // (height * width)), self.planes)
+        self.together = min(max(1, CHUNK * torch.get_num_threads() // (height * width)), self.planes)
         found = image
         if image.dtype != self.wide:
             found = torch.empty((self.together, height, width), dtype=self.wide)
