@@ -37,6 +37,8 @@ class Launch:
     grid: tuple[int, int, int] = (1, 1, 1)
     program: int = 0
     axes: set[int] = field(default_factory=set)
+    reach: int = 0
+    """elements between the first of a tensor and the farthest that was touched"""
     read: list[tuple[np.ndarray, int]] = field(default_factory=list)
     written: list[tuple[np.ndarray, int]] = field(default_factory=list)
 
@@ -74,7 +76,7 @@ def merged(parts: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]
 class Record:
     """What was seen of all launches.
 
-    only     of the number of programs: the few that are run of a launch too large to be interpreted
+    only     of the number of programs along an axis: the few that are run of a launch too large to be interpreted
     bounds   comparison of a block with a bound → whether it was ever true for some lanes of a block and not for others
     """
 
@@ -142,7 +144,10 @@ def watched(only: Callable[[int], list[int]] | None = None) -> Iterator[Record]:
         size = max(1, bits(pointers) // 8)
         inside = np.zeros(addresses.shape, bool)
         for begin, end in launch.regions:
-            inside |= (addresses >= begin) & (addresses + size <= end)
+            within = (addresses >= begin) & (addresses + size <= end)
+            if within.any():
+                launch.reach = max(launch.reach, int(addresses[within].max() - begin) // size)
+            inside |= within
         if not inside.all():
             count = int((~inside).sum())
             place = " <- ".join(reversed([p.rpartition(" (")[0] for p in site()]))
@@ -210,7 +215,7 @@ def watched(only: Callable[[int], list[int]] | None = None) -> Iterator[Record]:
 
             return compare
 
-    chosen: list[int] = []
+    chosen: list[list[int]] = []
 
     @replaced(builder, "set_grid_dim")
     def _(original: Any) -> Any:
@@ -219,7 +224,8 @@ def watched(only: Callable[[int], list[int]] | None = None) -> Iterator[Record]:
     @replaced(builder, "set_grid_idx")
     def _(original: Any) -> Any:
         def place(self: Any, x: int, y: int, z: int) -> None:
-            x = chosen[x] if chosen else x
+            if chosen:
+                x, y, z = (of[k] for of, k in zip(chosen, (x, y, z), strict=True))
             record.now.program = (x * record.now.grid[1] + y) * record.now.grid[2] + z
             original(self, x, y, z)
 
@@ -236,8 +242,8 @@ def watched(only: Callable[[int], list[int]] | None = None) -> Iterator[Record]:
             def grid(values: Any) -> tuple[int, ...]:
                 told = tuple(whole(values) if callable(whole) else whole)
                 launch.grid = (*told, 1, 1, 1)[:3]
-                chosen[:] = record.only(launch.grid[0]) if record.only else []
-                return (len(chosen), *told[1:]) if chosen else told
+                chosen[:] = [record.only(n) for n in launch.grid] if record.only else []
+                return tuple(map(len, chosen)) if chosen else told
 
             self.grid = grid
             try:
