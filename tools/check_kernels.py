@@ -7,6 +7,7 @@ profile tries them all.
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -167,9 +168,11 @@ class Sparse:
         size = elements * dtype.itemsize
         file = tempfile.TemporaryFile()  # the mapping outlives it
         file.truncate(size)
-        array = np.memmap(file, np.uint8, "r+", shape=(size,))
-        self.held.append((file, array))
-        return torch.from_numpy(array).view(dtype)
+        memory = mmap.mmap(file.fileno(), size)
+        if hasattr(mmap, "MADV_RANDOM"):
+            memory.madvise(mmap.MADV_RANDOM)  # what is not touched is not read ahead
+        self.held.append((file, memory))
+        return torch.from_numpy(np.frombuffer(memory, np.uint8)).view(dtype)
 
     def spread(self, tensor: torch.Tensor) -> torch.Tensor:
         """The same values, the rows of the first axis of two or more ``STRIDE`` elements apart."""
