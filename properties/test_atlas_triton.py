@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from trueness.properties._interpreted import printed
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
-HERE = Path(__file__).with_name("_atlas_interpreted.py")
 # every line is one program: what the kernel says must be within the instrument's limit, or be rejected
 RIGHT = (
     "float32 window 5 chunks 2 batch 2",
@@ -41,21 +37,9 @@ WRONG = (
 )
 
 
-def judged(*problems: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-P", str(HERE), *problems],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
-
-
 def test_kernels_are_right_in_every_format_for_batches_and_for_windows_longer_than_a_chunk() -> None:
-    assert judged(*RIGHT) == [f"{name}: right" for name in RIGHT]
+    assert printed("_atlas_interpreted.py", *RIGHT) == [f"{name}: right" for name in RIGHT]
 
 
 def test_broken_kernels_are_rejected() -> None:
-    assert judged(*WRONG) == [f"{name}: wrong" for name in WRONG]
+    assert printed("_atlas_interpreted.py", *WRONG) == [f"{name}: wrong" for name in WRONG]

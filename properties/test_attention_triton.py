@@ -5,17 +5,13 @@ What `verify` draws are small windows: every program here has more tokens than 1
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from trueness.properties._interpreted import printed
+
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
-HERE = Path(__file__).with_name("_attention_interpreted.py")
 # every line is one problem: what the kernels say, and their gradients, must be within the instrument's limit
 RIGHT = (
     "float32 window 8 width 16",  # blocks of keys forward; rows of 16 queries and keys backward
@@ -33,30 +29,18 @@ WRONG = ("a channel lost", "a channel lost backward", "half of the tokens", "a b
 IN_BLOCKS = ("bias_kernel", "blocks_kernel", "blocks_queries_kernel", "keys_kernel")
 
 
-def judged(*problems: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-P", str(HERE), *problems],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
-
-
 def test_windows_of_64_tokens_and_heads_in_two_parts_are_right() -> None:
-    assert judged(*RIGHT)[:-1] == [f"{name}: right" for name in RIGHT]
+    assert printed("_attention_interpreted.py", *RIGHT)[:-1] == [f"{name}: right" for name in RIGHT]
 
 
 def test_the_backward_in_blocks_of_queries_and_keys_is_right_and_cut_short_at_every_bound() -> None:
-    *said, cut = judged(*BLOCKS)
+    *said, cut = printed("_attention_interpreted.py", *BLOCKS)
     assert said == [f"{name}: right" for name in BLOCKS]
     assert all(f"'{kernel}'" in cut for kernel in IN_BLOCKS), cut
 
 
 def test_broken_kernels_are_rejected() -> None:
-    assert judged(*WRONG)[:-1] == [f"{name}: wrong" for name in WRONG]
+    assert printed("_attention_interpreted.py", *WRONG)[:-1] == [f"{name}: wrong" for name in WRONG]
 
 
 @pytest.mark.parametrize("window", [4, 9])

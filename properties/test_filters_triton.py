@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
+
+from trueness.properties._interpreted import interpreted
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
@@ -115,18 +114,6 @@ job = Job(formula, candidate.name, "float32", profile="quick", checks=("value",)
 for verdict in run_job(job, candidate=candidate):
     print(verdict.passed, verdict.message)
 """
-
-
-def interpreted(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script, *arguments],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
+from trueness.properties._interpreted import interpreted
 from trueness.reference import kernels as true
 from trueness.tools.bounds import LIMITS, bounds
 from trueness.tools.precision import precision, round_to
@@ -56,18 +54,6 @@ candidate = getattr(declared, name)
 for verdict in run_job(Job(formula, candidate.name, "float32", profile="quick", checks=(check,)), candidate=candidate):
     print(verdict.passed, verdict.message)
 """
-
-
-def interpreted(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script, *arguments],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
