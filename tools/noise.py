@@ -10,6 +10,7 @@ import numpy as np
 GRAINS: tuple[int | None, ...] = (1, 8, 64, None)  # None: one sign for the whole operand
 _XI = np.array([1.0, 1.0, -1.0, -1.0])  # the two signs that one draw of four stands for
 _UNDERFLOW = np.array([1.0, -1.0, 1.0, -1.0])
+Fields = tuple[Any, Any, Any]  # what an operand is multiplied by, and unless None what divided by, what is added to it
 _WORDS = 1024  # drawn at a time, at least; four draws each
 
 
@@ -22,7 +23,7 @@ class Noise:
     def __init__(self, seed: int, grain: int | None = 1) -> None:
         self.generator, self.grain = np.random.default_rng(seed), grain
         self._drawn, self._used = np.zeros(0, np.uint8), 0
-        self._signs: dict[tuple[float, float], list[np.ndarray]] = {}
+        self._signs: dict[tuple[float, float], Fields] = {}
 
     def _next(self, count: int) -> slice:
         """Where the next ``count`` draws lie; every operand begins a word of its own."""
@@ -35,29 +36,35 @@ class Noise:
         self._used = begin + -(-count // 4) * 4
         return slice(begin, begin + count)
 
-    def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> list[Any]:
+    def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> Fields:
         """The fields of `fields` for every element; a single number where one block holds them all."""
         size = math.prod(shape)
         grain = self.grain or max(size, 1)
         at = self._next(-(-size // grain))
         if (u, eta) not in self._signs:
-            self._signs[u, eta] = [field[self._drawn] for field in fields(u, eta)]
-        found = self._signs[u, eta]
-        if grain == 1:
-            return [field[at].reshape(shape) for field in found]
-        if 0 < size <= grain:
-            return [field[at.start] for field in found]
-        return [field[at].repeat(grain)[:size].reshape(shape) for field in found]
+            factor, divisor, underflow = (None if f is None else f[self._drawn] for f in fields(u, eta))
+            self._signs[u, eta] = factor, divisor, underflow
+        factor, divisor, underflow = self._signs[u, eta]
+
+        def laid(field: Any) -> Any:
+            if field is None:
+                return None
+            if grain == 1:
+                return field[at].reshape(shape)
+            return field[at.start] if 0 < size <= grain else field[at].repeat(grain)[:size].reshape(shape)
+
+        return laid(factor), laid(divisor), laid(underflow)
 
 
-def fields(u: float, eta: float) -> list[np.ndarray]:
-    """1 + u ξ for each of the four draws; with η, η ξ' beside it.
+def fields(u: float, eta: float) -> Fields:
+    """1 + u ξ for each of the four draws, and η ξ' unless η is 0.
 
     1 + 2^-53 is no float64: it would be 1, and noise to one side alone has a mean that adds up in a sum. So at the
-    roundoff of float64 there are two fields, to multiply and to divide by. Any step lands a whole unit in the last
+    roundoff of float64 there is one to multiply and one to divide by. Any step lands a whole unit in the last
     place away, u |x| to 2 u |x|; with half of the draws still, the mean square is that of ± u |x| again. (Of a power of
     two the step down is half the step up; nothing else has a mean.)
     """
+    underflow = eta * _UNDERFLOW if eta else None
     if 1 + u > 1:
-        return [1 + u * _XI] + [eta * _UNDERFLOW] * (eta > 0)
-    return [np.array([1, 1, 1, 1 - u]), np.array([1 - u, 1, 1, 1])]
+        return 1 + u * _XI, None, underflow
+    return np.array([1, 1, 1, 1 - u]), np.array([1 - u, 1, 1, 1]), underflow

@@ -87,11 +87,11 @@ def perturbed(operand: Any, like: Stochastic) -> Any:
     plain = np.asarray(operand)
     if plain.dtype.kind != "f" or like.u == 0.0 or like.noise is None:
         return plain
-    factor, *more = like.noise.signs(like.u, like.eta, plain.shape)
+    factor, divisor, underflow = like.noise.signs(like.u, like.eta, plain.shape)
     moved = plain * factor
-    if not more:
+    if divisor is not None:
+        moved = moved / divisor
+    if underflow is None:
         return moved
-    if like.eta == 0.0:
-        return moved / more[0]
-    moved = moved + more[0] * (plain != 0)
+    moved = moved + underflow * (plain != 0)
     return np.where(moved * plain < 0, 0.0, moved)  # an underflow reaches zero, never the other side
