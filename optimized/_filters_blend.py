@@ -188,26 +188,24 @@ class Even:
 
     def __init__(self, tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
         self.wide, (self.planes, height, width) = working(image.dtype), image.shape
-        plan = plan_of(grid, self.planes, self.wide, height * width <= SMALL)
+        self.plan = plan_of(grid, self.planes, self.wide, height * width <= SMALL)
         self.together = min(max(1, CHUNK * torch.get_num_threads() // (height * width)), self.planes)
         found = image
         if image.dtype != self.wide:
             found = torch.empty((self.together, height, width), dtype=self.wide)
         self.found, self.turning = found, (True, found is image, False)  # whether the next turn has the next planes
-        self.plan = plan
-        self.memory = tiles, found, found.new_empty(self.together * plan.apart)
-        self.pitches = math.prod(tiles.shape[2:]), height * width, plan.apart
+        self.memory = tiles, found, found.new_empty(self.together * self.plan.apart)
+        self.pitches = math.prod(tiles.shape[2:]), height * width, self.plan.apart
 
     def put(self, k: int) -> bool:
         """Planes ``k`` and on, as many as a turn has; whether the mean of every pixel exists."""
         count, wide, sums = min(self.together, self.planes - k), self.wide, []
         turn = zip(self.memory, self.pitches, self.turning, strict=True)
         begins = [m.storage_offset() + (k * pitch if turning else 0) for m, pitch, turning in turn]
-        memory, pitches = self.memory, self.pitches
 
         def view(piece: Piece) -> torch.Tensor:
             at, begin, shape, strides = piece
-            return memory[at].as_strided((count, *shape), (pitches[at], *strides), begins[at] + begin)
+            return self.memory[at].as_strided((count, *shape), (self.pitches[at], *strides), begins[at] + begin)
 
         for target, first, second, ramp in self.plan.steps:
             there = view(target)

@@ -88,8 +88,8 @@ def test_strips_one_by_one_all_at_once_and_plain_sums_are_one_blend(
 def test_planes_by_turns_are_planes_at_once(
     monkeypatch: pytest.MonkeyPatch, chunk: int, overlap: float, dtype: torch.dtype
 ) -> None:
-    """One after the other, two and one of three, and all three."""
-    monkeypatch.setattr(_filters_blend, "CHUNK", chunk)
+    """One after the other, two and one of three, and all three, however many threads share a turn."""
+    monkeypatch.setattr(_filters_blend, "CHUNK", -(-chunk // torch.get_num_threads()))
     rows, columns = tiles_at((40, 64), 16, overlap)
     tiles = torch.randn((len(rows), 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
     arguments = (rows, columns, 40, 64, "hann")
