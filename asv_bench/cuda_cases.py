@@ -1,4 +1,4 @@
-"""What tools/gpu.py times on a GPU: pairs of asv_bench/pairs at the size of a GPU, with the goals that stand for one.
+"""What tools/gpu times on a GPU: pairs of asv_bench/pairs at the size of a GPU, with the goals that stand for one.
 
 Every case has a tiny version, on which a dry run tries the same code on the CPU. A goal says how many times as fast as
 the peer ours must be; the goal of COPY is the share of the bandwidth of a device copy of as many bytes.

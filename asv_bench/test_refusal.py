@@ -11,7 +11,7 @@ import torch
 from benchmarks import measure, subjects
 from benchmarks.subjects import Refused, Subject
 
-from trueness.tools import registry
+from trueness.tools.spec import registry
 
 pytest_plugins = ["pytester"]
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import torch
 
-from trueness.optimized._elementwise import require_floating
-from trueness.optimized._precision import wide
-from trueness.optimized._tokens import require_integer, require_range, require_shape, require_tokens
+from trueness.optimized._lib.dtypes import wide
+from trueness.optimized._lib.elementwise import require_floating
+from trueness.optimized._lib.validation import require_integer, require_range, require_shape, require_tokens
 
 __all__ = [
     "corpus_perplexity",

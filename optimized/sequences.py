@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._tokens import require_integer, require_range, require_shape, require_tokens
+from trueness.optimized._lib.validation import require_integer, require_range, require_shape, require_tokens
 
 __all__ = [
     "IGNORED",

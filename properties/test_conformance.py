@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from trueness.tools.api import describe
-from trueness.tools.nouns import Verdict
-from trueness.tools.plan import Request, groups
-from trueness.tools.pool import run_groups
-from trueness.tools.runner import Job, run_job
+from trueness.tools.run.api import describe
+from trueness.tools.run.plan import Request, groups
+from trueness.tools.run.pool import run_groups
+from trueness.tools.run.runner import Job, run_job
+from trueness.tools.spec.model import Verdict
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

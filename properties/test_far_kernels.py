@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from trueness.properties._far_interpreted import PROBLEMS
-from trueness.properties._interpreted import printed
+from trueness.properties._lib.far_interpreted import PROBLEMS
+from trueness.properties._lib.interpreted import printed
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
 
 def test_the_last_of_more_than_two_to_the_31_elements_is_what_it_is_alone() -> None:
-    assert printed("_far_interpreted.py") == [f"{name}: right" for name in PROBLEMS]
+    assert printed("_lib/far_interpreted.py") == [f"{name}: right" for name in PROBLEMS]
 
 
 def test_offsets_of_32_bits_are_rejected() -> None:
-    assert printed("_far_interpreted.py", "--narrow") == [f"{name}: wrong" for name in PROBLEMS]
+    assert printed("_lib/far_interpreted.py", "--narrow") == [f"{name}: wrong" for name in PROBLEMS]

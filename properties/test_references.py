@@ -8,14 +8,14 @@ import inspect
 import numpy as np
 import pytest
 
-from trueness.tools import registry
-from trueness.tools.arithmetic import is_inexact
-from trueness.tools.bounds import outputs
-from trueness.tools.checks import search
-from trueness.tools.noise import Noise
-from trueness.tools.nouns import Case, Formula
-from trueness.tools.runner import Job, implementation, trial_for
-from trueness.tools.stochastic import stochastic
+from trueness.tools.arithmetic.base import is_inexact
+from trueness.tools.arithmetic.bounds import outputs
+from trueness.tools.arithmetic.noise import Noise
+from trueness.tools.arithmetic.stochastic import stochastic
+from trueness.tools.checks.core import search
+from trueness.tools.run.runner import Job, implementation, trial_for
+from trueness.tools.spec import registry
+from trueness.tools.spec.model import Case, Formula
 
 FORMULAS = list(registry.formulas().values())
 

@@ -10,31 +10,31 @@ from dataclasses import replace
 
 import pytest
 
-from trueness.optimized import _filters_blend
-from trueness.tools.api import describe
-from trueness.tools.plan import Request, groups
-from trueness.tools.runner import Job, run_job
+from trueness.optimized.filters import blending
+from trueness.tools.run.api import describe
+from trueness.tools.run.plan import Request, groups
+from trueness.tools.run.runner import Job, run_job
 
 TINY = {
-    "_atlas_descent.TILE": 3,
-    "_atlas_pieces.ELEMENTS": 1,
-    "_attention_windows.SCORES": 1,
-    "_attention_windows.STRIP": 1,
-    "_elementwise.TILE": 3,
-    "_filters_blend.CHUNK": 1,
-    "_filters_blend.SMALL": 0,
-    "_filters_blur.TILE": 3,
-    "_filters_fft.SPECTRUM": 0,
-    "_filters_fft_blocks.BLOCK": 64,
-    "_fisher_operators.TILE": 3,
-    "_fisher_tiles.TILE": 3,
-    "_kernels_operators.FEATURE_TILE": 3,
-    "_kernels_tiles.COSINES": 8,
-    "_kernels_tiles.FEATURES": 3,
-    "_kernels_tiles.WORTH": 1,
-    "_products.SMALL": 1,
-    "fisher.TILE": 3,
-    "kernels.ROW_TILE": 3,
+    "atlas_memory.gd.api.TILE": 3,
+    "atlas_memory.gd.autograd.ELEMENTS": 1,
+    "attention.cpu.SCORES": 1,
+    "attention.cpu.STRIP": 1,
+    "_lib.elementwise.TILE": 3,
+    "filters.blending.CHUNK": 1,
+    "filters.blending.SMALL": 0,
+    "filters.blurring.TILE": 3,
+    "filters.fft.SPECTRUM": 0,
+    "filters.fft_blocked.BLOCK": 64,
+    "fisher.operators.TILE": 3,
+    "fisher.cpu.TILE": 3,
+    "kernels.cuda.operators.FEATURE_TILE": 3,
+    "kernels.cpu.tiles.COSINES": 8,
+    "kernels.cpu.tiles.FEATURES": 3,
+    "kernels.cpu.tiles.WORTH": 1,
+    "_lib.matmul.SMALL": 1,
+    "fisher.functional.TILE": 3,
+    "kernels.functional.ROW_TILE": 3,
 }
 CHECKS = ("value", "gradient", "shapes", "special values", "poisoned allocations", "out")
 FAMILIES = ("atlas_memory", "attention", "filters", "fisher", "kernels")
@@ -52,7 +52,7 @@ def ours() -> list[Job]:
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in TINY.items():
-        module, constant = name.split(".")
+        module, _, constant = name.rpartition(".")
         monkeypatch.setattr(importlib.import_module(f"trueness.optimized.{module}"), constant, value)
 
 
@@ -64,8 +64,8 @@ def test_small_pieces_make_no_difference(job: Job, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_loop_that_forgets_where_it_is_is_right_until_caches_are_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    put = _filters_blend.Even.put
-    monkeypatch.setattr(_filters_blend.Even, "put", lambda self, plane: put(self, 0))
+    put = blending.Even.put
+    monkeypatch.setattr(blending.Even, "put", lambda self, plane: put(self, 0))
     job = Job("filters.blend", "trueness", "float32", profile="quick", checks=("value",))
     assert all(verdict.passed for verdict in run_job(job))
     shrink(monkeypatch)

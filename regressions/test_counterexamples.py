@@ -20,12 +20,12 @@ import torch
 
 from trueness.optimized import fisher as fast
 from trueness.reference import fisher as true
-from trueness.tools import registry
-from trueness.tools.checks import CHECKS, run
-from trueness.tools.inputs import Real, Scalar
-from trueness.tools.nouns import Bug, Formula, Implementation, Verdict
-from trueness.tools.runner import Job, reference_as_implementation, trial_for, wanted
-from trueness.tools.trial import Trial
+from trueness.tools.checks.core import CHECKS, run
+from trueness.tools.run.runner import Job, reference_as_implementation, trial_for, wanted
+from trueness.tools.run.trial import Trial
+from trueness.tools.spec import registry
+from trueness.tools.spec.inputs import Real, Scalar
+from trueness.tools.spec.model import Bug, Formula, Implementation, Verdict
 
 CLAIMS = frozenset("gradient double out opcheck compile autocast vmap jvp graph huge".split())
 NO_DEVICE = not torch.cuda.is_available()
@@ -288,7 +288,7 @@ def adds_in_any_order(s: torch.Tensor, a: float) -> torch.Tensor:
 def reads_beyond_its_input(s: torch.Tensor, a: float) -> torch.Tensor:
     """A kernel launched over one block too many, whose results nobody looks at."""
     if s.is_cuda and ordinary(s):
-        from trueness.optimized._fisher_triton import BLOCK, forward_kernel
+        from trueness.optimized.fisher.cuda import BLOCK, forward_kernel
 
         n = s.numel() + BLOCK
         scratch = torch.empty(n, dtype=s.dtype, device=s.device)
@@ -369,7 +369,7 @@ INTERPRETED = ("kernel memory", "kernel tiles", "kernel offsets")
 def test_a_kernel_fails_these_checks_and_no_other() -> None:
     """All in one process, which was started so that it interprets kernels."""
     pytest.importorskip("triton", reason="triton is not installed: pip install triton")
-    command = [sys.executable, "-P", "-W", "ignore", "-m", "trueness.regressions._wrong_kernels"]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", "trueness.regressions._lib.wrong_kernels"]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from trueness.tools import registry
-from trueness.tools.api import Outcome, check
-from trueness.tools.evidence import selector
-from trueness.tools.nouns import VERDICTS, Bug
-from trueness.tools.variants import as_torch
+from trueness.tools.ledger.evidence import selector
+from trueness.tools.run.api import Outcome, check
+from trueness.tools.run.variants import as_torch
+from trueness.tools.spec import registry
+from trueness.tools.spec.model import VERDICTS, Bug
 
 BUGS = list(registry.bugs().values())
 WITH_VARIANT = [b for b in BUGS if b.variant is not None]

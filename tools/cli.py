@@ -50,7 +50,7 @@ def cli() -> None:
 @click.option("--case", default="", metavar="JSON", help="Look at one case again, as a failure printed it.")
 def verify(**options: Any) -> None:
     """Try implementations against the reference: ours, third parties', your own."""
-    from trueness.tools import terminal
+    from trueness.tools.report import terminal
 
     sys.exit(terminal.verify(**options))
 
@@ -59,7 +59,7 @@ def verify(**options: Any) -> None:
 @click.option("--write", metavar="FILE", help="Write them all as Markdown (docs/formulas.md is made this way).")
 def list_(write: str | None) -> None:
     """Print the declared formulas."""
-    from trueness.tools import terminal
+    from trueness.tools.report import terminal
 
     terminal.list_formulas(write)
 
@@ -69,7 +69,7 @@ def list_(write: str | None) -> None:
 @click.option("--check", is_flag=True, help="Re-run the evidence of every entry and count what is shown, by verdict.")
 def bugs(write: str | None, check: bool) -> None:
     """Print the ledger of documented bugs and claims."""
-    from trueness.tools import terminal
+    from trueness.tools.report import terminal
 
     if check:
         sys.exit(terminal.check_bugs())
@@ -80,7 +80,7 @@ def bugs(write: str | None, check: bool) -> None:
 @click.argument("formula")
 def show(formula: str) -> None:
     """Print one formula: equation, source, arguments, bound, implementations, bugs."""
-    from trueness.tools import terminal
+    from trueness.tools.report import terminal
 
     terminal.show(formula)
 
@@ -90,7 +90,7 @@ def show(formula: str) -> None:
 @click.option("--write", metavar="FILE", help="Write the table as Markdown (docs/calibration.md is made this way).")
 def calibrate(profile: str, write: str | None) -> None:
     """Measure false accepts and false rejects of the bound on attention, random features and Fisher."""
-    from trueness.tools import terminal
+    from trueness.tools.report import terminal
 
     sys.exit(terminal.calibrate(profile, write))
 
@@ -98,7 +98,7 @@ def calibrate(profile: str, write: str | None) -> None:
 @cli.command()
 def doctor() -> None:
     """Print what this machine can check, what is missing, and how to get it."""
-    from trueness.tools import terminal
+    from trueness.tools.report import terminal
 
     terminal.doctor()
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from benchmarks.subjects import PEER, Refused, Subject, is_timed, subjects
-from trueness.tools import frameworks
-from trueness.tools.nouns import Case
-from trueness.tools.precision import precision
+from trueness.tools.arithmetic.formats import precision
+from trueness.tools.run import frameworks
+from trueness.tools.spec.model import Case
 
 ROUNDS = 21
 SAMPLE = 1e-3  # seconds that one sample lasts at least

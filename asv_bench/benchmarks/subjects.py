@@ -18,13 +18,14 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 import trueness.optimized
-from trueness.tools import frameworks, inputs, registry
-from trueness.tools.checks import excluded
-from trueness.tools.frameworks import Rejected
-from trueness.tools.nouns import Case, Formula, Implementation
-from trueness.tools.precision import precision
-from trueness.tools.runner import missing
-from trueness.tools.trial import Reading, Trial
+from trueness.tools.arithmetic.formats import precision
+from trueness.tools.checks.core import excluded
+from trueness.tools.run import frameworks
+from trueness.tools.run.frameworks import Rejected
+from trueness.tools.run.runner import missing
+from trueness.tools.run.trial import Reading, Trial
+from trueness.tools.spec import inputs, registry
+from trueness.tools.spec.model import Case, Formula, Implementation
 
 FULL = os.environ.get("TRUENESS_BENCH") == "full"
 SIZES = (

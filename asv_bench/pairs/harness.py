@@ -25,11 +25,12 @@ import torch
 from benchmarks.measure import SAMPLE, seconds
 from threadpoolctl import threadpool_limits
 
-from trueness.tools import frameworks, registry
-from trueness.tools.bounds import Bound
-from trueness.tools.nouns import Formula, Implementation
-from trueness.tools.precision import round_to
-from trueness.tools.trial import Trial
+from trueness.tools.arithmetic.bounds import Bound
+from trueness.tools.arithmetic.formats import round_to
+from trueness.tools.run import frameworks
+from trueness.tools.run.trial import Trial
+from trueness.tools.spec import registry
+from trueness.tools.spec.model import Formula, Implementation
 
 ROUNDS = 11
 

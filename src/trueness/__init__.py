@@ -6,22 +6,19 @@ The names below are loaded when they are first used, so that `import trueness` a
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trueness.tools.api import check as check
-    from trueness.tools.nouns import Bug as Bug
-    from trueness.tools.nouns import Formula as Formula
-    from trueness.tools.nouns import Implementation as Implementation
-    from trueness.tools.nouns import Verdict as Verdict
+    from trueness.tools.run.api import check
+    from trueness.tools.spec.model import Bug, Formula, Implementation, Verdict
 
     __version__: str
 
 __all__ = ["Bug", "Formula", "Implementation", "Verdict", "__version__", "check"]
 
 _HOME = {
-    "check": "trueness.tools.api",
-    "Bug": "trueness.tools.nouns",
-    "Formula": "trueness.tools.nouns",
-    "Implementation": "trueness.tools.nouns",
-    "Verdict": "trueness.tools.nouns",
+    "check": "trueness.tools.run.api",
+    "Bug": "trueness.tools.spec.model",
+    "Formula": "trueness.tools.spec.model",
+    "Implementation": "trueness.tools.spec.model",
+    "Verdict": "trueness.tools.spec.model",
 }
 
 if not TYPE_CHECKING:  # a type checker that saw this function would accept any misspelt name

@@ -1,0 +1,1 @@
+"""The Omega rule token by token, with its state carried between calls."""

@@ -1,0 +1,110 @@
+"""What the functions of atlas_memory refuse, each with one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+
+from trueness.optimized._lib.elementwise import require_floating
+from trueness.optimized._lib.validation import require_count
+
+CHOICES = {
+    "objective": ("l2", "dot"),
+    "optimizer": ("gd", "muon", "muon_chunk", "norm_ema"),
+    "placement": ("outer", "inner"),
+    "read": ("post", "pre"),
+}
+
+
+def require_choice(value: object, name: str) -> None:
+    if value not in CHOICES[name]:
+        raise ValueError(f"{name} was {value!r}; allowed are {', '.join(map(repr, CHOICES[name]))}.")
+
+
+def require_layers(optimizer: str) -> None:
+    if optimizer == "norm_ema":
+        raise ValueError("optimizer was 'norm_ema'; a memory of two layers has 'gd', 'muon' and 'muon_chunk'.")
+
+
+def require_modes(
+    chunk_size: int, objective: str, optimizer: str, placement: str, read: str, clip: float | None
+) -> None:
+    require_count(chunk_size, "chunk_size", 1)
+    given = {"objective": objective, "optimizer": optimizer, "placement": placement, "read": read}
+    for name, value in given.items():
+        require_choice(value, name)
+    if clip is not None:
+        require_positive(clip, "clip")
+
+
+def require_ends(cu_seqlens: object, length: int, sequences: int) -> list[int]:
+    """0, T_1, T_1 + T_2, …, T as numbers"""
+    if not isinstance(cu_seqlens, torch.Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        was = cu_seqlens.dtype if isinstance(cu_seqlens, torch.Tensor) else type(cu_seqlens).__name__
+        raise ValueError(f"cu_seqlens was {was}; it must be a torch.Tensor of int32 or int64.")
+    if cu_seqlens.shape != (sequences + 1,):
+        shape = tuple(cu_seqlens.shape)
+        raise ValueError(f"cu_seqlens had shape {shape}; with {sequences} memories it must be ({sequences + 1},).")
+    ends: list[int] = cu_seqlens.tolist()
+    if ends[0] != 0 or ends[-1] != length or any(a > b for a, b in pairwise(ends)):
+        raise ValueError(f"cu_seqlens was {ends}; it must rise from 0 to the {length} tokens of q.")
+    return ends
+
+
+def require_positive(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{name} was {value!r}; it must be a positive number.")
+
+
+def require_not_negative(value: object, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} was {value!r}; it must be a finite number of at least 0.")
+
+
+def require_coefficients(coefficients: object, x: torch.Tensor) -> None:
+    """a (p+1,) like x"""
+    if not isinstance(coefficients, torch.Tensor):
+        raise ValueError(f"coefficients was {type(coefficients).__name__}; it must be a torch.Tensor of shape (p+1,).")
+    if coefficients.ndim != 1 or not coefficients.shape[0]:
+        raise ValueError(f"coefficients had shape {tuple(coefficients.shape)}; it must be (p+1,), p at least 0.")
+    if not coefficients.is_floating_point() or coefficients.device != x.device:
+        raise ValueError(
+            f"coefficients was {coefficients.dtype} on {coefficients.device}; it must be floating, on {x.device}."
+        )
+
+
+def require_steps(coefficients: object) -> None:
+    """Rows (a, b, c)"""
+    if not isinstance(coefficients, Sequence) or any(
+        not isinstance(row, Sequence) or len(row) != 3 for row in coefficients
+    ):
+        raise ValueError(f"coefficients was {coefficients!r}; it must be a sequence of rows (a, b, c).")
+
+
+def require_shapes(tensors: Mapping[str, tuple[torch.Tensor, str]], first: str) -> dict[str, int]:
+    """The lengths of the axes' symbols; every tensor must agree with those before it, and be like the first.
+
+    tensors  name → (tensor, its axes: one word each, "c-1" is one less than "c")
+    """
+    known: dict[str, int] = {}
+    like = tensors[first][0]
+    for name, (x, axes) in tensors.items():
+        require_floating(x, name)
+        symbols = axes.split()
+        wanted = [known.get(s, known["c"] - 1 if s == "c-1" else None) for s in symbols]
+        fits = x.ndim == len(symbols) and all(w in (None, n) for w, n in zip(wanted, x.shape, strict=True))
+        if not fits:
+            shown = ", ".join(s if w is None else f"{s} = {w}" for s, w in zip(symbols, wanted, strict=True))
+            raise ValueError(f"{name} had shape {tuple(x.shape)}; it must be ({shown}).")
+        if x.dtype != like.dtype or x.device != like.device:
+            raise ValueError(
+                f"{name} was {x.dtype} on {x.device}; it must be like {first}, {like.dtype} on {like.device}."
+            )
+        known.update(zip(symbols, x.shape, strict=True))
+    for symbol, least in (("T", 1), ("c", 1)):
+        if known.get(symbol, least) < least:
+            raise ValueError(f"{first} and gamma gave {symbol} = {known[symbol]}; it must be at least {least}.")
+    return known

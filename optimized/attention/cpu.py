@@ -1,0 +1,329 @@
+"""Windowed attention on the CPU with its backward, strip by strip: what a strip needs stays in the cache.
+
+    o = softmax((q + q_t)(k + k_t)ᵀ/√d + B) v + v_t,   y = o W_o,   (q, k, v) = x W
+
+``time`` holds q_t and v_t, and k_t where q and k are normed; without norms k_t has no effect and is left out.
+
+Tokens stay (B, H, W, ·) throughout; a strip is some whole rows of windows. For the backward q, k and v are kept as they
+were cut, o, which the gradient of W_o needs, and the softmax P if it is no larger than q: if not, it is computed again.
+Sums over strips run in one order.
+What a strip needs lies where that of the strip before lay: fresh memory costs more than what is computed there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from trueness.optimized._lib.elementwise import in_large_pages
+from trueness.optimized._lib.matmul import product
+from trueness.optimized._lib.workspace import Room
+
+STRIP = 512  # tokens: q, k and v of 256 channels in float32 and the scores of 8 × 8 windows fit an L2 of 1 MiB nearly
+SCORES = 1 << 21  # scores at once: beyond it (global attention) the queries come in blocks
+
+Tensor = torch.Tensor
+
+
+class Strip(NamedTuple):
+    """Images and rows of a strip, and its tokens among those of all strips"""
+
+    images: slice
+    rows: slice
+    tokens: slice
+
+
+def tokens_at_once(x: Tensor, dtype: torch.dtype) -> int:
+    """Tokens of a strip: more of half formats, and where threads share them"""
+    threads = torch.get_num_threads() if x.device.type == "cpu" else 1
+    return STRIP * threads * (2 if dtype.itemsize == 2 else 1)
+
+
+def strips(x: Tensor, window: int, most: int) -> Iterator[Strip]:
+    """Several small images, or some window rows of a large one, ``most`` tokens if that is one row of windows"""
+    batch, height, width = x.shape[:3]
+    images = max(1, most // max(1, height * width))
+    rows = height if images > 1 else min(height, max(1, most // (width * window)) * window)
+    before = 0
+    for b in range(0, batch, images):
+        for r in range(0, height, rows):
+            here = slice(b, min(b + images, batch)), slice(r, min(r + rows, height))
+            count = (here[0].stop - b) * (here[1].stop - r) * width
+            yield Strip(*here, slice(before, before + count))
+            before += count
+
+
+def pieces_of(tokens: Tensor, window: int, heads: int, parts: int) -> tuple[int, ...]:
+    """The shape of `cut` tokens: (parts, b, r c, h, w², d)"""
+    b, height, width, channels = tokens.shape
+    return parts, b, (height // window) * (width // window), heads, window * window, channels // (parts * heads)
+
+
+def cut(tokens: Tensor, window: int, copy: Tensor, time: Tensor | None = None) -> Tensor:
+    """(b, r w, c w, parts h d) → ``copy`` (parts, b, r c, h, w², d); ``time`` is added to the first part, and to k."""
+    (parts, b, _, heads, _, d), (height, width) = copy.shape, tokens.shape[1:3]
+    r, c = height // window, width // window
+    view = tokens.unflatten(3, (parts, heads, d)).unflatten(2, (c, window)).unflatten(1, (r, window))
+    there = view.permute(5, 0, 1, 3, 6, 2, 4, 7)  # parts b r c h i j d
+    grid = copy.view(there.shape)
+    kept = 0 if time is None else (1 if time.shape[1] == 2 else 2)
+    for part, source in enumerate((0, 2)[:kept]):
+        moment = time[:, source].view(b, 1, 1, heads, 1, 1, d)  # type: ignore[index]
+        torch.add(there[part], moment, out=grid[part])
+    grid[kept:].copy_(there[kept:])
+    return copy
+
+
+def put_back(pieces: Tensor, window: int, tokens: Tensor, time: Tensor | None = None) -> Tensor:
+    """(parts, b, r c, h, w², d) → ``tokens`` (b, r w, c w, parts h d); v_t of ``time`` is added"""
+    (parts, b, _, heads, _, d), (height, width) = pieces.shape, tokens.shape[1:3]
+    grid = pieces.view(parts, b, height // window, width // window, heads, window, window, d)
+    there = grid.permute(1, 2, 5, 3, 6, 0, 4, 7)  # b r i c j parts h d
+    laid = tokens.view(there.shape)
+    if time is None:
+        laid.copy_(there)
+    else:
+        torch.add(there, time[:, 1].view(b, 1, 1, 1, 1, 1, heads, d), out=laid)
+    return tokens
+
+
+def blocks(count: int, length: int) -> Iterator[slice]:
+    """The queries of one block at a time: all of them, unless there are too many scores."""
+    step = max(1, min(length, SCORES // max(1, count * length)))
+    for i in range(0, length, step):
+        yield slice(i, min(i + step, length))
+
+
+def weights(q: Tensor, k: Tensor, bias: Tensor, rows: slice, room: Room, kept: Tensor | None = None) -> Tensor:
+    """P of some queries: (n h, rows, w²) = softmax(q kᵀ/√d + B), all in one dtype; scores are rounded to it once"""
+    heads, _, length = bias.shape
+    shape = q.shape[0], rows.stop - rows.start, length
+    there = room("scores", shape, q.dtype) if kept is None else kept[:, rows]
+    there.unflatten(0, (-1, heads)).copy_(bias[:, rows])
+    torch.baddbmm(there, q[:, rows], k.mT, alpha=1 / math.sqrt(q.shape[-1]), out=there)
+    return torch.softmax(there, -1, out=there)
+
+
+def normed(pieces: Tensor, gain: Tensor | None, eps: float) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None]:
+    """q, k and v as (n h, w², d), and where there are gains q̂ and k̂ in their place.
+
+    Then also what the backward of the norms needs: q and k divided by their root mean square, and its inverse.
+    """
+    if gain is None:
+        return pieces.flatten(1, 3).unbind(0), None
+    wide = pieces[:2].to(gain.dtype)
+    inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    normal = wide * inverse
+    hat = (normal * gain[:, None, None, None, None]).to(pieces.dtype)
+    return (*hat.flatten(1, 3).unbind(0), pieces[2].flatten(0, 2)), (normal, inverse)
+
+
+def norm_backward(pulled: Tensor, normal: Tensor, inverse: Tensor, gain: Tensor, dgain: Tensor) -> None:
+    """ḡ ← (ḡw − n mean(ḡw n))/rms in place, and Σ ḡ n into ``dgain``; n = q/rms"""
+    g = pulled.to(gain.dtype)
+    dgain += (g * normal).flatten(1, -2).sum(1)
+    g = g * gain[:, None, None, None, None]
+    torch.mul(g - normal * (g * normal).mean(-1, keepdim=True), inverse, out=pulled)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, room: Room, kept: Tensor | None = None) -> Tensor:
+    """P v of (n h, w², d); P itself into ``kept``"""
+    mixed = room("mixed", v.shape, v.dtype)
+    for rows in blocks(q.shape[0], q.shape[1]):
+        part = mixed[:, rows] if rows.stop - rows.start < q.shape[1] else mixed
+        torch.bmm(weights(q, k, bias, rows, room, kept), v, out=part)
+    return mixed
+
+
+class ToKeep(NamedTuple):
+    """What the backward needs of every token."""
+
+    pieces: Tensor  # (·, 3C): q, k and v, cut and with time
+    o: Tensor  # (·, C): o + v_t
+    p: Tensor | None  # (·, h w²)
+
+    def of(self, tokens: slice, window: int, heads: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Of a strip: pieces (3, n h, w², d) in one row, o, and P (n h, w², w²)"""
+        area = window * window
+        return self.pieces[tokens], self.o[tokens], None if self.p is None else self.p[tokens].view(-1, area, area)
+
+
+def to_keep(x: Tensor, channels: int, dtype: torch.dtype, window: int, heads: int) -> ToKeep:
+    """Memory for a `ToKeep`"""
+    tokens, each = x.shape[:3].numel(), heads * window * window
+    each = each if each <= channels else 0
+    pieces, o, p = (in_large_pages(x.new_empty(tokens, n, dtype=dtype)) for n in (3 * channels, channels, each))
+    return ToKeep(pieces, o, p if each else None)
+
+
+def multiplied(x: Tensor, w: Tensor, room: Room, name: str) -> Tensor:
+    """x w where every strip has it, unless the product comes in memory of its own"""
+    half = x.dtype.itemsize == 2
+    return product(x, w, room(name, (*x.shape[:-1], w.shape[1]), x.dtype) if half else None)
+
+
+def forward(
+    x: Tensor,
+    w_qkv: Tensor,
+    time: Tensor | None,
+    gain: Tensor | None,
+    bias: Tensor,
+    w_o: Tensor,
+    window: int,
+    heads: int,
+    eps: float,
+    most: int,
+    out: Tensor,
+    kept: ToKeep | None = None,
+) -> Tensor:
+    """y into ``out`` by strips of ``most`` tokens; what the backward needs into ``kept``, as `to_keep` made it.
+
+    w_qkv and w_o have the dtype of the products; time, gain and bias that of sums and softmax.
+    """
+    inner, channels = w_qkv.dtype, w_o.shape[0]
+    time = None if time is None else time.to(inner)  # sums of two formats take three times as long
+    bias, room = bias.to(inner), Room(x)
+    for images, rows, tokens in strips(x, window, most):
+        z = multiplied(x[images, rows].to(inner), w_qkv, room, "z")
+        moment = None if time is None else time[images]
+        shape = pieces_of(z, window, heads, 3)
+        o_shape, p = (*z.shape[:3], channels), None
+        if kept is None:
+            pieces, o = room("pieces", shape, inner), room("o", o_shape, inner)
+        else:
+            of_pieces, of_o, p = kept.of(tokens, window, heads)
+            pieces, o = of_pieces.view(shape), of_o.view(o_shape)
+        (q, k, v), _ = normed(cut(z, window, pieces, moment), gain, eps)
+        mixed = attended(q, k, v, bias, room, p).view(1, *shape[1:])
+        product(put_back(mixed, window, o, moment), w_o, out[images, rows])
+    return out
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    w_qkv: Tensor,
+    time: Tensor | None,
+    gain: Tensor | None,
+    bias: Tensor,
+    w_o: Tensor,
+    window: int,
+    heads: int,
+    eps: float,
+    most: int,
+    kept: ToKeep,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
+    """Gradients of x, w_qkv, time, gain, bias and w_o; all but that of x in the dtype of ``bias``, as the sums are.
+
+    ``kept`` is what the forward put there, by strips of as many tokens.
+    """
+    wide, inner, channels, room = bias.dtype, w_qkv.dtype, w_o.shape[0], Room(x)
+    dx = in_large_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
+    dw_qkv, dw_o = torch.zeros_like(w_qkv, dtype=wide), torch.zeros_like(w_o, dtype=wide)
+    dtime, dgain = (None if a is None else torch.zeros_like(a) for a in (time, gain))
+    dbias, bias = torch.zeros_like(bias), bias.to(inner)
+    total = torch.zeros(len(x), w_o.shape[1], dtype=wide, device=x.device)  # Σ ȳ of every image
+    for images, rows, tokens in strips(x, window, most):
+        g = grad[images, rows].to(inner)
+        shape = pieces_of(g, window, heads, 1)
+        of_pieces, o, p = kept.of(tokens, window, heads)
+        pieces = of_pieces.view(3, *shape[1:])
+        (q, k, v), norms = normed(pieces, gain, eps)
+        do = cut(multiplied(g, w_o.mT, room, "do"), window, room("cut", (1, *pieces.shape[1:]), inner))
+        pulled = room("pulled", pieces.shape, inner)
+        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, room, p)
+        if gain is not None and dgain is not None and norms is not None:
+            norm_backward(pulled[:2], *norms, gain, dgain)
+        d = put_back(pulled, window, room("d", (*g.shape[:3], 3 * channels), inner))
+        if dtime is not None:
+            total[images] += over_tokens(g, wide)
+            for i, part in ((0, 0), (2, 1))[: dtime.shape[1] - 1]:
+                of_part = d[..., part * channels : (part + 1) * channels]
+                dtime[images, i] += over_tokens(of_part, wide)
+        dw_o += product(o.mT, g.flatten(0, 2))
+        dw_qkv += product(x[images, rows].to(inner).flatten(0, 2).mT, d.flatten(0, 2))
+        product(d, w_qkv.mT, dx[images, rows])
+    if dtime is not None:  # v_t is added to every token of an image
+        dtime[:, 1] = total @ w_o.mT.to(wide)
+    return dx, dw_qkv, dtime, dgain, dbias, dw_o
+
+
+def over_tokens(x: Tensor, wide: torch.dtype) -> Tensor:
+    """The sum over an image's tokens (b, H, W, ·); one in bfloat16 is rounded once, when it ends, as a product is."""
+    tokens = x.flatten(1, 2)
+    return tokens.sum(1) if x.dtype == torch.bfloat16 else tokens.sum(1, dtype=wide)
+
+
+def core_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    do: Tensor,
+    pulled: Tensor,
+    dbias: Tensor,
+    room: Room,
+    kept: Tensor | None = None,
+) -> None:
+    """The gradients of q, k and v into ``pulled``, that of the bias added to ``dbias``:
+
+    dS = P ∘ (dP − rowsum(P ∘ dP)),  dP = do vᵀ,  dq = dS k/√d,  dk = dSᵀ q/√d,  dv = Pᵀ do
+    """
+    scale, length = 1 / math.sqrt(q.shape[-1]), q.shape[1]
+    for rows in blocks(q.shape[0], length):
+        p = weights(q, k, bias, rows, room) if kept is None else kept[:, rows]
+        ds = room("ds", p.shape, p.dtype)
+        torch.bmm(do[:, rows], v.mT, out=ds)
+        torch.ops.aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
+        dbias[:, rows] += ds.unflatten(0, (-1, bias.shape[0])).sum(0, dtype=dbias.dtype)
+        if rows.stop - rows.start == length:
+            torch.baddbmm(pulled[0], ds, k, beta=0, alpha=scale, out=pulled[0])
+            torch.baddbmm(pulled[1], ds.mT, q, beta=0, alpha=scale, out=pulled[1])
+            torch.bmm(p.mT, do, out=pulled[2])
+        else:
+            ds *= scale
+            pulled[0, :, rows] = ds @ k
+            if rows.start == 0:
+                pulled[1:].zero_()
+            pulled[1] += ds.mT @ q[:, rows]
+            pulled[2] += p.mT @ do[:, rows]
+
+
+def core(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int, out: Tensor) -> Tensor:
+    """o alone, between the two projections, into ``out``; computed in the dtype of the bias."""
+    room = Room(qkv)
+    for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
+        z = qkv[images, rows]
+        moment = None if time is None else time[images]
+        pieces = cut(z, window, room("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
+        q, k, v = pieces.flatten(1, 3)
+        mixed = attended(q, k, v, bias, room).view(1, *pieces.shape[1:])
+        shape = (*z.shape[:3], out.shape[-1])
+        out[images, rows] = put_back(mixed, window, room("o", shape, out.dtype), moment)
+    return out
+
+
+def core_gradients(
+    grad: Tensor, qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Gradients of qkv, time and bias through o."""
+    room = Room(qkv)
+    dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    dtime = None if time is None else torch.zeros(time.shape, dtype=bias.dtype, device=qkv.device)
+    dbias = torch.zeros(bias.shape, dtype=bias.dtype, device=qkv.device)
+    for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
+        z, g = qkv[images, rows], grad[images, rows]
+        moment = None if time is None else time[images]
+        pieces = cut(z, window, room("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
+        do = cut(g, window, room("do", (1, *pieces.shape[1:]), bias.dtype))
+        pulled = room("pulled", pieces.shape, bias.dtype)
+        q, k, v = pieces.flatten(1, 3)
+        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, room)
+        if dtime is not None:
+            dtime[images, 0] += pulled[0].sum((1, 3)).flatten(1)
+            dtime[images, 1] += do[0].sum((1, 3)).flatten(1)
+        dqkv[images, rows] = put_back(pulled, window, room("d", z.shape, qkv.dtype))
+    return dqkv, dtime, dbias

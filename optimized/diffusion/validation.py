@@ -1,0 +1,146 @@
+"""Shared by the family diffusion: what is refused, in one sentence each, and sums with one weight per sample."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from trueness.optimized._lib.elementwise import require_floating
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+def require_number(value: float, name: str, allowed: str, low: float, high: float) -> None:
+    """Refuse what is not a number in (low, high); ``allowed`` says it in words."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
+        raise ValueError(f"{name} was {value!r}; it must be {allowed}.")
+
+
+def require_offset(s: float) -> None:
+    if isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 <= s < math.inf:
+        raise ValueError(f"s was {s!r}; it must be a finite number of at least 0.")
+
+
+def require_table(table: torch.Tensor, name: str) -> None:
+    if not isinstance(table, torch.Tensor):
+        raise ValueError(f"{name} was {type(table).__name__}; it must be a torch.Tensor of shape (T,) in float64.")
+    if table.dtype != torch.float64:
+        raise ValueError(f"{name} had dtype {table.dtype}; it must be float64, because 1 − ᾱ is lost in a shorter one.")
+    if table.ndim != 1 or table.shape[0] < 1:
+        raise ValueError(f"{name} had shape {tuple(table.shape)}; it must have shape (T,) with T of at least 1.")
+
+
+def require_alike(x: torch.Tensor, name: str, other: torch.Tensor, other_name: str) -> None:
+    require_floating(other, other_name)
+    if other.shape != x.shape or other.dtype != x.dtype or other.device != x.device:
+        raise ValueError(
+            f"{other_name} was {tuple(other.shape)} {other.dtype} on {other.device}; "
+            f"it must be like {name}, {tuple(x.shape)} {x.dtype} on {x.device}."
+        )
+
+
+def require_steps(t: torch.Tensor, x: torch.Tensor, name: str, table: torch.Tensor, table_name: str) -> None:
+    """t (B,) of integers in [0, T). The range is read on the CPU only, where it costs no wait for the device."""
+    if not isinstance(t, torch.Tensor):
+        raise ValueError(f"t was {type(t).__name__}; it must be a torch.Tensor of integers, one per sample.")
+    if t.dtype not in INTEGERS:
+        raise ValueError(f"t had dtype {t.dtype}; it must be an integer type.")
+    if x.ndim < 1 or t.ndim != 1 or t.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"t had shape {tuple(t.shape)}; it must be ({x.shape[0] if x.ndim else 'B'},), "
+            f"the first axis of {name} {tuple(x.shape)}."
+        )
+    if t.device != x.device or table.device != x.device:
+        raise ValueError(
+            f"t was on {t.device} and {table_name} on {table.device}; both must be on {x.device}, where {name} is."
+        )
+    if torch.compiler.is_compiling() or t.is_cuda or not t.shape[0]:
+        return
+    try:
+        low, high = int(t.min()), int(t.max())
+    except RuntimeError:  # under a transformation that knows no values: nothing to read
+        return
+    if low < 0 or high >= table.shape[0]:
+        raise ValueError(
+            f"t was between {low} and {high}; it must lie in [0, {table.shape[0]}), the length of {table_name}."
+        )
+
+
+def require_weights(c: torch.Tensor, name: str, x: torch.Tensor) -> None:
+    """c (B,) in float64, one number per sample of x."""
+    if not isinstance(c, torch.Tensor):
+        raise ValueError(f"{name} was {type(c).__name__}; it must be a torch.Tensor in float64, one number per sample.")
+    if c.dtype != torch.float64 or x.ndim < 1 or tuple(c.shape) != tuple(x.shape[:1]) or c.device != x.device:
+        raise ValueError(
+            f"{name} was {tuple(c.shape)} {c.dtype} on {c.device}; it must be "
+            f"({x.shape[0] if x.ndim else 'B'},) torch.float64 on {x.device}, the first axis of x {tuple(x.shape)}."
+        )
+
+
+def require_previous(t_prev: torch.Tensor, t: torch.Tensor) -> None:
+    """t_prev (B,) of integers in [−1, t); the range is read on the CPU only."""
+    if not isinstance(t_prev, torch.Tensor):
+        raise ValueError(f"t_prev was {type(t_prev).__name__}; it must be a torch.Tensor of integers, one per sample.")
+    if t_prev.dtype not in INTEGERS or not t_prev.dtype.is_signed:
+        raise ValueError(f"t_prev had dtype {t_prev.dtype}; it must be a signed integer type, because −1 is the data.")
+    if t_prev.shape != t.shape or t_prev.device != t.device:
+        raise ValueError(
+            f"t_prev was {tuple(t_prev.shape)} on {t_prev.device}; it must be like t, {tuple(t.shape)} on {t.device}."
+        )
+    if torch.compiler.is_compiling() or t.is_cuda or not t.shape[0]:
+        return
+    try:
+        low, gap = int(t_prev.min()), int((t.long() - t_prev.long()).min())
+    except RuntimeError:  # under a transformation that knows no values: nothing to read
+        return
+    if low < -1 or gap < 1:
+        raise ValueError(f"t_prev was as low as {low} and came within {gap} of t; it must lie in [−1, t).")
+
+
+def require_share(value: float, name: str) -> None:
+    """Refuse what is not a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name} was {value!r}; it must be a number in [0, 1].")
+
+
+def clip_bound(clip: bool | float) -> float | None:
+    """None for no clipping, or the number at which x̂_0 is held."""
+    if isinstance(clip, bool):
+        return 1.0 if clip else None
+    require_number(clip, "clip", "False, True or a positive number", 0.0, math.inf)
+    return clip
+
+
+# -- weighted sums ----------------------------------------------------------------------------------------------------
+
+
+def in_place() -> bool:
+    """Whether a sum may grow in place: not while tracing, nor under vmap, where a later term may have more axes."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def weight(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """c (B,) float64 as (B, 1, …) in the type that x is summed in."""
+    working = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return per_sample(c.to(working), x)
+
+
+def per_sample(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """c (B,) as (B, 1, …), so that it stands beside x (B, …)."""
+    return c.reshape(c.shape + (1,) * (x.ndim - 1))
+
+
+def plus(total: torch.Tensor, c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """total + c x, in place where that is allowed; ``total`` is ours."""
+    if in_place():
+        return total.addcmul_(x, weight(c, x))
+    return torch.addcmul(total, x, weight(c, x))
+
+
+def weighted_sum(a: torch.Tensor, x: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """a x + b y, one weight per sample, in the working type."""
+    return plus(x * weight(a, x), b, y)

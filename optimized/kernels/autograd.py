@@ -1,0 +1,291 @@
+"""Random features inside autograd: plain torch where a trace or a transform looks on, else tiles and their backward.
+
+What is saved for the backward is the arguments, and of the product vᵀ cos(y W + b) as well: no feature. A backward of
+which a gradient is wanted again goes through plain torch, which is differentiable as often as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from trueness.optimized._lib.dtypes import exact, wide
+from trueness.optimized.kernels.cpu import features as tiled
+from trueness.optimized.kernels.cpu.features import Scale, Tiles
+from trueness.optimized.kernels.cpu.tiles import product, side
+from trueness.optimized.kernels.cuda import operators
+
+Tensors = tuple[torch.Tensor | None, ...]
+
+
+def plainly(*tensors: Any) -> bool:
+    """Whether only plain torch operations will do: under a trace, a transform, forward mode, or for a subclass."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or any(type(t) not in (torch.Tensor, torch.nn.Parameter) for t in tensors if isinstance(t, torch.Tensor))
+    )
+
+
+def launched(*tensors: Any) -> bool:
+    """Whether the CUDA kernels take it: all on CUDA, none in float64, no transform or forward mode."""
+    given = [t for t in tensors if isinstance(t, torch.Tensor)]
+    return (
+        all(t.is_cuda and t.dtype != torch.float64 for t in given)
+        and (torch.compiler.is_compiling() or not plainly(*given))
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def watched(*tensors: Any) -> bool:
+    """Whether somebody wants a gradient."""
+    return torch.is_grad_enabled() and any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors)
+
+
+# -- the equations in plain torch -------------------------------------------------------------------------------------
+
+
+def cosines(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.cos(torch.addmm(wide(b), wide(x), wide(w)))
+
+
+def plain_features(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, scale: Scale) -> torch.Tensor:
+    if b is not None:
+        return (cosines(x, w, b) * scale).to(x.dtype)
+    z = wide(x) @ wide(w)
+    return (torch.cat([torch.cos(z), torch.sin(z)], 1) * scale).to(x.dtype)
+
+
+def plain_gram(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (cosines(x, w, b) @ cosines(y, w, b).T * (2 / w.shape[1])).to(x.dtype)
+
+
+def plain_product(
+    x: torch.Tensor, y: torch.Tensor, v: torch.Tensor, w: torch.Tensor, b: torch.Tensor, shares: torch.Tensor
+) -> torch.Tensor:
+    return (cosines(x, w, b) @ (shares[:, None] * (cosines(y, w, b).T @ wide(v)))).to(x.dtype)
+
+
+def twice(plain: Callable[..., torch.Tensor], arguments: Any, wanted: Any, grad: torch.Tensor) -> list[Any]:
+    """Gradients that are differentiable again, None where none is wanted."""
+    with torch.enable_grad():
+        chosen = [a for a, w in zip(arguments, wanted, strict=True) if w]
+        found = iter(torch.autograd.grad(plain(*arguments), chosen, grad, create_graph=True))
+    return [next(found) if w else None for w in wanted]
+
+
+def _like(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _as(x: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    return None if x is None else x.to(like.dtype)
+
+
+def _both(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
+    return second if first is None else first if second is None else first.add_(second)
+
+
+# -- tiles, with a backward -------------------------------------------------------------------------------------------
+
+
+class _Features(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, b: Any, scale: Scale, tiles: Tiles) -> torch.Tensor:  # type: ignore[override]
+        ctx.number = None if isinstance(scale, torch.Tensor) else scale
+        ctx.tiles, ctx.offset = tiles, b is not None
+        ctx.save_for_backward(x, w, b, scale if ctx.number is None else None)
+        return _features(x, w, b, scale, tiles)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, w, b, shares = ctx.saved_tensors
+        scale = shares if ctx.number is None else ctx.number
+        need_x, need_w, need_b, need_scale, _ = ctx.needs_input_grad
+        with exact(x):
+            if torch.is_grad_enabled():
+                return *twice(plain_features, (x, w, b, scale), ctx.needs_input_grad[:4], grad), None
+            by_x = _like(x) if need_x else None
+            sums = tiled.features_backward(
+                grad,
+                x,
+                wide(w),
+                None if b is None else wide(b),
+                scale,
+                ctx.tiles,
+                by_x=by_x,
+                by_w=need_w or need_b,
+                by_scale=need_scale,
+            )
+            by_b = None if b is None else _as(sums.b, b)
+            return by_x, _as(sums.w, w), by_b, sums.cosines, None
+
+
+class _Gram(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, tiles: Tiles
+    ) -> torch.Tensor:
+        ctx.tiles = tiles
+        ctx.save_for_backward(x, y, w, b)
+        return _gram(x, y, w, b, tiles)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, y, w, b = ctx.saved_tensors
+        need_x, need_y, need_w, need_b, _ = ctx.needs_input_grad
+        with exact(x):
+            if torch.is_grad_enabled():
+                return *twice(plain_gram, (x, y, w, b), ctx.needs_input_grad[:4], grad), None
+            shared, by_x, by_y = need_w or need_b, _like(x) if need_x else None, _like(y) if need_y else None
+            wide_w, wide_b, by_w, by_b = wide(w), wide(b), None, None
+            if need_x or shared:
+                one = tiled.gram_side(grad, x, y, wide_w, wide_b, ctx.tiles, by_x=by_x, by_w=shared)
+                by_w, by_b = one.w, one.b
+            if need_y or shared:
+                two = tiled.gram_side(grad.T, y, x, wide_w, wide_b, ctx.tiles, by_x=by_y, by_w=shared)
+                by_w, by_b = _both(by_w, two.w), _both(by_b, two.b)
+            return by_x, by_y, _as(by_w, w), _as(by_b, b), None
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        v: torch.Tensor,
+        w: torch.Tensor,
+        b: torch.Tensor,
+        shares: torch.Tensor,
+        tiles: Tiles,
+    ) -> torch.Tensor:
+        out, total = _product(x, y, v, w, b, shares, tiles)
+        ctx.tiles = tiles
+        ctx.save_for_backward(x, y, v, w, b, shares, total)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, y, v, w, b, shares, total = ctx.saved_tensors
+        need_x, need_y, need_v, need_w, need_b, need_shares, _ = ctx.needs_input_grad
+        with exact(x):
+            if torch.is_grad_enabled():
+                return *twice(plain_product, (x, y, v, w, b, shares), ctx.needs_input_grad[:6], grad), None
+            by_x, by_y, by_v = (_like(t) if need else None for t, need in ((x, need_x), (y, need_y), (v, need_v)))
+            left = dict(by_x=by_x, by_w=need_w or need_b, products=None)
+            right = dict(by_x=by_y, by_w=need_w or need_b, products=by_v)
+            back = need_y or need_v or need_w or need_b
+            wide_w, wide_b = wide(w), wide(b)
+            one = side(x, grad, total * shares, wide_w, wide_b, ctx.tiles, sums=back or need_shares, **left)  # type: ignore[arg-type]
+            by_w, by_b = one.w, one.b
+            if back:
+                assert one.cosines is not None
+                two = side(y, v, one.cosines * shares, wide_w, wide_b, ctx.tiles, sums=False, **right)  # type: ignore[arg-type]
+                by_w, by_b = _both(by_w, two.w), _both(by_b, two.b)
+            by_shares = (total * one.cosines).sum(0) if need_shares and one.cosines is not None else None
+            return by_x, by_y, by_v, _as(by_w, w), _as(by_b, b), by_shares, None
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _features(
+    x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, scale: Scale, tiles: Tiles, out: Any = None
+) -> torch.Tensor:
+    columns = w.shape[1] if b is not None else 2 * w.shape[1]
+    out = torch.empty(x.shape[0], columns, dtype=x.dtype, device=x.device) if out is None else out
+    return tiled.features(x, w, b, scale, tiles, out)
+
+
+def _gram(
+    x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, tiles: Tiles, out: Any = None
+) -> torch.Tensor:
+    out = torch.empty(x.shape[0], y.shape[0], dtype=x.dtype, device=x.device) if out is None else out
+    return tiled.gram(x, y, w, b, tiles, out)
+
+
+def _product(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    v: torch.Tensor,
+    w: torch.Tensor,
+    b: torch.Tensor,
+    shares: torch.Tensor,
+    tiles: Tiles,
+    out: Any = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    out = torch.empty(x.shape[0], v.shape[1], dtype=x.dtype, device=x.device) if out is None else out
+    return out, product(x, y, v, w, b, shares, tiles, out)
+
+
+def _launch_features(
+    x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, scale: Scale, out: Any, precision: str
+) -> torch.Tensor:
+    scales, fast = scale if isinstance(scale, torch.Tensor) else None, precision == "tf32"  # a number is √(2/D)
+    if out is not None:
+        return operators.features_into(x, w, b, scales, fast, out)
+    if b is None:
+        return operators.features_paired(x, w, fast)  # type: ignore[no-any-return]
+    return operators.features(x, w, b, scales, fast)  # type: ignore[no-any-return]
+
+
+# -- what kernels.py calls --------------------------------------------------------------------------------------------
+
+
+def features(
+    x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, scale: Scale, tiles: Tiles, out: Any, precision: str
+) -> torch.Tensor:
+    """scale · cos(x W + b), or the pairs [cos, sin] without ``b``."""
+    with exact(x):
+        if launched(x, w, b, scale) and not watched(scale):
+            return _launch_features(x, w, b, scale, out, precision)
+        if plainly(x, w, b, scale):
+            found = plain_features(x, w, b, scale)
+            return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
+        if watched(x, w, b, scale):
+            return _Features.apply(x, w, b, scale, tiles)  # type: ignore[no-any-return, no-untyped-call]
+        return _features(x, w, b, scale, tiles, out)
+
+
+def gram(
+    x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, tiles: Tiles, out: Any, precision: str
+) -> torch.Tensor:
+    """(2/D) cos(x W + b) cos(y W + b)ᵀ"""
+    with exact(x):
+        if launched(x, y, w, b):
+            found: torch.Tensor = operators.gram(x, y, w, b, precision == "tf32")
+            return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
+        if plainly(x, y, w, b):
+            found = plain_gram(x, y, w, b)
+            return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
+        if watched(x, y, w, b):
+            return _Gram.apply(x, y, w, b, tiles)  # type: ignore[no-any-return, no-untyped-call]
+        return _gram(x, y, w, b, tiles, out)
+
+
+def matvec(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    v: torch.Tensor,
+    w: torch.Tensor,
+    b: torch.Tensor,
+    shares: torch.Tensor,
+    tiles: Tiles,
+    out: Any,
+    precision: str,
+) -> torch.Tensor:
+    """cos(x W + b) (share · (cos(y W + b)ᵀ v))"""
+    with exact(x):
+        if launched(x, y, v, w, b, shares):
+            found: torch.Tensor = operators.matvec(x, y, v, w, b, shares, precision == "tf32")[0]
+            return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
+        if plainly(x, y, v, w, b, shares):
+            found = plain_product(x, y, v, w, b, shares)
+            return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
+        if watched(x, y, v, w, b, shares):
+            return _Product.apply(x, y, v, w, b, shares, tiles)  # type: ignore[no-any-return, no-untyped-call]
+        return _product(x, y, v, w, b, shares, tiles, out)[0]

@@ -1,0 +1,1 @@
+"""Random features on the CPU, tile by tile."""

@@ -1,0 +1,481 @@
+"""Laws of the family diffusion, on the reference and on the optimized version, and what independent oracles say."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from trueness.optimized import diffusion as fast
+from trueness.optimized.diffusion.validation import INTEGERS
+from trueness.properties.diffusion import draws, peers
+from trueness.properties.diffusion.laws import (
+    COSINE,
+    DIGITS,
+    F64,
+    LINEAR,
+    assert_is,
+    assert_prints,
+    both,
+    bound,
+    every,
+    given,
+    ours,
+    schedules,
+    seeds,
+)
+from trueness.reference import diffusion as true
+from trueness.tools.arithmetic.bounds import LIMITS, bounds
+from trueness.tools.arithmetic.complex_step import directional_derivative
+from trueness.tools.arithmetic.formats import precision, round_to
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+
+@both("cosine_betas")
+@given(steps=st.integers(1, 300), s=st.floats(0.001, 0.1), beta_max=st.floats(0.9, 0.999))
+def test_cosine_betas_lie_above_zero_and_not_above_their_maximum(
+    function: Any, steps: int, s: float, beta_max: float
+) -> None:
+    beta = function(steps, s, beta_max)
+    assert (beta > 0).all() and (beta <= beta_max).all() and beta[-1] == beta_max
+
+
+@both("alphas_cumprod")
+@given(beta=schedules)
+def test_the_share_of_signal_falls_strictly_between_one_and_zero(function: Any, beta: np.ndarray) -> None:
+    alpha_bar = np.concatenate([[1.0], function(beta)])
+    assert (np.diff(alpha_bar) < 0).all() and alpha_bar[-1] > 0
+
+
+@both("alphas_cumprod")
+@given(steps=st.integers(2, 200), s=st.floats(0.001, 0.1))
+def test_cosine_betas_multiply_back_to_the_cosine_until_the_cap(function: Any, steps: int, s: float) -> None:
+    def law(s: Any) -> Any:
+        return true.alphas_cumprod(true.cosine_betas(steps, s, 0.999))[:-1]
+
+    found = function(true.cosine_betas(steps, s, 0.999))[:-1]
+    assert_is(true.cosine_alphas_cumprod(np.arange(1, steps) / steps, s), found, law, s, reduction=steps)
+
+
+@both("cosine_alphas_cumprod")
+@given(s=st.floats(0, 0.1), u=st.lists(st.floats(0, 1), min_size=1, max_size=5).map(np.array))
+def test_the_cosine_is_its_forty_digit_value(function: Any, s: float, u: np.ndarray) -> None:
+    with mpmath.workdps(DIGITS):
+
+        def f(u: Any) -> Any:
+            return mpmath.cos((mpmath.mpf(u) + mpmath.mpf(s)) / (1 + mpmath.mpf(s)) * mpmath.pi / 2) ** 2
+
+        want = np.array([float(f(float(x)) / f(0)) for x in u])
+    assert_is(want, function(u, s), true.cosine_alphas_cumprod, u, s)
+    assert function(np.zeros(1), s)[0] == 1
+
+
+@both("linear_betas")
+@given(steps=st.integers(2, 300), first=st.floats(1e-5, 1e-2), last=st.floats(1e-5, 0.9))
+def test_linear_betas_are_evenly_spaced_from_the_first_to_the_last(
+    function: Any, steps: int, first: float, last: float
+) -> None:
+    def law(first: Any, last: Any) -> Any:
+        return true.linear_betas(steps, first, last)
+
+    beta = function(steps, first, last)
+    assert beta[0] == first
+    assert_is(np.linspace(first, last, steps), beta, law, first, last)
+
+
+@both("karras_sigmas")
+@given(low=st.floats(1e-3, 0.1), high=st.floats(1, 100), rho=st.floats(1, 10))
+def test_karras_sigmas_fall_from_the_largest_to_the_smallest(
+    function: Any, low: float, high: float, rho: float
+) -> None:
+    t = np.linspace(0, 1, 20)
+    sigma = function(t, low, high, rho)
+    assert (np.diff(sigma) < 0).all()
+    assert_is(high, sigma[:1], true.karras_sigmas, t[:1], low, high, rho)
+    assert_is(low, sigma[-1:], true.karras_sigmas, t[-1:], low, high, rho)
+
+
+@both("timesteps")
+@given(steps=st.integers(2, 1000), end=st.floats(1e-3, 0.5))
+def test_times_fall_from_one_and_never_below_their_end(function: Any, steps: int, end: float) -> None:
+    t = function(steps, end)
+    assert t[0] == 1 and (np.diff(t) < 0).all()
+    assert_is(end, t[-1:], lambda end: true.timesteps(steps, end)[-1:], end)
+
+
+def test_float32_times_stay_apart() -> None:
+    t = fast.timesteps(1000, 0.01, dtype=torch.float32)
+    assert (t.diff() < -torch.finfo(torch.float32).eps).all() and t.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "function, vjp, point, rest",
+    [
+        (true.alphas_cumprod, true.alphas_cumprod_vjp, COSINE[:50], ()),
+        (true.sigmas, true.sigmas_vjp, true.alphas_cumprod(LINEAR), ()),
+        (true.cosine_alphas_cumprod, true.cosine_alphas_cumprod_vjp, np.linspace(0.01, 0.99, 30), (0.008,)),
+        (true.karras_sigmas, true.karras_sigmas_vjp, np.linspace(0, 1, 30), (0.002, 80.0, 7.0)),
+    ],
+)
+def test_the_complex_step_proves_the_vjp_of_a_schedule(function: Any, vjp: Any, point: Any, rest: Any) -> None:
+    """and the vjp proves torch's backward."""
+    generator = np.random.default_rng(0)
+    g, v = generator.standard_normal((2, len(point)))
+    (tangent,) = directional_derivative(function, [point, *rest], [v, *(None for _ in rest)])
+
+    def law(g: Any, point: Any) -> Any:
+        return np.sum(vjp(g, point, *rest) * v)
+
+    assert_is(g @ tangent, law(g, point), law, g, point, reduction=len(point))
+    x = torch.from_numpy(point.copy()).requires_grad_()
+    (grad,) = torch.autograd.grad(getattr(fast, function.__name__)(x, *rest), x, torch.from_numpy(g))
+    assert_is(vjp(g, point, *rest), grad.numpy(), vjp, g, point, *rest, reduction=len(point))
+
+
+# -- golden values: 40-digit mpmath, as many digits as are printed ----------------------------------------------------
+
+
+GOLDEN_COSINE = {
+    0.001: ".9999587157751782",
+    0.01: ".9993687184016585",
+    0.1: ".9720927371139692",
+    0.25: ".8470121613269047",
+    0.5: ".4938435904406377",
+    0.75: ".1442721023857357",
+    0.9: ".02409172414008586",
+    0.999: "2.428766907034468e-6",
+}
+GOLDEN_LINEAR = {
+    0: (".9999", "1", "0", "0"),
+    1: (".9997800920720721", ".54529149951027", ".45470849899056", "5.4531876613026e-5"),
+    9: (".9981052047858346", ".14727371743086", ".85272622610236", "2.3818202782345e-4"),
+    249: (".5240853738253605", ".0077166571822718", ".99188038450526", ".0050317208679173"),
+    499: (".07858724288177824", ".003070071114265", ".99410667021017", ".010031355414614"),
+    749: (".00335055043893678", "8.7896677427362e-4", ".99241069801285", ".015019250026007"),
+    999: ("4.035829765375683e-5", "1.2835148717225e-4", ".98994867826752", ".019999983526561"),
+}
+GOLDEN_KARRAS = {
+    0.0: ("80", "1.56225589751601e-4"),
+    0.01: ("75.7332722348228", "1.74321455200992e-4"),
+    0.25: ("17.5278319646441", ".00324438428392784"),
+    0.5: ("2.51521897614716", ".136494053367261"),
+    0.75: (".169752756268764", ".971991105980511"),
+    0.99: (".00255213827038218", ".999993486632673"),
+    1.0: (".002", ".999996000016"),
+}
+
+
+@both("cosine_alphas_cumprod")
+def test_golden_values_of_the_cosine_schedule(function: Any) -> None:
+    u = np.array(list(GOLDEN_COSINE))
+    B = bound(true.cosine_alphas_cumprod, u, 0.008).B
+    for text, out, b in zip(GOLDEN_COSINE.values(), function(u, 0.008), B, strict=True):
+        assert_prints(text, out, b)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["reference", "ours"])
+def test_golden_values_of_the_linear_schedule_and_its_posterior(fused: bool) -> None:
+    t = np.array(list(GOLDEN_LINEAR))
+    one = np.ones((len(t), 1))
+    for column in range(4):  # ᾱ, c_0, c_t, β̃
+
+        def law(beta: Any, column: int = column) -> Any:
+            return (true.alphas_cumprod(beta)[t], *true.posterior_coefficients(t, beta))[column]
+
+        B = bound(law, LINEAR, reduction=1000).B
+        if fused:
+            mean_0, variance = ours("posterior")(one, 0 * one, t, LINEAR)
+            mean_t, _ = ours("posterior")(0 * one, one, t, LINEAR)
+            found = (ours("alphas_cumprod")(LINEAR)[t], mean_0[:, 0], mean_t[:, 0], variance[:, 0])[column]
+        else:
+            found = law(LINEAR)
+        for row, out, b in zip(GOLDEN_LINEAR.values(), found, B, strict=True):
+            assert_prints(row[column], out, b)
+
+
+@both("karras_sigmas")
+def test_golden_values_of_the_karras_schedule(function: Any) -> None:
+    t = np.array(list(GOLDEN_KARRAS))
+
+    def share(t: Any) -> Any:
+        return 1 / (1 + true.karras_sigmas(t, 0.002, 80.0, 7.0) ** 2)
+
+    sigma = function(t, 0.002, 80.0, 7.0)
+    B, C = bound(true.karras_sigmas, t, 0.002, 80.0, 7.0).B, bound(share, t).B
+    for i, (text, alpha_bar) in enumerate(GOLDEN_KARRAS.values()):
+        assert_prints(text, sigma[i], B[i])
+        assert_prints(alpha_bar, 1 / (1 + sigma[i] ** 2), C[i])
+
+
+# -- forward process --------------------------------------------------------------------------------------------------
+
+
+@both("q_sample")
+@given(beta=schedules)
+def test_data_of_unit_variance_keeps_unit_variance(function: Any, beta: np.ndarray) -> None:
+    """a² + b² = 1: the weights of signal and noise lie on the unit circle, at every step."""
+    alpha_bar, t = true.alphas_cumprod(beta), every(beta)
+    one = np.ones(len(t))
+
+    def law(alpha_bar: Any, q_sample: Any = true.q_sample) -> Any:
+        return q_sample(one, t, 0 * one, alpha_bar) ** 2 + q_sample(0 * one, t, one, alpha_bar) ** 2
+
+    assert_is(1, law(alpha_bar, function), law, alpha_bar)
+
+
+@both("q_sample")
+@given(seed=seeds, beta=schedules)
+def test_noisy_data_lies_between_data_and_noise(function: Any, seed: int, beta: np.ndarray) -> None:
+    x_0, noise = np.random.default_rng(seed).standard_normal((2, len(beta), 3))
+    alpha_bar, t = true.alphas_cumprod(beta), every(beta)
+    assert (np.abs(function(x_0, t, noise, alpha_bar)) <= (np.abs(x_0) + np.abs(noise)) * (1 + 4 * F64.u)).all()
+
+
+@both("predict_x0")
+@given(seed=seeds, beta=schedules)
+def test_the_estimate_from_the_true_noise_is_the_data(function: Any, seed: int, beta: np.ndarray) -> None:
+    x_0, noise = np.random.default_rng(seed).standard_normal((2, len(beta), 3))
+    alpha_bar, t = true.alphas_cumprod(beta), every(beta)
+
+    def law(x_0: Any, noise: Any, alpha_bar: Any, predict_x0: Any = true.predict_x0) -> Any:
+        return predict_x0(true.q_sample(x_0, t, noise, alpha_bar), t, noise, alpha_bar)
+
+    assert_is(x_0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar)
+
+
+@both("p_losses")
+@given(seed=seeds, beta=schedules)
+def test_a_model_that_knows_the_data_has_no_loss(function: Any, seed: int, beta: np.ndarray) -> None:
+    x_0, noise = np.random.default_rng(seed).standard_normal((2, len(beta), 3))
+    alpha_bar, t = true.alphas_cumprod(beta), every(beta)
+
+    def law(x_0: Any, noise: Any, alpha_bar: Any, p_losses: Any = true.p_losses) -> Any:
+        signal, sigma = (true._per_sample(np.sqrt(c), x_0) for c in (alpha_bar, 1 - alpha_bar))
+        return p_losses((true.q_sample(x_0, t, noise, alpha_bar) - signal * x_0) / sigma, noise)
+
+    assert_is(0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar, reduction=x_0.size)
+    assert function(x_0, x_0) == 0 < function(x_0, noise)
+
+
+# -- one step back ----------------------------------------------------------------------------------------------------
+
+
+def weights(posterior: Any, beta: Any, t: Any) -> Any:
+    """c_0, c_t and β̃ as ``posterior`` uses them."""
+    one = np.ones(len(t))
+    (c_0, variance), (c_t, _) = posterior(one, 0 * one, t, beta), posterior(0 * one, one, t, beta)
+    return c_0, c_t, variance
+
+
+@both("posterior")
+@given(beta=schedules)
+def test_the_posterior_mean_of_a_clean_trajectory_stays_on_it(function: Any, beta: np.ndarray) -> None:
+    """c_0 + c_t √ᾱ_t = √ᾱ_{t−1}"""
+    t = every(beta)
+
+    def law(beta: Any, posterior: Any = true.posterior) -> Any:
+        c_0, c_t, _ = weights(posterior, beta, t)
+        alpha_bar = true.alphas_cumprod(beta)
+        return c_0 + c_t * np.sqrt(alpha_bar) - np.sqrt(np.concatenate([np.ones(1), alpha_bar[:-1]]))
+
+    assert_is(0, law(beta, function), law, beta, reduction=len(beta))
+
+
+@both("posterior")
+@given(beta=schedules)
+def test_a_step_back_from_the_marginal_reaches_the_marginal(function: Any, beta: np.ndarray) -> None:
+    """β̃_t + c_t² (1 − ᾱ_t) = 1 − ᾱ_{t−1}"""
+    t = every(beta)
+
+    def law(beta: Any, posterior: Any = true.posterior) -> Any:
+        _, c_t, variance = weights(posterior, beta, t)
+        alpha_bar = true.alphas_cumprod(beta)
+        return variance + c_t**2 * (1 - alpha_bar) - (1 - np.concatenate([np.ones(1), alpha_bar[:-1]]))
+
+    assert_is(0, law(beta, function), law, beta, reduction=len(beta))
+
+
+@pytest.mark.parametrize("beta", [LINEAR, COSINE], ids=["linear", "cosine"])
+@pytest.mark.parametrize("posterior", [true.posterior, ours("posterior")], ids=["reference", "ours"])
+def test_the_posterior_and_its_identities_at_forty_digits(posterior: Any, beta: np.ndarray) -> None:
+    t = every(beta)
+    want: tuple[list[float], ...] = ([], [], [])
+    with mpmath.workdps(DIGITS):
+        before = mpmath.mpf(1)
+        for b in map(mpmath.mpf, beta.tolist()):
+            now = before * (1 - b)
+            c_0, c_t = mpmath.sqrt(before) * b / (1 - now), mpmath.sqrt(1 - b) * (1 - before) / (1 - now)
+            variance = b * (1 - before) / (1 - now)
+            rounding = 8 * mpmath.eps / b  # eight operations, and 1 − ᾱ, which at its smallest is β_0
+            assert abs(c_0 + c_t * mpmath.sqrt(now) - mpmath.sqrt(before)) <= rounding
+            assert abs(variance + c_t**2 * (1 - now) - (1 - before)) <= rounding
+            for row, value in zip(want, (c_0, c_t, variance), strict=True):
+                row.append(float(value))
+            before = now
+    for k, (found, values) in enumerate(zip(weights(posterior, beta, t), want, strict=True)):
+        assert_is(values, found, lambda b, k=k: weights(true.posterior, b, t)[k], beta, reduction=len(beta))
+
+
+@both("posterior")
+@given(beta=schedules)
+def test_the_first_posterior_is_the_data_without_variance(function: Any, beta: np.ndarray) -> None:
+    start = np.array([0])
+    c_0, c_t, variance = weights(function, beta, start)
+    assert c_t[0] == 0 and variance[0] == 0
+    assert_is(1, c_0, lambda b: weights(true.posterior, b, start)[0], beta, reduction=len(beta))
+
+
+@both("posterior")
+@given(beta=schedules.filter(lambda b: len(b) > 1))
+def test_the_posterior_is_a_product_of_gaussians(function: Any, beta: np.ndarray) -> None:
+    """1/β̃_t = α_t/β_t + 1/(1 − ᾱ_{t−1})"""
+    t = every(beta)[1:]
+
+    def law(beta: Any, posterior: Any = true.posterior) -> Any:
+        before = true.alphas_cumprod(beta)[:-1]
+        return weights(posterior, beta, t)[2] * ((1 - beta[1:]) / beta[1:] + 1 / (1 - before))
+
+    assert_is(1, law(beta, function), law, beta, reduction=len(beta))
+
+
+@both("p_sample")
+@given(seed=seeds, beta=schedules)
+def test_algorithm_2_is_the_posterior_at_the_estimate(function: Any, seed: int, beta: np.ndarray) -> None:
+    """A clip that holds nothing back changes nothing."""
+    x_t, eps, noise = np.random.default_rng(seed).standard_normal((3, len(beta), 2))
+    t = every(beta)
+
+    def law(x_t: Any, eps: Any, noise: Any, beta: Any, p_sample: Any = true.p_sample, clip: Any = 1e9) -> Any:
+        return p_sample(x_t, t, eps, noise, beta, clip)
+
+    arguments = (x_t, eps, noise, beta)
+    assert_is(law(*arguments, function, False), law(*arguments, function), law, *arguments, reduction=len(beta))
+
+
+@both("p_sample")
+@given(seed=seeds, beta=schedules, c=st.sampled_from((True, 0.5, 2.0)))
+def test_the_last_step_returns_the_clipped_estimate_and_looks_at_no_noise(
+    function: Any, seed: int, beta: np.ndarray, c: Any
+) -> None:
+    x_t, eps, noise = 3 * np.random.default_rng(seed).standard_normal((3, 1, 8))
+    t, alpha_bar = np.array([0]), true.alphas_cumprod(beta)
+
+    def law(x_t: Any, eps: Any, beta: Any) -> Any:
+        return true.p_sample(x_t, t, eps, noise, beta, c)
+
+    want = np.clip(true.predict_x0(x_t, t, eps, alpha_bar), -float(c), float(c))
+    assert_is(want, function(x_t, t, eps, noise, beta, c), law, x_t, eps, beta, reduction=len(beta))
+    assert np.array_equal(function(x_t, t, eps, noise, beta, c), function(x_t, t, eps, noise * np.nan, beta, c))
+
+
+# -- the digits through the chain -------------------------------------------------------------------------------------
+
+
+def test_diffusers_takes_the_noise_it_is_given() -> None:
+    pytest.importorskip("diffusers")
+    table = torch.from_numpy(true.alphas_cumprod(LINEAR))
+    x, t = torch.zeros(1, 4, dtype=torch.float64), torch.tensor([500])
+    noise = torch.arange(1.0, 5.0, dtype=torch.float64)[None]
+    found, _ = peers.step(peers.scheduler(alphas_cumprod=table), x, t, x, noise)
+    zero = np.zeros((1, 4))
+
+    def law(beta: Any) -> Any:
+        return true.p_sample(zero, t.numpy(), zero, noise.numpy(), beta, True)
+
+    assert_is(law(LINEAR), found.numpy(), law, LINEAR, reduction=1000)
+
+
+@pytest.mark.parametrize("clip", [False, True], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    "dtype, table",
+    [("float32", torch.float64), ("float16", torch.float32), ("bfloat16", torch.float32)],
+    ids=["float32, float64 tables", "float16, its own tables", "bfloat16, its own tables"],
+)
+def test_digits_walk_back_with_diffusers_step_by_step(dtype: str, table: Any, schedule: str, clip: bool) -> None:
+    """From step 99 to 0; each step starts where diffusers' last one ended, and the model knows the digit."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("sklearn")
+    fmt, generator = precision(dtype), np.random.default_rng(1)
+    x_0, beta = draws.digits(schedule)["x_0"], draws.betas(100, schedule)
+    alpha_bar, units = true.alphas_cumprod(beta), [fmt.u, 0.0, fmt.u, fmt.u, F64.u, 0.0]
+    made = peers.scheduler(**peers.tables(torch.from_numpy(beta), table), clip_sample=clip)
+    x = round_to(generator.standard_normal(x_0.shape), dtype)
+    for i in reversed(range(100)):
+        t = np.full(len(x), i)
+        eps = round_to((x - math.sqrt(alpha_bar[i]) * x_0) / math.sqrt(1 - alpha_bar[i]), dtype)
+        noise = round_to(generator.standard_normal(x.shape), dtype)
+        allowed = bounds(true.p_sample, [x, t, eps, noise, beta, clip], units, fmt, 1)[0]
+        x_t, e, z = (torch.from_numpy(a).to(fmt.torch) for a in (x, eps, noise))
+        steps = torch.from_numpy(t)
+        found, _ = peers.step(made, e, steps, x_t, z)
+        mine = fast.p_sample(x_t, steps, e, z, torch.from_numpy(beta), clip)
+        assert allowed.ratio(mine.double().numpy()).max() <= LIMITS["fused"], f"ours at step {i}"
+        assert allowed.ratio(found.double().numpy()).max() <= LIMITS["eager"], f"diffusers at step {i}"
+        x = found.double().numpy()
+    assert np.corrcoef(x.ravel(), x_0.ravel())[0, 1] > 1 - fmt.u**0.5, "the chain ends at the digits"
+
+
+def test_diffusers_cosine_betas_are_the_reference_rounded_once() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    made = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2").betas
+    single = precision("float32")
+    allowed = bounds(lambda s: true.cosine_betas(1000, s, 0.999), [0.008], [F64.u], single, 1)[0]
+    assert allowed.ratio(made.double().numpy()).max() <= LIMITS["fused"]
+    assert torch.equal(made, fast.cosine_betas(1000, 0.008, 0.999, dtype=torch.float32))
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+X, STEPS, TABLE = torch.zeros(2, 3), torch.tensor([0, 4]), torch.linspace(0.9, 0.1, 5, dtype=torch.float64)
+REFUSED = {
+    "x_0 had dtype torch.int64": lambda: fast.q_sample(X.long(), STEPS, X, TABLE),
+    "x_0 was list": lambda: fast.q_sample([0.0], STEPS, X, TABLE),  # type: ignore[arg-type]
+    "noise was (2, 4) torch.float32": lambda: fast.q_sample(X, STEPS, torch.zeros(2, 4), TABLE),
+    "noise was (2, 3) torch.float16": lambda: fast.q_sample(X, STEPS, X.half(), TABLE),
+    "eps had dtype torch.int32": lambda: fast.predict_x0(X, STEPS, X.int(), TABLE),
+    "x_t was (2, 3) torch.float64": lambda: fast.posterior(X, X.double(), STEPS, TABLE),
+    "t was between 0 and 5; it must lie in [0, 5)": lambda: fast.q_sample(X, torch.tensor([0, 5]), X, TABLE),
+    "t was between -1 and 0": lambda: fast.predict_x0(X, torch.tensor([0, -1]), X, TABLE),
+    "t had dtype torch.float32": lambda: fast.q_sample(X, STEPS.float(), X, TABLE),
+    "t had dtype torch.bool": lambda: fast.q_sample(X, STEPS.bool(), X, TABLE),
+    "t had shape (1,); it must be (2,)": lambda: fast.q_sample(X, STEPS[:1], X, TABLE),
+    "t was int": lambda: fast.q_sample(X, 3, X, TABLE),  # type: ignore[arg-type]
+    "alphas_cumprod had dtype torch.float32": lambda: fast.q_sample(X, STEPS, X, TABLE.float()),
+    "alphas_cumprod had shape (5, 1)": lambda: fast.q_sample(X, STEPS, X, TABLE[:, None]),
+    "betas was list": lambda: fast.alphas_cumprod([0.1]),  # type: ignore[arg-type]
+    "betas had shape (0,)": lambda: fast.alphas_cumprod(TABLE[:0]),
+    "clip was -1.0; it must be False, True or a positive number": lambda: fast.p_sample(X, STEPS, X, X, TABLE, -1.0),
+    "clip was None": lambda: fast.p_sample(X, STEPS, X, X, TABLE, None),  # type: ignore[arg-type]
+    "noise was (3, 2)": lambda: fast.p_losses(X, X.T),
+    "prediction had dtype torch.int64": lambda: fast.p_losses(X.long(), X.long()),
+    "steps was 0; it must be an integer of at least 1": lambda: fast.linear_betas(0, 1e-4, 0.02),
+    "steps was 1; it must be an integer of at least 2": lambda: fast.timesteps(1, 0.01),
+    "steps was 2.5": lambda: fast.cosine_betas(2.5, 0.008, 0.999),  # type: ignore[arg-type]
+    "beta_1 was 0": lambda: fast.linear_betas(10, 0, 0.02),
+    "beta_T was 1.0; it must be a number in (0, 1)": lambda: fast.linear_betas(10, 1e-4, 1.0),
+    "beta_max was nan": lambda: fast.cosine_betas(10, 0.008, math.nan),
+    "s was -0.1; it must be a finite number of at least 0": lambda: fast.cosine_betas(10, -0.1, 0.999),
+    "end was 0": lambda: fast.timesteps(10, 0),
+    "u had dtype torch.int64": lambda: fast.cosine_alphas_cumprod(torch.tensor([0]), 0.008),
+    "rho was 0; it must be a positive number": lambda: fast.karras_sigmas(TABLE, 0.002, 80, 0),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_bad_input_is_refused_in_one_sentence(sentence: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        REFUSED[sentence]()
+    message = str(caught.value)
+    assert message.startswith(sentence) and message.endswith(".") and "must" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("integer", INTEGERS, ids=str)
+def test_steps_may_have_any_integer_type(integer: torch.dtype) -> None:
+    assert torch.equal(fast.q_sample(X, STEPS.to(integer), X + 1, TABLE), fast.q_sample(X, STEPS, X + 1, TABLE))

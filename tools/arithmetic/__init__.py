@@ -1,0 +1,1 @@
+"""The four arithmetics, the floating-point formats, and the bound."""

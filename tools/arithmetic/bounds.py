@@ -1,0 +1,131 @@
+"""The bound: how far an honest result may lie from the reference, computed from the formula at this very input.
+
+    B = u |y| + (1 + √n · u_acc/u) · D + η          T = max_i |out_i − y_i| / B_i
+
+y    the float64 reference on inputs already rounded to the dtype under test
+D    spread of the reference under stochastic arithmetic: D² = Σ_grains mean_k (f_k − y)²
+n    the formula's reduction length; outputs of a reduction share D along the last axis (root mean square)
+u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
+
+T ≤ 1 is explained by rounding. The limits below, the grains and the number of runs are the only chosen numbers of the
+project; ``trueness calibrate`` prints the false accepts and false rejects they lead to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trueness.tools.arithmetic.base import is_inexact
+from trueness.tools.arithmetic.formats import Precision
+from trueness.tools.arithmetic.noise import GRAINS, Noise
+from trueness.tools.arithmetic.stochastic import stochastic
+
+LIMITS = {"fused": 1.5, "eager": 3.0, "exact": 0.0}
+RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The reference's value ``y`` and the bound ``B`` around it, for one output."""
+
+    y: np.ndarray
+    B: np.ndarray
+    may_overflow: np.ndarray | None = None
+    """where |y| lies so near the largest number that an honest rounding may pass it"""
+
+    def ratio(self, out: np.ndarray) -> np.ndarray:
+        """T of every element; 0 where both agree that there is no finite number, infinite where only one does."""
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            ratio = np.abs(out - self.y) / self.B
+        same = (out == self.y) | (np.isnan(out) & np.isnan(self.y))
+        if self.may_overflow is not None:
+            same |= self.may_overflow & np.isinf(out) & (np.sign(out) == np.sign(self.y))
+        return np.where(same, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))
+
+    def within(self, largest: float, u: float, saturate: bool) -> Bound:
+        """The same bound in a format whose largest number is ``largest``: beyond it lies ±inf, or that number."""
+        y = np.clip(self.y, -largest, largest) if saturate else self.y
+        y = np.where(np.abs(y) >= largest * (1 + u), np.copysign(np.inf, y), y) if not saturate else y
+        with np.errstate(invalid="ignore"):
+            edge = np.isfinite(y) & (np.abs(y) + self.B >= largest) & (not saturate)
+        return Bound(y, np.where(np.isfinite(y), self.B, 0.0), edge)
+
+    @property
+    def width(self) -> np.ndarray:
+        """B / |y|: the relative width of the bound."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.y == 0, np.inf, self.B / np.abs(self.y))
+
+
+def outputs(result: Any) -> tuple[np.ndarray, ...]:
+    """One array or a tuple of them, as a tuple of float64 arrays."""
+    arrays = [np.asarray(y) for y in (result if isinstance(result, tuple) else (result,))]
+    return tuple(a.astype(np.float64) if a.dtype.kind in "biu" else a for a in arrays)
+
+
+def spread(
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    units: Sequence[float],
+    eta: float,
+    reduction: int,
+    seed: int = 0,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i."""
+    truth = outputs(function(*arguments))
+    runs = RUNS if reduction > 1 else 2 * RUNS
+    total = [np.zeros(y.shape) for y in truth]
+    with np.errstate(all="ignore"):
+        for grain in GRAINS:
+            noise = Noise(seed, grain)
+            deviations = []
+            for _ in range(runs):
+                moved = [
+                    stochastic(x, u, eta if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
+                    for x, u in zip(arguments, units, strict=True)
+                ]
+                deviations.append([f - y for f, y in zip(outputs(function(*moved)), truth, strict=True)])
+            for i in range(len(truth)):
+                total[i] = total[i] + mean_square(np.stack([np.asarray(d[i]) for d in deviations]))
+        return list(truth), [np.sqrt(pooled(t) if reduction > 1 else t) for t in total]
+
+
+def mean_square(deviations: np.ndarray) -> np.ndarray:
+    """Mean over runs of the square; a run that left the formula's domain says nothing and does not count."""
+    finite = np.isfinite(deviations)
+    return np.where(finite, deviations, 0.0).__pow__(2).sum(0) / np.maximum(finite.sum(0), 1)
+
+
+def pooled(square: np.ndarray) -> np.ndarray:
+    if square.ndim == 0 or square.shape[-1] == 0:
+        return square
+    return np.broadcast_to(square.mean(-1, keepdims=True), square.shape)
+
+
+def bounds(
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    units: Sequence[float],
+    fmt: Precision,
+    reduction: int,
+    whole: Sequence[bool] = (),
+) -> list[Bound]:
+    """The bound of every output of ``function`` in format ``fmt``.
+
+    In float64 the reference is itself one float64 run, so its own rounding is added: B counts twice.
+    An output that is ``whole`` (integers, truth values) is not rounded: only what may tip a comparison moves it.
+    """
+    working = max([u for u in units if u > 0.0], default=fmt.u)
+    grow = 1 + np.sqrt(reduction) * min(1.0, fmt.u_acc / working)
+    truth, spreads = spread(function, arguments, units, fmt.eta, reduction)
+    both = 2.0 if fmt.name == "float64" else 1.0
+    last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return [
+            Bound(y, both * (k * (fmt.u * np.abs(y) + fmt.eta) + grow * d))
+            for y, d, k in zip(truth, spreads, last, strict=True)
+        ]

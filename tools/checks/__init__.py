@@ -1,0 +1,1 @@
+"""The generic checks, one file per kind."""

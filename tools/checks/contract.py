@@ -1,0 +1,326 @@
+"""The contract beside the value: memory layouts, shapes, special values, dtype, determinism, memory hygiene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given
+
+from trueness.tools.arithmetic.formats import precision, round_to
+from trueness.tools.checks.core import Failed, check, search, settings_for
+from trueness.tools.run import frameworks
+from trueness.tools.run.frameworks import Rejected
+from trueness.tools.run.trial import Trial
+from trueness.tools.spec import inputs
+from trueness.tools.spec.model import Case, Verdict
+
+PLAIN: dict[str, Any] = {"scale": 0.0, "spread": 1.0}
+GUARD = 64  # elements before and after every allocation
+MUTABLE = ("torch", "numpy")
+
+
+def typical(trial: Trial, length: int = 5, seed: int = 1) -> Case:
+    """A case of middling size: every symbol a different small length, scalars as they were drawn once."""
+    names = inputs.symbols(trial.formula)
+    sizes: dict[str, Any] = {}
+    for k, (name, (low, high)) in enumerate(names.items()):
+        dots = (3, length, 4) if len(names) == 1 else (length,)
+        sizes[name] = dots if name == "..." else min(max(low, length - 1 + k), high)
+    return Case(sizes=sizes, seed=seed, scalars=simplest(trial), **PLAIN)
+
+
+def simplest(trial: Trial) -> dict[str, Any]:
+    """A fixed draw of the case's scalars, drawn once a trial: every check of the contract asks for it."""
+    if trial.scalars is None:
+        found: dict[str, Any] = {}
+
+        def keep(case: Case) -> None:
+            found.update(case.scalars)
+
+        settings_for(2)(given(inputs.cases(trial.formula))(keep))()
+        trial.scalars = found
+    return dict(trial.scalars)
+
+
+def agree(trial: Trial, case: Case, outs: Sequence[np.ndarray], values: Sequence[Any], what: str) -> None:
+    """Fail when ``outs`` are beyond the limit at ``values``."""
+    reading = trial.judge(outs, trial.truth(values))
+    if reading.T > trial.limit:
+        place = f"[{', '.join(map(str, reading.where))}]"
+        message = f"{what}: output{place} is {reading.got:.9g}, the reference {reading.want:.9g}; T = {reading.T:.3g}."
+        raise Failed(case, message, reading)
+
+
+def still_agree(trial: Trial, case: Case, outs: Sequence[np.ndarray], values: Sequence[Any], what: str) -> None:
+    """The same, where a plain call is within the limit: so that each check answers for what it looks at alone."""
+    try:
+        agree(trial, case, outs, values, what)
+    except Failed:
+        try:
+            agree(trial, case, trial.call(values), values, "a plain call")
+        except (Failed, Rejected):
+            return  # the value check's affair, which tries these very cases
+        raise
+
+
+@check("layouts", "transposed, sliced, expanded, offset and channels-last input give the same", frameworks=MUTABLE)
+def layouts(trial: Trial) -> Verdict:
+    def body(case: Case) -> None:
+        values = trial.values(case)
+        still_agree(trial, case, trial.call(values, case.layout), values, f"with {case.layout} input")
+
+    fewer = replace(trial, examples=min(trial.examples, max(10, trial.examples // 3)))  # values are not at stake
+    return trial.verdict("layouts", True, cases=search(fewer, body, inputs.LAYOUTS[1:]))
+
+
+def odd_sizes(trial: Trial) -> list[dict[str, Any]]:
+    """Empty, one, primes, one off a power of two, more than one tile."""
+    names = inputs.symbols(trial.formula)
+    dots: list[tuple[int, ...]] = [(), (1,), (0,), (7,), (127,), (129,), (3, 0, 2), (1, 1, 1, 1), (2, 3, 5, 7)]
+    chosen: list[dict[str, Any]] = []
+    for k, shape in enumerate(dots if "..." in names else [(1,), (2,), (3,), (5,)]):
+        lengths = {n: min(max(low, (1, 2, 3, 5)[k % 4]), high) for n, (low, high) in names.items() if n != "..."}
+        chosen.append({**lengths, **({"...": shape} if "..." in names else {})})
+    if list(names) == ["..."]:  # elementwise: more than one tile, and a ragged end
+        chosen.append({"...": (min(4099, trial.implementation.largest or 4099),)})
+    return chosen
+
+
+@check("shapes", "empty, one-element, odd and not-a-multiple-of-a-tile shapes give the reference's shape and value")
+def shapes(trial: Trial) -> Verdict:
+    count = 0
+    for sizes in odd_sizes(trial):
+        case = Case(sizes=sizes, seed=count, scalars=simplest(trial), **PLAIN)
+        values = trial.values(case)
+        trial.heartbeat(case.to_json())
+        count += 1
+        try:
+            agree(trial, case, trial.call(values), values, f"for sizes {sizes}")
+        except Rejected as rejection:
+            raise Failed(case, f"for sizes {sizes} it {rejection}") from None
+    return trial.verdict("shapes", True, cases=count)
+
+
+def extremes(dtype: str) -> list[float]:
+    """NaN, infinities, zeros, subnormals, the smallest normal number and - in half formats - the largest."""
+    fmt = precision(dtype)
+    tiny = float(torch.finfo(fmt.torch).tiny)
+    found = [np.nan, np.inf, -np.inf, 0.0, -0.0, 2 * fmt.eta, -2 * fmt.eta, tiny / 2, tiny]
+    return [*found, fmt.max, -fmt.max] if fmt.half else found
+
+
+@check("special values", "NaN, ±inf, subnormals and the edge of the half formats follow the stated policy")
+def special_values(trial: Trial) -> Verdict:
+    if not any(a.real for a in trial.formula.arguments):
+        return trial.verdict("special values", True, skipped="takes no tensor in which a special value could stand")
+    count = 0
+    case = typical(trial)
+    for i, argument in enumerate(trial.formula.arguments):
+        if not argument.real:
+            continue
+        for special in extremes(trial.dtype):
+            values = trial.values(case)
+            values[i] = np.array(values[i])
+            if not values[i].size or (argument.positive and special <= 0):
+                continue
+            values[i].flat[values[i].size // 2] = special
+            values[i] = round_to(values[i], trial.dtype)
+            trial.heartbeat(f"{argument.name} = {special}")
+            agree(trial, case, trial.call(values), values, f"with {special} in {argument.name}")
+            count += 1
+    return trial.verdict("special values", True, cases=count)
+
+
+@check("determinism", "two calls give the same bits", independent=True)
+def determinism(trial: Trial) -> Verdict:
+    case = typical(trial)
+    values = trial.values(case)
+    first = trial.call(values)
+    for _ in range(2):
+        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, trial.call(values), strict=True)):
+            raise Failed(case, "two calls on the same input gave different bits.")
+    return trial.verdict("determinism", True, cases=3)
+
+
+@check("inputs unchanged", "no input is written to", frameworks=MUTABLE, independent=True)
+def inputs_unchanged(trial: Trial) -> Verdict:
+    case = typical(trial)
+    for layout in ("contiguous", "sliced"):
+        values = trial.values(case)
+        natives = trial.natives(values, layout)
+        before = [raw(x) for x in natives]
+        trial.invoke(natives)
+        for argument, x, bits in zip(trial.formula.arguments, natives, before, strict=True):
+            if raw(x) != bits:
+                raise Failed(case, f"wrote to its input {argument.name}.")
+    return trial.verdict("inputs unchanged", True, cases=2)
+
+
+def raw(value: Any) -> Any:
+    """The bytes of an array, the value of anything else."""
+    if isinstance(value, torch.Tensor):
+        return bytes(value.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
+    if isinstance(value, (list, tuple)):
+        return [raw(v) for v in value]
+    return value.tobytes() if isinstance(value, np.ndarray) else value
+
+
+@check("no aliasing", "an output shares memory with no input and no other output", frameworks=MUTABLE, independent=True)
+def no_aliasing(trial: Trial) -> Verdict:
+    case = typical(trial)
+    values = trial.values(case)
+    natives = trial.natives(values)
+    outs = trial.accepted(trial.invoke(natives), values)
+    again = trial.accepted(trial.invoke(natives), values)
+    arrays = [
+        (f"its input {a.name}", item)
+        for a, x in zip(trial.formula.arguments, natives, strict=True)
+        for item in (x if isinstance(x, (list, tuple)) else [x])
+    ]
+    arrays += [(f"output {k} of an earlier call", y) for k, y in enumerate(again)]
+    arrays += [(f"output {k}", y) for k, y in enumerate(outs)]
+    for k, out in enumerate(outs):
+        for name, other in arrays:
+            if other is not out and hasattr(other, "dtype") and storage(out) == storage(other) and out.size != 0:
+                raise Failed(case, f"output {k} shares memory with {name}.")
+            if other is out and name != f"output {k}":
+                raise Failed(case, f"output {k} is the same object as {name}.")
+    return trial.verdict("no aliasing", True, cases=2)
+
+
+def storage(array: Any) -> int:
+    """The address where an array's storage begins."""
+    if isinstance(array, torch.Tensor):
+        return array.untyped_storage().data_ptr()
+    if isinstance(array, np.generic):  # a number: it has no storage to share
+        return id(array)
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return int(array.__array_interface__["data"][0])
+
+
+@check(
+    "no stale cache",
+    "the same storage with new content, and freed storage used again, give new results",
+    frameworks=MUTABLE,
+)
+def no_stale_cache(trial: Trial) -> Verdict:
+    """Kills caches keyed by pointer, shape, a sum or a few samples: one element of the input is changed in place."""
+    case = typical(trial, length=129)
+    values = trial.values(case)
+    real = [i for i, a in enumerate(trial.formula.arguments) if a.real]
+    if not real:
+        return trial.verdict("no stale cache", True, skipped="takes no tensor that could be keyed by pointer")
+    natives = trial.natives(values)
+    first = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
+    if trial.judge(first, trial.truth(values)).T > trial.limit:
+        return trial.verdict("no stale cache", True, skipped="its first value is wrong already")
+    fresh = trial.values(typical(trial, length=129, seed=2))
+    for i in real:
+        for at in {0, values[i].size // 2, values[i].size - 1} if values[i].size else ():
+            values[i].flat[at] = fresh[i].flat[at]
+        natives[i][...] = frameworks.native(values[i], True, trial.dtype, trial.framework, trial.device)
+        outs = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
+        still_agree(trial, case, outs, values, "after an in-place change of its input")
+    for seed in range(3, 9):
+        values = trial.values(typical(trial, length=129, seed=seed))
+        del natives  # the next input may take its storage
+        natives = trial.natives(values)
+        outs = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
+        still_agree(trial, case, outs, values, "in storage that an earlier call's input had freed")
+    return trial.verdict("no stale cache", True, cases=10)
+
+
+class Guarded:
+    """While active, every ``empty`` array is filled with NaN and has ``GUARD`` known elements on either side."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[Any, int]] = []
+
+    def poisoned(self, make: Any, *args: Any, **kwargs: Any) -> Any:
+        plain: Any = make(*args, **kwargs)
+        block: Any
+        if isinstance(plain, np.ndarray):
+            block = np.full(plain.size + 2 * GUARD, 7, plain.dtype)
+            inner: Any = np.lib.stride_tricks.as_strided(block[GUARD:], plain.shape, plain.strides)
+        else:
+            block = torch.full((plain.untyped_storage().nbytes() // plain.element_size() + 2 * GUARD,), 7).to(plain)
+            inner = block.as_strided(plain.shape, plain.stride(), GUARD)
+        if (
+            plain.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+            or str(plain.dtype)[:5] == "float"
+        ):
+            inner[...] = float("nan")
+        self.blocks.append((block, plain.numel() if isinstance(plain, torch.Tensor) else plain.size))
+        return inner
+
+    def overwritten(self) -> int:
+        """How many guard elements no longer hold what was put there."""
+        sevens = [(b, n, 1 if str(b.dtype).endswith("bool") else 7) for b, n in self.blocks]
+        return sum(int((b[:GUARD] != v).sum()) + int((b[GUARD + n :][:GUARD] != v).sum()) for b, n, v in sevens)
+
+
+@contextmanager
+def guarded_allocations() -> Iterator[Guarded]:
+    """Replace torch.empty, empty_like, new_empty and np.empty, np.empty_like while a candidate runs."""
+    guard = Guarded()
+    places = [(torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"), (np, "empty"), (np, "empty_like")]
+    originals = [(owner, name, getattr(owner, name)) for owner, name in places]
+    try:
+        for owner, name, make in originals:
+            setattr(owner, name, lambda *a, _make=make, **k: guard.poisoned(_make, *a, **k))
+        yield guard
+    finally:
+        for owner, name, make in originals:
+            setattr(owner, name, make)
+
+
+@check("poisoned allocations", "no result depends on uninitialised memory", frameworks=MUTABLE)
+def poisoned_allocations(trial: Trial) -> Verdict:
+    case = typical(trial)
+    values = trial.values(case)
+    trial.truth(values)
+    with guarded_allocations():
+        result = trial.invoke(trial.natives(values))
+    outs = [frameworks.to_float64(y) for y in trial.accepted(result, values)]
+    still_agree(trial, case, outs, values, "with NaN in every uninitialised allocation")
+    return trial.verdict("poisoned allocations", True, cases=1)
+
+
+@check("red zones", "nothing is written around an output", frameworks=MUTABLE, independent=True)
+def red_zones(trial: Trial) -> Verdict:
+    count = 0
+    for length in (5, 127, 129):
+        case = typical(trial, length=length)
+        natives = trial.natives(trial.values(case))
+        with guarded_allocations() as guard:
+            trial.invoke(natives)
+        count += 1
+        if guard.overwritten():
+            raise Failed(case, f"wrote {guard.overwritten()} elements outside of what it had allocated.")
+    return trial.verdict("red zones", True, cases=count)
+
+
+@check(
+    "out", "out= receives the result, is returned, and nothing around it is touched", frameworks=("torch",), claim="out"
+)
+def out_argument(trial: Trial) -> Verdict:
+    case = typical(trial, length=129)
+    values = trial.values(case)
+    shape = trial.truth(values)[0].y.shape
+    size = int(np.prod(shape))
+    block = torch.full((size + 2 * GUARD,), 7.0, dtype=precision(trial.dtype).torch, device=trial.device)
+    target = block[GUARD : GUARD + size].view(shape)
+    result = trial.invoke(trial.natives(values), out=target)
+    if result is not target:
+        raise Failed(case, "did not return the tensor given as out=.")
+    still_agree(trial, case, [frameworks.to_float64(target)], values, "with out=")
+    changed = int((block[:GUARD] != 7).sum() + (block[GUARD + size :] != 7).sum())
+    if changed:
+        raise Failed(case, f"wrote {changed} elements around out=.")
+    return trial.verdict("out", True, cases=1)

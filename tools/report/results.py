@@ -1,0 +1,278 @@
+"""What a run found: its verdicts and how they came about, as rows for a table, as JSON, and as JUnit XML."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata, resources
+from typing import Any, Literal, TypeVar
+
+from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
+
+from trueness.tools.spec.model import DTYPES, Bug, Formula, Verdict
+
+SCHEMA_VERSION = 1
+MEASURED = ("value", "gradient", "second derivative")
+ORIGINS = ("reference", "ours", "peer", "foreign")
+PACKAGES = ("trueness", "torch", "numpy", "hypothesis", "scipy", "python-flint", "triton", "jax", "diffusers")
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+K = TypeVar("K")
+Status = Literal["right", "wrong", "convention", "skipped"]
+
+
+def installed() -> dict[str, str]:
+    """Python and the packages whose versions a result depends on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The verdicts of a run and how they came about.
+
+    formulas, bugs   what the names in the verdicts stand for, as the registry gives them; the report prints them
+    seed             how the cases were drawn
+    started          ISO 8601, UTC
+    seconds          how long the run took
+    """
+
+    verdicts: Sequence[Verdict]
+    formulas: Mapping[str, Formula] = field(default_factory=dict)
+    bugs: Mapping[str, Bug] = field(default_factory=dict)
+    profile: str = "ci"
+    device: str = "cpu"
+    seed: str = "derandomized"
+    versions: Mapping[str, str] = field(default_factory=installed)
+    platform: str = field(default_factory=platform.platform)
+    started: str = field(default_factory=now)
+    seconds: float = 0.0
+
+    def rows(self) -> list[Row]:
+        return rows(self.verdicts, self.formulas)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: an implementation of a formula in one dtype on one device.
+
+    cases          over all checks
+    T, limit       the worst of value, gradient and second derivative; None when none of them was measured
+    killed, known  wrong variants of the formula that this dtype rejects, of those on file
+    invisible      those it lets pass for a reason that the ledger gives
+    behaves_like   ids of known bugs
+    status         right, wrong, convention or skipped; ``verdict`` is the same with its reason
+    message        the first failing check's
+    failing        names of the failing checks
+    """
+
+    formula: str
+    implementation: str
+    dtype: str
+    device: str
+    origin: str
+    cases: int
+    T: float | None
+    limit: float | None
+    passed: bool
+    killed: int
+    known: int
+    invisible: int
+    behaves_like: tuple[str, ...]
+    status: Status
+    verdict: str
+    message: str
+    failing: tuple[str, ...]
+
+
+def badness(T: float) -> float:
+    """Orders T with NaN, which nothing explains, at the wrong end."""
+    return math.inf if math.isnan(T) else T
+
+
+def grouped(verdicts: Iterable[Verdict], key: Callable[[Verdict], K]) -> dict[K, list[Verdict]]:
+    groups: dict[K, list[Verdict]] = {}
+    for v in verdicts:
+        groups.setdefault(key(v), []).append(v)
+    return groups
+
+
+def origin_of(v: Verdict) -> str:
+    return "reference" if v.implementation == "reference" else v.origin
+
+
+def position(name: str, order: Sequence[str]) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def in_order(verdicts: Iterable[Verdict], formulas: Mapping[str, Formula] | None = None) -> list[Verdict]:
+    """By formula, origin, implementation, dtype and device, in the order they are declared in; checks as they came."""
+    declared = {name: [i.name for i in f.implementations] for name, f in (formulas or {}).items()}
+    order = list(declared)
+
+    def key(v: Verdict) -> tuple[Any, ...]:
+        return (
+            position(v.formula, order),
+            v.formula,
+            position(origin_of(v), ORIGINS),
+            position(v.implementation, declared.get(v.formula, ())),
+            v.implementation,
+            position(v.dtype, DTYPES),
+            v.device,
+        )
+
+    return sorted(verdicts, key=key)
+
+
+def kill_matrix(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
+    """(formula, dtype) → the verdict that carries the kills."""
+    return {(v.formula, v.dtype): v for v in verdicts if v.check == "known bugs" and v.kills}
+
+
+def rows(verdicts: Iterable[Verdict], formulas: Mapping[str, Formula] | None = None) -> list[Row]:
+    """One row per formula, implementation, dtype and device."""
+    ordered = in_order(verdicts, formulas)
+    kills = kill_matrix(ordered)
+    subjects = grouped(ordered, lambda v: (v.formula, v.implementation, v.dtype, v.device))
+    return [row(found, kills.get((name, dtype))) for (name, _, dtype, _), found in subjects.items()]
+
+
+def row(found: Sequence[Verdict], bugs: Verdict | None) -> Row:
+    """The row of all the verdicts on one subject; ``bugs`` carries the kills of its formula and dtype.
+
+    A verdict is falsy when it fails, so its presence is asked for by ``is not None``.
+    """
+    measured = [v for v in found if v.check in MEASURED and v.T is not None]
+    worst = max(measured, key=lambda v: badness(v.T or 0.0), default=None)
+    failing = [v for v in found if not v.passed]
+    status, text = status_of(found)
+    kills = bugs.kills if bugs is not None else ()
+    survivors = [bug for bug, T in kills if bugs is not None and badness(T) <= (bugs.limit or 0.0)]
+    first = found[0]
+    return Row(
+        formula=first.formula,
+        implementation=first.implementation,
+        dtype=first.dtype,
+        device=first.device,
+        origin=origin_of(first),
+        cases=sum(v.cases for v in found),
+        T=worst.T if worst is not None else None,
+        limit=next((v.limit for v in found if v.check in MEASURED and v.limit is not None), None),
+        passed=not failing,
+        killed=len(kills) - len(survivors),
+        known=len(kills),
+        invisible=len(survivors) if bugs is not None and bugs.passed else 0,
+        behaves_like=tuple(dict.fromkeys(b for v in found for b in v.bugs)),
+        status=status,
+        verdict=text,
+        message=failing[0].message if failing else "",
+        failing=tuple(v.check for v in failing),
+    )
+
+
+def status_of(found: Sequence[Verdict]) -> tuple[Status, str]:
+    """The verdict in a word, and in a few."""
+    if not all(v.passed for v in found):
+        return "wrong", "wrong"
+    if all(v.skipped for v in found):
+        return "skipped", f"skipped: {found[0].skipped}"
+    differs = [convention(v) for v in found if v.check == "value" and v.bugs]
+    return ("convention", f"convention {differs[0]}") if differs else ("right", "right")
+
+
+def convention(v: Verdict) -> str:
+    """The convention by which a passing value differs: the one its message names, of those it behaves like."""
+    return next((b for b in v.bugs if v.message.startswith(f"convention {b}:")), v.bugs[0])
+
+
+# -- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema that ``to_json`` keeps to."""
+    text = resources.files(__package__).joinpath("verdicts.schema.json").read_text("utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def plain(x: Any) -> Any:
+    """``x`` in JSON's own types; the numbers JSON does not have become "nan", "inf" and "-inf"."""
+    if isinstance(x, float):
+        return x if math.isfinite(x) else str(x)
+    if isinstance(x, (list, tuple)):
+        return [plain(e) for e in x]
+    if isinstance(x, Mapping):
+        return {str(k): plain(v) for k, v in x.items()}
+    return x
+
+
+def to_json(results: Results) -> str:
+    """The run as a document of verdicts.schema.json."""
+    run = {
+        "profile": results.profile,
+        "device": results.device,
+        "seed": results.seed,
+        "started": results.started,
+        "seconds": round(results.seconds, 3),
+        "platform": results.platform,
+        "versions": dict(results.versions),
+    }
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "passed": all(v.passed for v in results.verdicts),
+        "run": run,
+        "verdicts": [v.to_dict() for v in in_order(results.verdicts, results.formulas)],
+    }
+    return json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
+
+
+# -- JUnit ----------------------------------------------------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """``text`` with what XML may not hold, and what reorders the text around it, written as an escape."""
+    return UNPRINTABLE.sub(lambda m: m.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def to_junit(results: Results) -> str:
+    """JUnit XML: a suite per formula, a case per implementation, dtype and check."""
+    document: Any = JUnitXml("trueness")
+    for name, found in grouped(in_order(results.verdicts, results.formulas), lambda v: v.formula).items():
+        suite = TestSuite(printable(name))
+        suite.timestamp = results.started
+        suite.add_property("profile", results.profile)
+        suite.add_property("seed", results.seed)
+        for package, version in results.versions.items():
+            suite.add_property(f"version of {package}", version)
+        suite.add_testcases([testcase(v) for v in found])
+        document.add_testsuite(suite)
+    document.update_statistics()
+    text: str = document.tostring().decode("utf-8")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
+
+
+def testcase(v: Verdict) -> TestCase:
+    where = "" if v.device == "cpu" else f" · {v.device}"
+    case = TestCase(printable(f"{v.implementation} · {v.dtype} · {v.check}{where}"), printable(v.formula))
+    if not v.passed:
+        failure = Failure(printable(v.message) or "failed", printable(v.check))
+        like = [f"behaves like {bug}" for bug in v.bugs]
+        again = ["to see it again:", v.reproduction] if v.reproduction else []
+        failure.text = printable("\n".join([v.message, *like, *again]))
+        case.result = [failure]
+    elif v.skipped:
+        case.result = [Skipped(printable(v.skipped))]
+    return case

@@ -1,0 +1,349 @@
+"""What the command line prints: tables, progress, one formula, the ledger, what this machine can check."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from trueness.tools.arithmetic.bounds import LIMITS
+from trueness.tools.checks.core import CHECKS
+from trueness.tools.report import markdown
+from trueness.tools.report.html import require_writable, write_report
+from trueness.tools.report.results import Results, Row, now, to_json, to_junit
+from trueness.tools.run import pool, saved_cases
+from trueness.tools.run.api import describe
+from trueness.tools.run.plan import Request, groups
+from trueness.tools.run.runner import DTYPES, Job
+from trueness.tools.spec import registry
+from trueness.tools.spec.inputs import dims_text
+from trueness.tools.spec.model import VERDICTS, Verdict
+
+COLOURS = {"right": "green", "wrong": "bold red", "convention": "yellow", "skipped": "dim"}
+
+
+def console(stderr: bool = False) -> Console:
+    wide = Console(stderr=stderr)
+    return wide if wide.is_terminal else Console(stderr=stderr, width=160, soft_wrap=False)
+
+
+# -- verify ---------------------------------------------------------------------------------------------------------
+
+
+def verify(
+    formulas: Sequence[str],
+    impls: Sequence[str],
+    dtypes: Sequence[str],
+    device: str,
+    peers: bool | None,
+    profile: str,
+    report: str | None,
+    junit: str | None,
+    json_file: str | None,
+    jobs: int,
+    timeout: float,
+    framework: str | None,
+    limit: str,
+    case: str,
+) -> int:
+    """Run the request, print the table, write what was asked for; 1 when something is wrong."""
+    request = Request(
+        tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES, device, peers, profile, framework or "", limit, case
+    )
+    planned = groups(request)
+    if report:
+        require_writable(report)
+    for file in (junit, json_file):
+        if file:
+            require_writable_file(file)
+    started, date = time.monotonic(), now()
+    verdicts = run_with_progress(planned, jobs, timeout)
+    names = list(dict.fromkeys(job.formula for group in planned for job in group))
+    results = Results(
+        verdicts,
+        formulas={name: registry.formula(name) for name in registry.formulas() if name in names},
+        bugs=registry.bugs(),
+        profile=profile,
+        device=device,
+        started=date,
+        seconds=time.monotonic() - started,
+    )
+    kept = [path for v in verdicts if (path := saved_cases.store(v)) is not None]
+    out = console()
+    out.print(verdict_table(results.rows()))
+    for verdict in verdicts:
+        if not verdict.passed:
+            out.print(escape(describe(verdict)), style="red", highlight=False, soft_wrap=True)
+    if kept:
+        out.print(f"failing cases kept under {saved_cases.directory()}: {len(set(kept))}", highlight=False)
+    if json_file:
+        Path(json_file).write_text(to_json(results), encoding="utf-8")
+    if junit:
+        Path(junit).write_text(to_junit(results), encoding="utf-8")
+    if report:
+        out.print(f"report: {write_report(results, report)}", highlight=False)
+    out.print(summary(results), highlight=False)
+    return 0 if all(v.passed for v in verdicts) else 1
+
+
+def require_writable_file(name: str) -> None:
+    """Refuse a file that cannot be written before anything is computed."""
+    path = Path(name)
+    if path.is_dir():
+        raise ValueError(f"the file to write was {name!r}, which is a directory.")
+    require_writable(str(path.parent))
+
+
+def run_with_progress(planned: Sequence[Sequence[Job]], jobs: int, timeout: float) -> list[Verdict]:
+    """Run the groups; on a terminal with a bar, elsewhere silently."""
+    total = sum(len(group) for group in planned)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=total)
+
+        def started(job: Job) -> None:
+            bar.update(task, description=f"{job.formula} · {job.implementation} · {job.dtype}")
+
+        def finished(job: Job, found: list[Verdict]) -> None:
+            bar.advance(task)
+            if any(not v.passed for v in found):
+                bar.console.print(f"[red]wrong[/]: {escape(job.formula)} · {escape(job.implementation)} · {job.dtype}")
+
+        return pool.run_groups(planned, jobs, timeout, pool.Progress(started, finished))
+
+
+def verdict_table(rows: Sequence[Row]) -> Table:
+    """formula · implementation · dtype · cases · worst T of limit · bugs killed k/k · verdict"""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("formula", overflow="fold", max_width=34)
+    table.add_column("implementation", overflow="fold", max_width=32)
+    table.add_column("dtype", no_wrap=True)
+    for name in ("cases", "worst T of limit", "bugs killed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=24)
+    before = ""
+    for row, dtypes in folded(rows):
+        of = "–"
+        if row.T is not None and row.limit is not None:
+            of = f"{row.T:.{'2f' if row.T < 1000 else '1e'}} of {row.limit:g}"
+        killed = f"{row.killed}/{row.known - row.invisible}" if row.known else "–"
+        killed += f" ({row.invisible} invisible)" if row.invisible else ""
+        colour = COLOURS[row.status]
+        verdict = escape(row.verdict)
+        if row.status == "wrong":
+            like = f", behaves like {', '.join(row.behaves_like)}" if row.behaves_like else ""
+            verdict = f"wrong: {escape(', '.join(row.failing))}{like}"
+        if row.device != "cpu":
+            verdict += f" on {row.device}"
+        table.add_row(
+            escape(row.formula) if row.formula != before else "",
+            escape(row.implementation),
+            dtypes,
+            str(row.cases) if row.cases else "–",
+            of,
+            killed,
+            f"[{colour}]{verdict}[/]",
+        )
+        before = row.formula
+    return table
+
+
+def folded(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    """Every row with its dtype; the dtypes in which an implementation is skipped for one reason make one row."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        alone = (row.dtype,) if row.status != "skipped" else ()
+        groups.setdefault((row.formula, row.implementation, row.device, row.verdict, *alone), []).append(row)
+    subjects = [(row.formula, row.implementation, row.device) for row in rows]
+    found = []
+    for group in groups.values():
+        row = group[0]
+        everywhere = len(group) == subjects.count((row.formula, row.implementation, row.device))
+        found.append((row, row.dtype if len(group) == 1 else "all" if everywhere else "the others"))
+    return found
+
+
+def summary(results: Results) -> str:
+    """One line: how many of each, and how long it took."""
+    counts: dict[str, int] = {}
+    for row in results.rows():
+        counts[row.status] = counts.get(row.status, 0) + 1
+    parts = [f"{counts[s]} {s}" for s in ("right", "convention", "wrong", "skipped") if s in counts]
+    return f"{len(results.formulas)} formulas: {', '.join(parts)}; {results.seconds:.0f} s, profile {results.profile}."
+
+
+# -- list, bugs, show -----------------------------------------------------------------------------------------------
+
+
+def list_formulas(write: str | None = None) -> None:
+    if write:
+        require_writable_file(write)
+        Path(write).write_text(markdown.formulas(registry.formulas(), registry.bugs().values()), encoding="utf-8")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("formula", "equation", "implementations", "bugs"):
+        table.add_column(name, overflow="fold")
+    for f in registry.formulas().values():
+        names = ", ".join(i.name for i in f.implementations)
+        table.add_row(f.name, escape(f.equation), escape(names), str(len(registry.bugs_of(f.name))))
+    console().print(table)
+
+
+def list_bugs(write: str | None = None) -> None:
+    if write:
+        require_writable_file(write)
+        Path(write).write_text(markdown.ledger(registry.bugs().values()), encoding="utf-8")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "formula", "verdict", "what"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("id", "verdict"))
+    for bug in sorted(registry.bugs().values(), key=lambda b: b.id):
+        table.add_row(bug.id, bug.formula or "–", bug.verdict, escape(bug.title))
+    bugs = list(registry.bugs().values())
+    out = console()
+    out.print(table)
+    out.print(
+        f"{len(markdown.firsts(bugs))} items, {len(bugs)} entries; "
+        "`trueness show FORMULA` gives claim, finding and evidence.",
+        highlight=False,
+    )
+
+
+def check_bugs() -> int:
+    """Re-run all evidence; a table of the verdicts, and every entry that is not shown; 1 when there is one."""
+    from trueness.tools.ledger import evidence  # junitparser
+
+    bugs = sorted(registry.bugs().values(), key=lambda b: b.id)
+    started = time.monotonic()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("evidence", total=None)
+        found = evidence.rerun(bugs, lambda done, total: bar.update(task, completed=done, total=total))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("verdict", "items", "entries", "shown", "tests"):
+        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+    for verdict in VERDICTS:
+        mine = [s for s in found if s.bug.verdict == verdict]
+        tests = {name for s in mine for name in s.passed}
+        items = [b for b in markdown.firsts(bugs) if b.verdict == verdict]
+        table.add_row(verdict, str(len(items)), str(len(mine)), str(sum(map(bool, mine))), str(len(tests)))
+    out = console()
+    out.print(table)
+    for s in found:
+        if not s:
+            out.print(f"{s.bug.id}: {escape(s.sentence)}", style="red", highlight=False, soft_wrap=True)
+    seconds = time.monotonic() - started
+    out.print(
+        f"{len(markdown.firsts(bugs))} items, {len(bugs)} entries: {sum(map(bool, found))} shown, "
+        f"{sum(not s for s in found)} not; {sum(b.variant is not None for b in bugs)} wrong variants; {seconds:.0f} s.",
+        highlight=False,
+    )
+    return 0 if all(found) else 1
+
+
+def show(name: str) -> None:
+    formula = registry.formula(name)
+    out = console()
+    document = inspect.getdoc(formula.reference) or ""
+    out.print(Panel(escape(document), title=f"{formula.name}", subtitle=escape(formula.source), title_align="left"))
+    kind: Callable[[Any], str] = lambda a: type(a).__name__.lower()  # noqa: E731
+    for a in formula.arguments:
+        dims = f" ({dims_text(a)})" if getattr(a, "dims", ()) else ""
+        out.print(f"  {a.name}: {kind(a)}{dims}{', differentiable' if a.differentiable else ''}", highlight=False)
+    out.print("\nB = u |y| + (1 + √n · u_acc/u) · D + η,  T = max |out − y| / B;", highlight=False)
+    limits = ", ".join(f"{k} T ≤ {v:g}" for k, v in LIMITS.items() if v)
+    out.print(f"limits: {limits}; computed in {formula.working}; overflow: {formula.overflow}.", highlight=False)
+    out.print(f"special values: {escape(formula.special)}.", highlight=False)
+    out.print(f"gradient: {escape(formula.no_gradient or 'vector-Jacobian product proved by complex step')}.")
+    out.print("\nimplementations", style="bold")
+    for i in formula.implementations:
+        claims = f"; claims {', '.join(sorted(i.claims))}" if i.claims else ""
+        out.print(f"  {escape(i.name)}: {i.origin}, {i.framework}, {i.limit}{claims}", highlight=False)
+    known = [b for b in registry.bugs().values() if b.formula == formula.name]
+    out.print("\nknown bugs", style="bold")
+    for b in known:
+        out.print(f"  {b.id}: {escape(b.title)} [{b.verdict}]".replace("[", "\\[", 1), highlight=False)
+        out.print(
+            f"    claim: {escape(b.claim)}\n    found: {escape(b.finding)}\n    see: {escape(b.evidence)}",
+            highlight=False,
+        )
+    if not known:
+        out.print("  none on file", highlight=False)
+
+
+# -- calibrate, doctor ----------------------------------------------------------------------------------------------
+
+
+def calibrate(profile: str, write: str | None) -> int:
+    from trueness.tools.calibration import run as calibration
+
+    if write:
+        require_writable_file(write)
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), console=console(True), transient=True
+    ) as bar:
+        task = bar.add_task("calibrating", total=None)
+        found = calibration.calibrate(profile, progress=lambda note: bar.update(task, description=str(note)))
+    out = console()
+    out.print(found.markdown(), highlight=False, markup=False)
+    if write:
+        found.write(write)
+        out.print(f"written: {write}", highlight=False)
+    return 0 if found.passed else 1
+
+
+def doctor() -> None:
+    """Each line: what, whether it is here, and how to get it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("what", "here", "what it is for, and how to get it"):
+        table.add_column(name, overflow="fold")
+
+    def line(what: str, here: str, text: str) -> None:
+        table.add_row(what, here or "[yellow]missing[/]", text)
+
+    line("Python", platform.python_version(), "3.11 or newer")
+    line("torch", torch.__version__, "2.9 or newer")
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    line(
+        "CUDA device",
+        cuda,
+        "graph capture, more than 2³¹ elements, side streams; --device cuda. Needs a CUDA build of torch",
+    )
+    sanitizer = shutil.which("compute-sanitizer") or ""
+    line("compute-sanitizer", sanitizer, "memcheck of CUDA kernels; part of the CUDA toolkit")
+    for module, text in (
+        ("triton", "kernels, interpreted on the CPU; pip install triton (Linux)"),
+        ("hypothesis", "draws the cases; pip install 'trueness[verify]'"),
+        ("flint", "ball certificates; pip install 'trueness[verify]'"),
+        ("scipy", "oracles; pip install 'trueness[verify]'"),
+        ("matplotlib", "pictures of the report; pip install 'trueness[verify]'"),
+        ("diffusers", "peer of the family diffusion; pip install 'trueness[peers]'"),
+        ("sklearn", "real data (handwritten digits); pip install 'trueness[peers]'"),
+        ("jax", "JAX implementations; pip install 'trueness[peers]'"),
+        ("asv", "performance history; pip install 'trueness[dev]'"),
+    ):
+        line(module, "yes" if importlib.util.find_spec(module) else "", text)
+    out = console()
+    out.print(table)
+    runnable = [c for c in CHECKS.values() if not c.cuda or torch.cuda.is_available()]
+    out.print(f"{len(runnable)} of {len(CHECKS)} generic checks can run here.", highlight=False)
+    for c in CHECKS.values():
+        if c not in runnable:
+            out.print(f"  cannot: {c.name} ({c.sentence}): no CUDA device", highlight=False)
+    out.print(f"{len(registry.formulas())} formulas, {len(registry.bugs())} ledger entries.", highlight=False)

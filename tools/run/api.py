@@ -1,0 +1,107 @@
+"""``trueness.check``: the whole trial as one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trueness.tools.arithmetic.formats import precision
+from trueness.tools.run.frameworks import Rejected
+from trueness.tools.run.plan import importable
+from trueness.tools.run.pool import run_groups
+from trueness.tools.run.runner import DTYPES, PROFILES, Job, foreign, run_job
+from trueness.tools.spec import registry
+from trueness.tools.spec.model import Case, Implementation, Verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdicts of a trial. Truthy if all pass; printing it shows what fails, why, and how to see it again."""
+
+    verdicts: tuple[Verdict, ...]
+
+    def __bool__(self) -> bool:
+        return all(self.verdicts)
+
+    @property
+    def failures(self) -> tuple[Verdict, ...]:
+        return tuple(v for v in self.verdicts if not v.passed)
+
+    def __str__(self) -> str:
+        lines = [describe(v) for v in self.failures]
+        if not lines:
+            ran = [v for v in self.verdicts if not v.skipped]
+            worst = max((v.T for v in ran if v.T is not None), default=0.0)
+            lines = [f"right: {len(ran)} checks passed, {len(self.verdicts) - len(ran)} skipped, worst T {worst:.2f}."]
+        return "\n".join(lines)
+
+
+def describe(verdict: Verdict) -> str:
+    """A failing verdict for people."""
+    lines = [f"{verdict.formula} · {verdict.implementation} · {verdict.dtype} · {verdict.check}: {verdict.message}"]
+    known = registry.bugs()
+    lines += [f"  behaves like {bug} ({known[bug].verdict}): {known[bug].title}" for bug in verdict.bugs]
+    if verdict.reproduction:
+        lines += ["  to see it again:", *(f"    {line}" for line in verdict.reproduction.splitlines())]
+    return "\n".join(lines)
+
+
+def check(
+    formula: str,
+    implementation: Callable[..., Any] | str,
+    *,
+    dtype: str | Sequence[str] = DTYPES,
+    device: str = "cpu",
+    profile: str = "ci",
+    case: str = "",
+    checks: Sequence[str] = (),
+    framework: str = "",
+    limit: str = "fused",
+    timeout: float = 60.0,
+) -> Outcome:
+    """Try ``implementation`` against the reference of ``formula``.
+
+    formula         its name, such as "fisher.diagonal"
+    implementation  a callable on torch, NumPy or JAX arrays; or "module:callable", which runs in a process of its own
+                    and may hang or crash there; or the name of an implementation that the formula declares
+    dtype           one or several of float64, float32, float16, bfloat16
+    profile         how many cases are drawn: quick, ci, deep
+    case            one case to look at again, as a failing verdict printed it
+    checks          names of checks; all of them unless given
+    framework       "torch", "numpy" or "jax" where it cannot be guessed
+    limit           "fused" (T ≤ 1.5), "eager" (T ≤ 3) or "exact"
+    returns         Outcome, truthy if right
+    raises          ValueError for an unknown formula, dtype, profile, check or implementation
+    """
+    declared = registry.formula(formula)
+    dtypes = [precision(d).name for d in ([dtype] if isinstance(dtype, str) else dtype)]
+    if profile not in PROFILES:
+        raise ValueError(f"profile was {profile!r}; allowed are {', '.join(PROFILES)}.")
+    if framework not in ("", "torch", "numpy", "jax"):
+        raise ValueError(f"framework was {framework!r}; allowed are torch, numpy, jax.")
+    if limit not in ("fused", "eager", "exact"):
+        raise ValueError(f"limit was {limit!r}; allowed are fused, eager, exact.")
+    if case:
+        Case.from_json(case)
+    name = implementation if isinstance(implementation, str) else getattr(implementation, "__qualname__", "callable")
+    outside = isinstance(implementation, str) and ":" in implementation
+    if outside:
+        importable(name)
+    jobs = [
+        Job(declared.name, name, d, device, profile, outside, framework, limit, case, tuple(checks)) for d in dtypes
+    ]
+    if outside:
+        return Outcome(tuple(run_groups([jobs], 1, timeout)))
+    candidate: Implementation | None = None
+    if not isinstance(implementation, str):
+        candidate = foreign(spec_of(implementation, name), implementation, framework, limit)
+    try:
+        return Outcome(tuple(v for job in jobs for v in run_job(job, candidate=candidate)))
+    except Rejected as rejection:
+        raise ValueError(str(rejection)) from rejection
+
+
+def spec_of(function: Callable[..., Any], name: str) -> str:
+    """module:callable, so that the reproduction can import it."""
+    return f"{getattr(function, '__module__', '__main__')}:{name}"

@@ -1,0 +1,104 @@
+"""From what was asked for to groups of jobs: which formulas, implementations and dtypes, and what shares a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from trueness.tools.arithmetic.formats import precision
+from trueness.tools.run import saved_cases
+from trueness.tools.run.runner import DTYPES, PROFILES, REFERENCE, Job, load_spec
+from trueness.tools.spec import registry
+from trueness.tools.spec.model import Case, Formula
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the caller wants verified."""
+
+    formulas: tuple[str, ...] = ()
+    impls: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = DTYPES
+    device: str = "cpu"
+    peers: bool | None = None
+    profile: str = "ci"
+    framework: str = ""
+    limit: str = "fused"
+    case: str = ""
+
+
+def foreign_of(request: Request) -> list[tuple[Formula, str]]:
+    """(formula, module:callable) of every --impl; ValueError names what is missing."""
+    found = []
+    for text in request.impls:
+        name, equals, spec = text.rpartition("=")
+        if not equals:
+            if len(request.formulas) != 1:
+                raise ValueError(f"--impl was {text!r}; say which formula: --impl FORMULA=module:callable.")
+            name = request.formulas[0]
+        found.append((registry.formula(name), spec))
+    return found
+
+
+def groups(request: Request) -> list[list[Job]]:
+    """Jobs that share a process, longest first; ValueError when the request itself is wrong."""
+    dtypes = [precision(d).name for d in request.dtypes]
+    if request.profile not in PROFILES:
+        raise ValueError(f"profile was {request.profile!r}; allowed are {', '.join(PROFILES)}.")
+    if request.device not in ("cpu", "cuda"):
+        raise ValueError(f"device was {request.device!r}; allowed are cpu, cuda.")
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device was 'cuda', but torch sees no CUDA device here; `trueness doctor` says what is missing."
+        )
+    if request.case:
+        Case.from_json(request.case)
+    foreign = foreign_of(request)
+    for _, spec in foreign:
+        importable(spec)
+    chosen = registry.select(list(request.formulas)) if request.formulas or not foreign else []
+    chosen = list({f.name: f for f in [*chosen, *(f for f, _ in foreign)]}.values())
+    others = bool(request.peers) or not foreign  # with --impl alone, the caller's is what counts
+
+    def job(formula: Formula, name: str, dtype: str, **fields: object) -> Job:
+        stored = () if request.case else saved_cases.load(formula.name)
+        common = {"device": request.device, "profile": request.profile, "case": request.case, "stored": stored}
+        return Job(formula.name, name, dtype, **{**common, **fields})  # type: ignore[arg-type]
+
+    plain: list[list[Job]] = []
+    for formula, spec in foreign:
+        options = {"foreign": True, "framework": request.framework, "limit": request.limit}
+        plain.append([job(formula, spec, d, **options) for d in dtypes])
+    for formula in chosen:
+        for d in [*dtypes, *(["float64"] if "float64" not in dtypes else [])]:
+            ours = [i for i in formula.implementations if others and (i.origin == "ours" or request.peers is not False)]
+            same = [i for i in ours if not i.env]
+            together = [job(formula, i.name, d) for i in same if d in dtypes]
+            if not request.case:
+                together.insert(0, job(formula, REFERENCE, d))
+            plain.append(together)
+            for i in ours:
+                if i.env and d in dtypes:
+                    plain.append([job(formula, i.name, d, env=dict(i.env) if request.device == "cpu" else {})])
+    return sorted((g for g in plain if g), key=lambda g: (not g[0].foreign, not g[0].env))
+
+
+def importable(spec: str) -> None:
+    """Refuse a ``module:callable`` that is not there; what its import does is the worker's affair."""
+    import importlib.util
+    import os
+    import sys
+
+    module, _, attribute = spec.partition(":")
+    if not module or not attribute:
+        load_spec(spec)  # raises the sentence
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    importlib.invalidate_caches()  # a file that has just been written must be found
+    try:
+        missing = importlib.util.find_spec(module) is None
+    except (ModuleNotFoundError, ValueError):  # no parent package, or a module without a spec such as __main__
+        missing = True
+    if missing:
+        raise ValueError(f"--impl was {spec!r}: there is no module {module!r} here or installed.")

@@ -1,0 +1,343 @@
+"""Runs jobs in worker processes, with a time limit, and turns the death of a worker into a verdict.
+
+It guards against accidents: a hang, a crash, an exit, a flood of output, exhausted memory, a left-behind process. It is
+no sandbox: a callable that means harm runs with the rights of whoever started it, in one process with its judge.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trueness.tools.run.runner import Job
+from trueness.tools.run.worker import DEAF
+from trueness.tools.spec.model import Verdict
+
+START_LIMIT = 120.0  # seconds for a worker's imports
+PATIENCE = 10  # a foreign job may take this many time limits in all
+GRACE = 2.0  # seconds between being told to end and being made to
+FLOOD = 16 * 2**20  # bytes an implementation may print
+MEMORY = int(0.75 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))  # bytes a CPU worker may allocate
+MARK = "TRUENESS_WORKER"  # in the environment of a worker and of whatever it starts
+
+
+class Gone(Exception):
+    """The worker is no more; the message says how it ended."""
+
+
+class TimedOut(Gone):
+    """It was ended because it did not answer."""
+
+
+class Worker:
+    """One worker process, the pipes to it, and what it printed last."""
+
+    def __init__(self, env: Mapping[str, str], memory: int = 0) -> None:
+        jobs_read, self.jobs = os.pipe()
+        self.events, events_write = os.pipe()
+        self.mark = secrets.token_hex(16)
+        descriptors = [str(jobs_read), str(events_write)]
+        try:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "trueness.tools.run.worker",
+                    *descriptors,
+                    str(memory),
+                    json.dumps(sys.path),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(jobs_read, events_write),
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **env, MARK: self.mark},
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self.jobs)
+            os.close(self.events)
+            raise
+        finally:
+            os.close(jobs_read)
+            os.close(events_write)
+        assert self.process.stdout is not None
+        self.output = self.process.stdout.fileno()
+        self.readable = selectors.DefaultSelector()
+        for descriptor in (self.events, self.output):
+            self.readable.register(descriptor, selectors.EVENT_READ)
+        self.buffer, self.printed, self.tail, self.closed = b"", 0, b"", False
+
+    def send(self, request: dict[str, Any]) -> None:
+        line = (json.dumps(request) + "\n").encode()
+        try:
+            while line:
+                line = line[os.write(self.jobs, line) :]
+        except BrokenPipeError:
+            raise Gone(self.epitaph()) from None
+
+    def receive(self, limit: float) -> tuple[str, Any]:
+        """The next event; TimedOut after ``limit`` seconds without one, Gone if there will be none."""
+        until = time.monotonic() + limit
+        while b"\n" not in self.buffer:
+            left = until - time.monotonic()
+            ready = [key.fd for key, _ in self.readable.select(left)] if left > 0 else []
+            if not ready:
+                self.end(0)
+                raise TimedOut(f"timed out: no answer within {limit:.3g} s")
+            if self.output in ready:
+                self._hear()
+            if self.events in ready:
+                chunk = os.read(self.events, 2**16)
+                if not chunk:
+                    raise Gone(self.epitaph())
+                self.buffer += chunk
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        try:
+            event, content = json.loads(line)
+        except ValueError:
+            self.end(0)
+            raise Gone("wrote into a file descriptor that is not its own") from None
+        return event, content
+
+    def _hear(self) -> None:
+        """Take what was printed, keep the end of it, and stop a flood."""
+        chunk = os.read(self.output, 2**16)
+        if not chunk:
+            self.readable.unregister(self.output)
+        self.printed += len(chunk)
+        self.tail = (self.tail + chunk)[-400:]
+        if self.printed > FLOOD:
+            self.end(0)
+            raise Gone(f"printed more than {FLOOD >> 20} MiB and was stopped")
+
+    def end(self, grace: float = GRACE) -> int | None:
+        """The exit status within ``grace`` seconds, None if it had to be killed; what it started ends with it."""
+        try:
+            status: int | None = self.process.wait(grace) if grace else self.process.poll()
+        except subprocess.TimeoutExpired:
+            status = None
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for _ in range(10):  # a process may have been started while the others were looked for
+            strays = marked(self.mark)
+            for pid in strays:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not strays:
+                break
+        return status
+
+    def epitaph(self) -> str:
+        """How the worker ended, in one sentence without its full stop."""
+        status = self.end()
+        os.set_blocking(self.output, False)
+        with suppress(BlockingIOError, KeyError, Gone):
+            while self.output in self.readable.get_map():
+                self._hear()
+        line = self.tail.decode(errors="replace").strip().split("\n")[-1]
+        words = "".join(c if c.isprintable() else " " for c in line).strip()
+        last = f"; the last line it printed was “{words[:200]}”" if words else ""
+        if status is None or status == DEAF:
+            return "closed file descriptors that are not its own"
+        if status == -signal.SIGKILL:
+            return "was killed by the system (SIGKILL, most likely out of memory)"
+        if status < 0:
+            return f"crashed with {signal.Signals(-status).name}{last}"
+        return f"ended its process with exit status {status}{last}"
+
+    def close(self) -> None:
+        """Let the worker end, make it end, and give back what it held; more than once does no harm."""
+        if self.closed:
+            return
+        self.closed = True
+        os.close(self.jobs)
+        self.end()
+        self.readable.close()
+        os.close(self.events)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def marked(mark: str) -> list[int]:
+    """Processes that left their worker's group but still carry its mark; none where there is no /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+@dataclass
+class Progress:
+    """What the caller is told while jobs run."""
+
+    started: Callable[[Job], None] = lambda job: None
+    finished: Callable[[Job, list[Verdict]], None] = lambda job, verdicts: None
+
+
+@dataclass
+class Bench:
+    """The one worker that a thread keeps: used again for jobs that may share a process, replaced when it died."""
+
+    memory: int
+    worker: Worker | None = None
+    fits: Any = None
+
+    def run(self, job: Job, limit: float) -> tuple[list[Verdict], bool]:
+        """The verdicts of ``job``, and whether it timed out."""
+        fits = (dict(job.env), job.device, (job.formula, job.implementation) if job.foreign else ())
+        if fits != self.fits:
+            self.clear()
+        used = self.worker is not None
+        if self.worker is None:
+            self.worker, self.fits = Worker(job.env, 0 if job.device == "cuda" else self.memory), fits
+        verdicts, end = run_in(self.worker, job, limit, fresh=not used)
+        if end is not None:
+            self.clear()
+        if end is not None and used and not verdicts:  # it died of what an earlier job left behind
+            return self.run(job, limit)
+        return verdicts, isinstance(end, TimedOut)
+
+    def clear(self) -> None:
+        if self.worker is not None:
+            self.worker.close()
+        self.worker, self.fits = None, None
+
+
+def run_groups(
+    groups: Sequence[Sequence[Job]],
+    workers: int = 2,
+    limit: float = 60.0,
+    progress: Progress | None = None,
+    memory: int = MEMORY,
+) -> list[Verdict]:
+    """Run groups of jobs, each group in one process (started anew when it dies), ``workers`` of them side by side.
+
+    limit    seconds without an answer after which an implementation has timed out
+    memory   bytes that a worker on the CPU may allocate, 0 for no limit
+    raises   ValueError for a request that no worker can fulfil, such as a callable that is not there
+    """
+    progress = progress or Progress()
+    waiting: queue.Queue[Sequence[Job]] = queue.Queue()
+    for group in groups:
+        waiting.put(group)
+    verdicts: list[Verdict] = []
+    lock = threading.Lock()
+    errors: list[BaseException] = []
+    benches = [Bench(memory) for _ in range(min(workers, max(len(groups), 1)))]
+
+    def serve(bench: Bench) -> None:
+        try:
+            while not errors:
+                try:
+                    group = waiting.get_nowait()
+                except queue.Empty:
+                    break
+                slow: dict[tuple[str, str], str] = {}
+                for job in group:
+                    if errors:
+                        break
+                    progress.started(job)
+                    key = (job.formula, job.implementation)
+                    if key in slow:
+                        found = [stopped(job, "value", True, skipped=f"not tried: it timed out in {slow[key]}")]
+                    else:
+                        found, late = bench.run(job, limit)
+                        if late and job.foreign:
+                            slow[key] = job.dtype
+                    with lock:
+                        verdicts.extend(found)
+                        progress.finished(job, found)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            bench.clear()
+
+    threads = [threading.Thread(target=serve, args=(bench,), daemon=True) for bench in benches]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException as interrupt:  # Ctrl-C: the workers, in sessions of their own, did not hear it
+        errors.insert(0, interrupt)
+        for bench in benches:
+            if (worker := bench.worker) is not None:
+                worker.end(0)
+        for thread in threads:
+            thread.join(2 * GRACE)
+    if errors:
+        raise errors[0]
+    return verdicts
+
+
+def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Verdict], Gone | None]:
+    """The verdicts of one job in ``worker``, and how the worker ended if it did.
+
+    A worker that ends before it has answered at all has no verdicts to show, unless it is fresh.
+    """
+    done: list[Verdict] = []
+    current, case, answered, until = "", "", fresh, float("inf")
+    try:
+        if fresh:
+            current = "starting"
+            worker.receive(START_LIMIT)
+        worker.send(job.to_dict())
+        event, content = worker.receive(START_LIMIT)  # what the worker prepares is not the implementation's time
+        current, answered = "", True
+        if job.foreign:
+            until = time.monotonic() + PATIENCE * limit
+        while event != "done":
+            if event == "check":
+                current, case = content, ""
+            elif event == "case":
+                case = content if content.startswith("{") else ""
+            elif event == "verdict":
+                done.append(Verdict.from_dict(content))
+            elif event == "refused":
+                raise ValueError(content)
+            if time.monotonic() > until:
+                worker.end(0)
+                raise TimedOut(f"timed out: not done after {PATIENCE * limit:.3g} s")
+            event, content = worker.receive(limit)
+        return [Verdict.from_dict(v) for v in content], None
+    except Gone as end:
+        if not answered:
+            return [], end
+        where = {"starting": "before its worker process was ready", "": "while it was being loaded"}
+        message = f"{end}, {where.get(current, f'in the check “{current}”')}."
+        check = current if current not in where else "value"
+        again = reproduction(job, check, case, limit) if job.foreign else ""
+        return [*done, stopped(job, check, False, message=message, case=case, reproduction=again)], end
+
+
+def stopped(job: Job, check: str, passed: bool, **fields: Any) -> Verdict:
+    """A verdict that no check could return itself."""
+    origin: Any = "foreign" if job.foreign else "ours"
+    return Verdict(job.formula, job.implementation, job.dtype, check, passed, job.device, origin, **fields)
+
+
+def reproduction(job: Job, check: str, case: str, limit: float) -> str:
+    """A Python text that shows the same end again, in a process of its own."""
+    options: dict[str, object] = {"dtype": job.dtype, "device": job.device if job.device != "cpu" else "", "case": case}
+    options |= {"framework": job.framework, "limit": job.limit if job.limit != "fused" else "", "timeout": limit}
+    chosen = "".join(f", {key}={value!r}" for key, value in options.items() if value)
+    only = "" if check == "value" else f", checks=[{check!r}]"
+    return f"import trueness\nprint(trueness.check({job.formula!r}, {job.implementation!r}{chosen}{only}))"

@@ -1,0 +1,239 @@
+"""From a request to verdicts: which trials there are, running them, and naming the bug that a failure behaves like."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from trueness.tools.checks import contract, cuda, torch, triton
+from trueness.tools.checks import reference as check_reference
+from trueness.tools.checks import value as check_value
+from trueness.tools.checks.core import CHECKS, Failed, excluded, failed, run
+from trueness.tools.checks.diagnosis import behaves_like
+from trueness.tools.run.frameworks import Rejected, guess
+from trueness.tools.run.trial import Trial, guarded
+from trueness.tools.spec import registry
+from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
+
+KINDS = (check_value, contract, torch, triton, cuda, check_reference)
+PROFILES = {"quick": 10, "ci": 30, "deep": 300}
+REFERENCE = "reference"
+SAYS_IT_ALL = {
+    "no stale cache": "not judged: its results are stale",
+    "value": "not judged: its values are wrong",
+}
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One implementation of one formula in one dtype, as plain data that travels to a worker."""
+
+    formula: str
+    implementation: str
+    dtype: str
+    device: str = "cpu"
+    profile: str = "ci"
+    foreign: bool = False
+    framework: str = ""
+    limit: str = "fused"
+    case: str = ""
+    checks: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Job:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return Job(**fields)
+
+
+# -- implementations ------------------------------------------------------------------------------------------------
+
+
+def reference_as_implementation(formula: Formula) -> Implementation:
+    """The reference itself stands trial: for its certificates and for the power of its generator."""
+    return Implementation(REFERENCE, lambda: formula.reference, "numpy", claims=frozenset({"reference"}))
+
+
+def load_spec(spec: str) -> Callable[..., Any]:
+    """The callable of ``module:callable``; the module may lie in the current directory.
+
+    ValueError says that there is none; Rejected says what its module did when it was imported.
+    """
+    module, _, attribute = spec.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"--impl was {spec!r}; it must look like module:callable or FORMULA=module:callable.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = guarded(importlib.import_module, module)
+    except Rejected as rejection:
+        cause = rejection.__cause__
+        name = getattr(cause, "name", None) if isinstance(cause, ModuleNotFoundError) else None
+        if name and (module == name or module.startswith(name + ".")):
+            raise ValueError(f"--impl was {spec!r}: there is no module {name!r} here or installed.") from None
+        raise Rejected(f"importing {module} {rejection}") from cause
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"--impl was {spec!r}: module {module!r} has no attribute {attribute!r}.")
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"--impl was {spec!r}: {attribute!r} is {type(found).__name__}, not a callable.")
+    return found  # type: ignore[no-any-return]
+
+
+def foreign(name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused") -> Implementation:
+    """A user's callable as an implementation: gradient is tried where its framework has one."""
+    chosen: Any = framework or guess(function)
+    held: Any = limit
+    claims = frozenset({"gradient"}) if chosen != "numpy" else frozenset[str]()
+    waived = {"gradient": "NumPy callables have no gradient"} if chosen == "numpy" else {}
+    return Implementation(
+        name,
+        lambda: function,
+        chosen,
+        held,
+        claims,
+        waived=waived,
+        origin="foreign",  # type: ignore[arg-type]
+    )
+
+
+def implementation(job: Job) -> Implementation:
+    """The implementation a job names, loaded from the registry or from the user's module."""
+    formula = registry.formula(job.formula)
+    if job.implementation == REFERENCE:
+        return reference_as_implementation(formula)
+    if job.foreign:
+        return foreign(job.implementation, load_spec(job.implementation), job.framework, job.limit)
+    for candidate in formula.implementations:
+        if candidate.name == job.implementation:
+            return candidate
+    names = ", ".join(i.name for i in formula.implementations)
+    raise ValueError(f"implementation was {job.implementation!r}; {job.formula} has {names}.")
+
+
+def missing(candidate: Implementation) -> str:
+    """Why a declared implementation cannot run here: a package that is not installed."""
+    for module in candidate.needs:
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed: pip install 'trueness[peers]'"
+    return ""
+
+
+def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], None] = lambda note: None) -> Trial:
+    formula = registry.formula(job.formula)
+    known = registry.bugs_of(job.formula)
+    data: dict[str, Sequence[Any]] = {b.id: b.witness for b in known if b.witness is not None}
+    data.update(formula.real() if formula.real is not None else {})
+    stored = [Case.from_json(text) for text in job.stored]
+    examples = PROFILES[job.profile]
+    if candidate.env:  # an interpreted kernel takes a thousand times as long
+        examples = min(examples, max(10, examples // 3))
+    trial = Trial(formula, candidate, job.dtype, job.device, known, data, examples, stored=stored, heartbeat=heartbeat)
+    if job.case:
+        trial.only = Case.from_json(job.case)
+    return trial
+
+
+# -- running --------------------------------------------------------------------------------------------------------
+
+
+def run_job(
+    job: Job,
+    emit: Callable[[str, Any], None] = lambda event, content: None,
+    candidate: Implementation | None = None,
+) -> list[Verdict]:
+    """Every check of one job, the value first; a failing value is diagnosed."""
+    candidate = candidate or implementation(job)
+    trial = trial_for(job, candidate, lambda note: emit("case", note))
+    reason = missing(candidate)
+    if reason or (excluded(trial) and job.implementation != REFERENCE):
+        return [trial.verdict("value", True, skipped=reason or excluded(trial))]
+    verdicts: list[Verdict] = []
+    blocked = ""
+    for name in wanted(job, candidate):
+        emit("check", name)
+        if blocked and not CHECKS[name].independent:
+            verdicts.append(trial.verdict(name, True, skipped=blocked))
+            continue
+        verdict = one_case(trial, name) if job.case and name in ("value", "gradient") else run(CHECKS[name], trial)
+        if name == "value" and not verdict.passed:
+            verdict = replace(verdict, bugs=tuple(behaves_like(trial, verdict)))
+            if candidate.convention in verdict.bugs:  # the other checks ask whether it keeps to its convention
+                variant = registry.bugs()[candidate.convention].variant
+                assert variant is not None
+                trial = replace(trial, formula=replace(trial.formula, reference=variant))
+        verdicts.append(verdict)
+        emit("verdict", verdict.to_dict())
+        if not verdict.passed and name in SAYS_IT_ALL and candidate.convention not in verdict.bugs:
+            blocked = SAYS_IT_ALL[name]
+        if name == "value" and not verdict.passed and job.foreign and verdict.T is None:
+            break  # it cannot even be called
+    return by_convention(trial, verdicts)
+
+
+def wanted(job: Job, candidate: Implementation) -> list[str]:
+    """The names of the checks that a job asks for."""
+    if job.checks:
+        unknown = [c for c in job.checks if c not in CHECKS]
+        if unknown:
+            raise ValueError(f"check was {unknown[0]!r}; allowed are {', '.join(CHECKS)}.")
+        return list(job.checks)
+    if job.case:
+        return ["value"]
+    in_order = [n for kind in KINDS for n, c in CHECKS.items() if c.function.__module__ == kind.__name__]
+    about_reference = [n for n in in_order if CHECKS[n].claim == "reference"]
+    if job.implementation == REFERENCE:
+        return about_reference if job.dtype == "float64" else ["power", "known bugs"]
+    return [n for n in in_order if n not in about_reference]
+
+
+def one_case(trial: Trial, name: str) -> Verdict:
+    """The verdict on the one case that was asked for, without a search."""
+    measure = {"value": value_of, "gradient": gradient_of}[name]
+    case = trial.only
+    assert case is not None
+    try:
+        reading = measure(trial, case)
+    except Rejected as rejection:
+        return failed(name, trial, Failed(case, str(rejection)), cases=1)
+    if reading.T > trial.limit:
+        return failed(name, trial, Failed(case, check_value.sentence(trial, case, reading), reading), cases=1)
+    fields = {k: getattr(reading, k) for k in ("T", "where", "output", "got", "want", "width")}
+    return trial.verdict(name, True, cases=1, limit=trial.limit, case=case.to_json(), **fields)
+
+
+def value_of(trial: Trial, case: Case) -> Any:
+    values = trial.values(case)
+    return trial.judge(trial.call(values), trial.truth(values))
+
+
+def gradient_of(trial: Trial, case: Case) -> Any:
+    values = trial.values(case)
+    cotangents = check_value.cotangents_for(trial, values, case.seed)
+    return trial.judge(check_value.gradients(trial, values, cotangents), trial.truth_of_gradient(values, cotangents))
+
+
+def by_convention(trial: Trial, verdicts: list[Verdict]) -> list[Verdict]:
+    """A peer that is known to differ by a convention passes only if it differs in just that way, or not at all."""
+    name = trial.implementation.convention
+    if not name:
+        return verdicts
+    judged: list[Verdict] = []
+    for v in verdicts:
+        if v.check == "value" and not v.passed and name in v.bugs:
+            title = registry.bugs()[name].title
+            v = replace(v, passed=True, message=f"convention {name}: {title}. {v.message}")
+        elif v.check == "gradient" and not v.passed and any(w.check == "value" and name in w.bugs for w in judged):
+            v = replace(v, passed=True, message=f"convention {name}, seen through the gradient. {v.message}")
+        judged.append(v)
+    return judged

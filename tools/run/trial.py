@@ -1,0 +1,246 @@
+"""A trial: one implementation of one formula, in one dtype, on one device - called, and judged against the bound."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trueness.tools.arithmetic.bounds import LIMITS, Bound, bounds
+from trueness.tools.arithmetic.formats import precision
+from trueness.tools.run import frameworks
+from trueness.tools.run.frameworks import Rejected
+from trueness.tools.spec import inputs
+from trueness.tools.spec.model import Bug, Case, Formula, Implementation, Verdict
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The worst element of one comparison."""
+
+    T: float
+    where: tuple[int, ...]
+    output: int
+    got: float
+    want: float
+    width: float
+    size: int
+
+
+class Memory(OrderedDict[str, Any]):
+    """The bounds computed last: implementations of one formula are judged on the same cases."""
+
+    def get_or(self, key: str, make: Callable[[], Any]) -> Any:
+        if key not in self:
+            self[key] = make()
+            if len(self) > 4096:
+                self.popitem(last=False)
+        self.move_to_end(key)
+        return self[key]
+
+
+_BOUNDS = Memory()
+
+
+@dataclass
+class Trial:
+    formula: Formula
+    implementation: Implementation
+    dtype: str
+    device: str = "cpu"
+    bugs: Sequence[Bug] = ()
+    data: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    examples: int = 40
+    stored: Sequence[Case] = ()
+    """failing cases of earlier runs, tried first"""
+    only: Case | None = None
+    """the one case to look at again, in place of a search"""
+    heartbeat: Callable[[str], None] = lambda note: None
+    """told what is about to be called, so that a crash or a hang can be placed"""
+    function: Callable[..., Any] | None = None
+    """loaded on first use"""
+    scalars: Mapping[str, Any] | None = None
+    """the fixed draw of typical cases, made on first use"""
+
+    # -- what goes in ---------------------------------------------------------------------------------------------
+
+    @property
+    def framework(self) -> str:
+        return self.implementation.framework
+
+    @property
+    def limit(self) -> float:
+        return LIMITS[self.implementation.limit]
+
+    def values(self, case: Case) -> list[Any]:
+        """The arguments of ``case`` in float64."""
+        return inputs.values(self.formula, case, self.dtype, self.data)
+
+    def natives(self, values: Sequence[Any], layout: str = "contiguous") -> list[Any]:
+        """The same arguments as the implementation takes them, in fresh memory."""
+        return [
+            frameworks.native(v, a.real, self.dtype, self.framework, self.device, layout)
+            for a, v in zip(self.formula.arguments, values, strict=True)
+        ]
+
+    def keywords(self) -> dict[str, Any]:
+        if not self.formula.creates:
+            return {}
+        keywords = frameworks.cast_keywords(self.framework, self.dtype, self.device)
+        if self.formula.outputs and "dtype" not in self.formula.outputs:  # integers: there is no dtype to choose
+            keywords.pop("dtype")
+        return keywords
+
+    # -- calling --------------------------------------------------------------------------------------------------
+
+    def invoke(self, natives: Sequence[Any], **keywords: Any) -> Any:
+        """The raw result of one call; whatever it raises becomes Rejected."""
+        if self.function is None:
+            self.function = self.implementation.load()
+        with np.errstate(all="ignore"):
+            return guarded(self.function, *natives, **{**self.keywords(), **keywords})
+
+    def call(self, values: Sequence[Any], layout: str = "contiguous") -> list[np.ndarray]:
+        """The outputs in float64 for arguments given in float64; type, shape, dtype and device are checked."""
+        return [frameworks.to_float64(y) for y in self.accepted(self.invoke(self.natives(values, layout)), values)]
+
+    def call_unjudged(self, values: Sequence[Any]) -> list[np.ndarray]:
+        """The outputs in float64, whatever their shape and dtype: a known bug may return more rows, or fewer."""
+        result = frameworks.returned(self.invoke(self.natives(values)), self.framework, len(self.truth(values)))
+        return [frameworks.to_float64(y) for y in result]
+
+    def accepted(self, result: Any, values: Sequence[Any]) -> list[Any]:
+        """The arrays of ``result``; Rejected when one has the wrong type, shape, dtype or device."""
+        truth = self.truth(values)
+        arrays = frameworks.returned(result, self.framework, len(truth))
+        kinds = self.formula.outputs or ("dtype",) * len(truth)
+        for array, bound, kind in zip(arrays, truth, kinds, strict=True):
+            dtype = self.dtype if kind == "dtype" else kind
+            if tuple(array.shape) != bound.y.shape:
+                raise Rejected(f"returned shape {tuple(array.shape)}, expected {bound.y.shape}.")
+            if frameworks.dtype_name(array) != dtype:
+                wanted = f"for {self.dtype} input" if kind == "dtype" else f"where {dtype} belongs"
+                raise Rejected(f"returned dtype {frameworks.dtype_name(array)} {wanted}.")
+            if self.framework == "torch" and array.device.type != self.device:
+                raise Rejected(f"returned a tensor on {array.device.type} for input on {self.device}.")
+        return arrays
+
+    # -- judging --------------------------------------------------------------------------------------------------
+
+    def truth(self, values: Sequence[Any]) -> list[Bound]:
+        """The bound of every output at ``values``."""
+        return self.bound_of(self.formula.reference, values, "value", self.formula.reduction)
+
+    def truth_of_gradient(self, values: Sequence[Any], cotangents: Sequence[np.ndarray]) -> list[Bound]:
+        """The bound of every gradient at ``values``."""
+        assert self.formula.vjp is not None
+        reduction = self.formula.gradient_reduction or self.formula.reduction
+        return self.bound_of(self.formula.vjp, values, "gradient", reduction, cotangents)
+
+    def truth_of_second(
+        self, values: Sequence[Any], cotangents: Sequence[np.ndarray], h: Sequence[np.ndarray]
+    ) -> list[Bound]:
+        """The bound of the derivative of ⟨h, vjp⟩ at ``values``."""
+        assert self.formula.second is not None
+        reduction = self.formula.gradient_reduction or self.formula.reduction
+        return self.bound_of(self.formula.second, values, "second", reduction, [*h, *cotangents])
+
+    def bound_of(
+        self,
+        function: Callable[..., Any],
+        values: Sequence[Any],
+        kind: str,
+        reduction: Callable[[Mapping[str, Any]], int],
+        cotangents: Sequence[np.ndarray] = (),
+    ) -> list[Bound]:
+        arguments = [*cotangents, *values]
+        key = f"{self.formula.name} {kind} {id(function)} {self.dtype} {fingerprint(arguments)}"
+        fmt = precision(self.dtype)
+
+        def compute() -> list[Bound]:
+            unit = 2.0**-53 if self.formula.working == "float64" else fmt.u
+            units = [unit] * len(cotangents) + inputs.units(self.formula, self.dtype)
+            whole = [k != "dtype" for k in self.formula.outputs] if kind == "value" else []
+            with np.errstate(all="ignore"):
+                found = bounds(function, arguments, units, fmt, reduction(self.sizes(values)), whole)
+            saturate = self.formula.overflow == "saturate" and fmt.half and kind == "value"
+            rounded = [b.within(fmt.max, fmt.u, saturate) for b in found]
+            return [b if w else r for b, r, w in zip(found, rounded, whole or [False] * len(found), strict=True)]
+
+        return _BOUNDS.get_or(key, compute)  # type: ignore[no-any-return]
+
+    def sizes(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The lengths of the formula's symbols, read off the arguments, and the integers among these."""
+        sizes: dict[str, Any] = {}
+        for argument, value in zip(self.formula.arguments, values, strict=True):
+            if isinstance(value, int):
+                sizes[argument.name] = value
+            if not hasattr(argument, "dims"):
+                continue
+            dims, shape = list(argument.dims), list(np.shape(value))
+            if "..." in dims:
+                at, rest = dims.index("..."), len(dims) - 1
+                sizes["..."] = tuple(shape[at : len(shape) - (rest - at)])
+                shape[at : len(shape) - (rest - at)] = [0]
+            sizes.update({d: n for d, n in zip(dims, shape, strict=True) if isinstance(d, str) and d != "..."})
+        return sizes
+
+    @staticmethod
+    def judge(outs: Sequence[np.ndarray], truth: Sequence[Bound]) -> Reading:
+        """The element with the largest T over all outputs."""
+        worst = Reading(0.0, (), 0, 0.0, 0.0, 0.0, sum(b.y.size for b in truth))
+        for i, (out, bound) in enumerate(zip(outs, truth, strict=True)):
+            if out.shape != bound.y.shape:  # a wrong variant with more rows, or fewer
+                return Reading(np.inf, (), i, float(out.size), float(bound.y.size), 0.0, worst.size)
+            if not bound.y.size:
+                continue
+            ratio = bound.ratio(out)
+            at = tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
+            if ratio[at] > worst.T:
+                got, want, width = float(out[at]), float(bound.y[at]), float(bound.width[at])
+                worst = Reading(float(ratio[at]), at, i, got, want, width, worst.size)
+        return worst
+
+    def verdict(self, check: str, passed: bool, **fields: Any) -> Verdict:
+        return Verdict(
+            formula=self.formula.name,
+            implementation=self.implementation.name,
+            dtype=self.dtype,
+            check=check,
+            passed=passed,
+            device=self.device,
+            origin=self.implementation.origin,
+            **fields,
+        )
+
+
+def guarded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """``function(*args)``, its exceptions turned into Rejected with one sentence."""
+    try:
+        return function(*args, **kwargs)
+    except Rejected:
+        raise
+    except SystemExit as stop:
+        raise Rejected(f"called sys.exit({stop.code!r}).") from stop
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        text = " ".join(str(error).split())[:300]
+        raise Rejected(f"raised {type(error).__name__}: {text}") from error
+
+
+def fingerprint(values: Sequence[Any]) -> str:
+    """A digest of the values, shapes and scalars of a list of arguments."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            digest.update(fingerprint(value).encode())
+            continue
+        array = np.asarray(value)
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(array).tobytes() if array.dtype != object else repr(value).encode())
+    return digest.hexdigest()

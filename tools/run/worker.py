@@ -1,0 +1,115 @@
+"""A worker process: takes jobs as lines of JSON, runs them, sends events back.
+
+Whatever an implementation does - hang, crash, exit, print without end - happens here and not in the process that
+reports. The pipes are private file descriptors: standard output and standard error belong to the implementation.
+
+    python -P -m trueness.tools.run.worker JOBS_FD EVENTS_FD MEMORY SYS_PATH
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+DEAF = 86  # exit status of a worker whose pipes were closed under it
+
+
+def main(jobs_fd: int, events_fd: int, memory: int, path: list[str]) -> None:
+    follow_parent()
+    import numpy as np
+    import torch
+
+    from trueness.tools.run.frameworks import Rejected
+    from trueness.tools.run.runner import Job, implementation, run_job, wanted
+    from trueness.tools.spec import registry
+    from trueness.tools.spec.model import Verdict
+
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    sys.path += [p for p in path if p not in sys.path]
+    myself, write, dumps, leave = os.getpid(), os.write, json.dumps, os._exit
+
+    def emit(event: str, content: Any) -> None:
+        if os.getpid() != myself:
+            leave(0)  # a fork of an implementation came back out of its call
+        line = (dumps([event, content]) + "\n").encode()
+        try:
+            while line:
+                line = line[write(events_fd, line) :]
+        except OSError:
+            leave(DEAF)
+
+    def lone(job: Job, message: str) -> list[dict[str, Any]]:
+        origin: Any = "foreign" if job.foreign else "ours"
+        place = (job.formula, job.implementation, job.dtype, "value")
+        return [Verdict(*place, False, job.device, origin, message=message).to_dict()]
+
+    instruments = judge(np, torch)
+    emit("ready", None)
+    for line in os.fdopen(jobs_fd):
+        job = Job.from_dict(json.loads(line))
+        found: list[dict[str, Any]]
+        try:
+            formula = registry.formula(job.formula)
+            if formula.real is not None:
+                formula.real()  # kept by who makes it, so that no implementation's time is spent on it
+            emit("prepared", None)
+            candidate = implementation(job)
+            wanted(job, candidate)
+        except ValueError as error:
+            emit("refused", str(error))
+            continue
+        except Rejected as rejection:
+            emit("done", lone(job, str(rejection)))
+            continue
+        try:
+            found = [v.to_dict() for v in run_job(job, emit, candidate)]
+        except Rejected as rejection:
+            found = lone(job, str(rejection))
+        except Exception as error:
+            said = " ".join(str(error).split())[:300]
+            found = lone(job, f"the judge itself raised {type(error).__name__}: {said} (a defect of trueness).")
+        changed = [name for name, (owner, key, what) in instruments.items() if vars(owner).get(key) is not what]
+        if changed:
+            some = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            found = lone(job, f"replaced {some}, with which it is judged: no verdict of this process counts.")
+        emit("done", found)
+        if changed:
+            break
+    leave(0)  # without waiting for threads that an implementation may have started
+
+
+def follow_parent() -> None:
+    """Die with the process that reports, even in the middle of a hang; where the system offers no such thing, don't."""
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        return
+
+
+def judge(*libraries: Any) -> dict[str, tuple[Any, str, Any]]:
+    """What a verdict is made with - NumPy, torch's tensors, our own functions - so that a replacement is noticed."""
+    ours = [m for name, m in sys.modules.items() if name.startswith("trueness.tools.")]
+    classes = [c for m in ours for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__]
+    owners = [libraries[0], *ours, *classes]
+    found = {
+        f"{owner.__name__}.{key}": (owner, key, what)
+        for owner in owners
+        for key, what in vars(owner).items()
+        if callable(what)
+    }
+    for name in ("equal", "from_numpy", "finfo", "isnan"):
+        found[f"torch.{name}"] = (libraries[1], name, getattr(libraries[1], name))
+    return found
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))

@@ -1,0 +1,1 @@
+"""What is declared: formulas, implementations, bugs, verdicts, and their registry."""

@@ -1,0 +1,397 @@
+"""Who may import whom, held by reading the source of every room.
+
+`violations` and `mirror` are pure functions of source text; the tests below show each rule rejecting a wrong
+source, and then read the real files. An import counts wherever it stands: at the top, inside a function,
+under TYPE_CHECKING, or as a literal name given to `import_module`.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).resolve().parents[2]
+ROOMS = ("reference", "optimized", "properties", "regressions", "tools")
+IMPORT_FREE = ("properties", "regressions", "tools")
+NOUNS = ("Bug", "Formula", "Implementation", "Verdict", "__version__", "check")
+
+needs_checkout = pytest.mark.skipif(
+    not (HOME / "pyproject.toml").is_file(),
+    reason="installed from a wheel: the root of the checkout is not here to be read",
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one room may import: rooms of ours, and modules of others (None: any)."""
+
+    ours: frozenset[str]
+    others: frozenset[str] | None
+    front_door: bool
+
+
+NUMPY_ONLY = frozenset({"__future__", "collections.abc", "dataclasses", "math", "numpy", "typing"})
+FAST = frozenset({"numpy", "torch", "triton"}) | sys.stdlib_module_names
+TRUTH_SPEED_TOOLS = frozenset({"reference", "optimized", "tools"})
+
+RULES = {
+    "reference": Rule(frozenset(), NUMPY_ONLY, front_door=False),
+    "optimized": Rule(frozenset({"optimized"}), FAST, front_door=False),
+    "tools": Rule(frozenset({"tools"}), None, front_door=True),
+    "properties": Rule(TRUTH_SPEED_TOOLS | {"properties"}, None, front_door=True),
+    "regressions": Rule(TRUTH_SPEED_TOOLS | {"properties", "regressions"}, None, front_door=True),
+    "asv_bench": Rule(TRUTH_SPEED_TOOLS, None, front_door=True),
+    "examples": Rule(frozenset({"optimized"}), None, front_door=False),
+    "src": Rule(frozenset({"tools"}), sys.stdlib_module_names, front_door=False),
+}
+
+REGISTRY = ("properties", "regressions")
+COMPUTED = ""  # what is left of the room in import_module(f"trueness.{room}")
+MAY_OPEN_REGISTRY = ("run/api.py", "cli.py", "pytest_plugin.py", "spec/registry.py")
+DERIVATIVES = ("_vjp", "_second")
+DYNAMIC = ("import_module", "__import__", "find_spec")
+
+
+def leading_text(node: ast.expr) -> str | None:
+    """The literal text that an expression starts with: a string, an f-string, or `"literal" + anything`."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=[first, *_]):
+            return leading_text(first)
+        case ast.BinOp(left=left):
+            return leading_text(left)
+    return None
+
+
+def absolute(room: str, level: int, name: str) -> str:
+    """The full dotted name of a relative import of `level` dots in a module of `room`."""
+    package = ["trueness"] if room == "src" else ["trueness", room]
+    return ".".join(package[: len(package) + 1 - level] + ([name] if name else [])) if level else name
+
+
+def imports(room: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every `(line, dotted name)` that a module of `room` imports."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                for alias in names:
+                    yield node.lineno, alias.name
+            case ast.ImportFrom(module=module, names=names, level=level):
+                for alias in names:
+                    yield node.lineno, f"{absolute(room, level, module or '')}.{alias.name}"
+            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[first, *_]):
+                text = leading_text(first) if called in DYNAMIC else None
+                if text is not None:
+                    name = text.lstrip(".")
+                    yield node.lineno, absolute(room, len(text) - len(name), name)
+            case ast.Attribute(value=ast.Name(id="trueness"), attr=attr) if attr in ROOMS:
+                yield node.lineno, f"trueness.{attr}"
+
+
+def refusal(room: str, filename: str, name: str) -> str | None:
+    """Why a module of `room` may not import `name`, or None if it may."""
+    rule = RULES[room]
+    parts = name.split(".")
+    if parts[0] in ROOMS:
+        return f"imports {name}: write trueness.{name}, or it is a second module with the same text"
+    if parts[0] != "trueness":
+        permitted = rule.others is None or any(".".join(parts[:n]) in rule.others for n in range(1, len(parts) + 1))
+        return None if permitted else f"imports {name}: {room} may not"
+    if len(parts) == 1 or parts[1] in (*NOUNS, "*"):
+        return None if rule.front_door else f"imports {name}: {room} may not go through the front door"
+    if room == "tools" and filename in MAY_OPEN_REGISTRY and parts[1] in (*REGISTRY, COMPUTED):
+        return None
+    return None if parts[1] in rule.ours else f"imports {name}: {room} may not import trueness.{parts[1]}"
+
+
+def documentation(tree: ast.AST) -> set[ast.AST]:
+    """The string nodes that stand alone as a statement: docstrings."""
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+def mentions(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every string that is, or begins, the dotted name of a registry room."""
+    prose = documentation(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:
+            found = re.match(rf"trueness\.({'|'.join(REGISTRY)})(?!\w)", node.value)
+            if found:
+                yield node.lineno, found.group()
+
+
+def violations(room: str, filename: str, source: str) -> list[str]:
+    """The sentences that are wrong with one file's imports; empty if it keeps the rules of its room."""
+    tree = ast.parse(source)
+    found = []
+    for line, name in imports(room, tree):
+        why = refusal(room, filename, name)
+        if why:
+            found.append(f"{room}/{filename}:{line} {why}")
+    if room == "tools" and filename not in MAY_OPEN_REGISTRY and not filename.startswith("tests/"):
+        who = ", ".join(MAY_OPEN_REGISTRY)
+        for line, name in mentions(tree):
+            found.append(f"{room}/{filename}:{line} names {name}: only {who} open the registry")
+    if filename == "__init__.py" and room in IMPORT_FREE and any(imports(room, tree)):
+        found.append(f"{room}/__init__.py imports something: it must stay free to import")
+    return sorted(set(found))
+
+
+def functions(source: str) -> dict[str, list[str]]:
+    """The public functions at the top of a module, with the names of their arguments in order."""
+    return {
+        node.name: [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+
+
+def mirror(family: str, reference: str, optimized: str) -> list[str]:
+    """What keeps an optimized module from mirroring its reference; empty if nothing does.
+
+    The derivatives of a reference need no twin: the optimized side has them inside autograd.
+    """
+    true, fast = functions(reference), functions(optimized)
+    found = [f"optimized/{family}.py has {name}, which has no reference" for name in fast if name not in true]
+    for name, arguments in true.items():
+        if name not in fast:
+            if not name.endswith(DERIVATIVES):
+                found.append(f"reference/{family}.py has {name}, which has no optimized version")
+        elif fast[name][: len(arguments)] != arguments:
+            found.append(f"{family}.{name}: reference{tuple(arguments)} is no prefix of optimized{tuple(fast[name])}")
+    return found
+
+
+def sources(room: str) -> list[Path]:
+    """The Python files of a room, without hidden folders and caches."""
+    folder = HOME / ("src/trueness" if room == "src" else room)
+    found = folder.rglob("*.py")
+    hidden = (".", "__pycache__")
+    return sorted(p for p in found if not any(s.startswith(hidden) for s in p.relative_to(folder).parts))
+
+
+def label(path: Path) -> str:
+    return path.relative_to(HOME).as_posix()
+
+
+WRONG = {
+    "reference/fisher.py": [
+        "import torch",
+        "import scipy.special",
+        "import collections",
+        "import functools",
+        "import trueness",
+        "from . import diffusion",
+        "from .diffusion import alpha_bar",
+        "from trueness.reference import diffusion",
+        "from trueness.tools.spec.model import Formula",
+        "def f():\n    import torch",
+        "if TYPE_CHECKING:\n    from torch import Tensor",
+        "numpyish = __import__('scipy')",
+    ],
+    "optimized/fisher/functional.py": [
+        "from trueness.reference import fisher",
+        "from trueness import reference",
+        "from ..reference.fisher import diagonal",
+        "from .. import reference",
+        "import trueness.properties.fisher as answers",
+        "from trueness.tools import bounds",
+        "from trueness import check",
+        "import trueness\ntrueness.reference.fisher",
+        "import importlib\nimportlib.import_module('trueness.reference.fisher')",
+        "import_module('..reference.fisher', __package__)",
+        "import_module(f'trueness.reference.{name}')",
+        "import_module('trueness.reference.' + name)",
+        "import scipy",
+        "from hypothesis import given",
+        "import reference.fisher",
+        "import_module(f'trueness.{room}')",
+    ],
+    "tools/checks/core.py": [
+        "from trueness.reference import fisher",
+        "from trueness.optimized import fisher",
+        "from trueness.properties import fisher",
+        "import trueness.regressions.fisher",
+        "where = 'trueness.properties'",
+        "where = f'trueness.regressions.{family}'",
+        "import_module(f'trueness.{room}.{family}')",
+    ],
+    "tools/cli.py": [
+        "from trueness.reference import fisher",
+    ],
+    "tools/spec/registry.py": [
+        "import_module('trueness.optimized.fisher')",
+    ],
+    "tools/tests/test_checks.py": [
+        "import trueness.properties.fisher",
+    ],
+    "tools/__init__.py": [
+        "from trueness.tools.run.api import check",
+        "import os",
+    ],
+    "properties/fisher/__init__.py": [
+        "from trueness.regressions import fisher",
+        "from ..regressions.fisher import squared",
+    ],
+    "properties/fisher/test_laws.py": [
+        "from properties.fisher import FORMULAS",
+    ],
+    "properties/__init__.py": [
+        "import trueness.properties.fisher",
+    ],
+    "regressions/fisher/__init__.py": [
+        "from tools.nouns import Bug",
+    ],
+    "regressions/__init__.py": [
+        "from . import fisher",
+    ],
+    "asv_bench/benchmarks/fisher.py": [
+        "from trueness.properties import fisher",
+        "import trueness.regressions",
+    ],
+    "asv_bench/history.py": [
+        "from optimized import fisher",
+    ],
+    "examples/digits.py": [
+        "from trueness.reference import diffusion",
+        "from trueness.tools import registry",
+        "import trueness",
+    ],
+    "src/__init__.py": [
+        "import torch",
+        "import numpy",
+        "from trueness.optimized import fisher",
+    ],
+}
+
+RIGHT = {
+    "reference/fisher.py": [
+        "from __future__ import annotations\nimport math\nimport numpy as np",
+        "from collections.abc import Callable\nfrom numpy.typing import NDArray",
+        "from dataclasses import dataclass\nfrom typing import Any",
+    ],
+    "optimized/fisher/functional.py": [
+        "import torch, triton\nimport triton.language as tl\nfrom functools import partial",
+        "from . import _launch\nfrom ._launch import grid\nfrom trueness.optimized import _launch",
+    ],
+    "tools/checks/core.py": [
+        "import flint\nimport torch\nfrom trueness.tools.arithmetic.bounds import bound\nimport trueness",
+        "'''As trueness.properties says.'''",
+        "advice = 'run pytest --pyargs trueness.properties'",
+    ],
+    "tools/spec/registry.py": [
+        "import_module(f'trueness.properties.{family}')",
+        "import_module(f'trueness.{room}')",
+    ],
+    "tools/cli.py": [
+        "import trueness.regressions",
+    ],
+    "tools/tests/test_cli.py": [
+        "command = ['--pyargs', 'trueness.properties']",
+    ],
+    "properties/fisher/__init__.py": [
+        "from trueness.reference import fisher\nfrom trueness.optimized import fisher as fast",
+    ],
+    "properties/fisher/test_laws.py": [
+        "import scipy\nfrom trueness import Formula\nfrom trueness.tools import bounds",
+        "from trueness.properties.fisher import DIAGONAL",
+    ],
+    "regressions/fisher/__init__.py": [
+        "from trueness.properties.fisher import DIAGONAL\nfrom trueness import Bug",
+    ],
+    "asv_bench/benchmarks/fisher.py": [
+        "from trueness.tools.spec.registry import formulas\nimport torch\nimport benchmarks",
+    ],
+    "examples/digits.py": [
+        "import sklearn\nfrom _run import report\nfrom trueness.optimized import diffusion",
+    ],
+    "src/__init__.py": [
+        "from trueness.tools.run.api import check\nfrom importlib.metadata import version",
+    ],
+    "tools/subject.py": [
+        "import_module(name)",
+    ],
+}
+
+
+@pytest.mark.parametrize(("path", "source"), [(path, s) for path, wrong in WRONG.items() for s in wrong])
+def test_a_wrong_import_is_rejected(path: str, source: str) -> None:
+    room, _, filename = path.partition("/")
+    assert violations(room, filename, source)
+
+
+@pytest.mark.parametrize(("path", "source"), [(path, s) for path, right in RIGHT.items() for s in right])
+def test_a_right_import_is_accepted(path: str, source: str) -> None:
+    room, _, filename = path.partition("/")
+    assert violations(room, filename, source) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "optimized"),
+    [
+        ("def diagonal(score, alpha): ...", ""),
+        ("", "def diagonal(score, alpha): ..."),
+        ("def diagonal(score, alpha): ...", "def diagonal(alpha, score): ..."),
+        ("def diagonal(score, alpha): ...", "def diagonal(score): ..."),
+        ("def diagonal(score, *, mode): ...", "def diagonal(score, *, out): ..."),
+        ("", "def diagonal_vjp(score): ..."),
+    ],
+)
+def test_a_broken_mirror_is_rejected(reference: str, optimized: str) -> None:
+    assert len(mirror("fisher", reference, optimized)) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "optimized"),
+    [
+        ("def diagonal(score, alpha): ...", "def diagonal(score, alpha, *, out=None): ..."),
+        (
+            "def diagonal(score): ...\ndef diagonal_vjp(g, score): ...\ndef diagonal_second(h, g): ...",
+            "def diagonal(score): ...\ndef _launch(): ...",
+        ),
+    ],
+)
+def test_a_true_mirror_is_accepted(reference: str, optimized: str) -> None:
+    assert mirror("fisher", reference, optimized) == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_file_keeps_the_rules_of_its_room(room: str) -> None:
+    files = sources(room)
+    assert HOME / room / "__init__.py" in files
+    found = [v for p in files for v in violations(room, p.relative_to(HOME / room).as_posix(), p.read_text("utf-8"))]
+    assert found == []
+
+
+@needs_checkout
+@pytest.mark.parametrize("room", ["asv_bench", "examples", "src"])
+def test_every_file_beside_the_rooms_keeps_its_rules(room: str) -> None:
+    found = [v for p in sources(room) for v in violations(room, p.name, p.read_text("utf-8"))]
+    assert found == []
+
+
+def test_every_optimized_file_mirrors_its_reference() -> None:
+    found = []
+    for fast in sources("optimized"):
+        if not fast.name.startswith("_") and fast.parent == HOME / "optimized":
+            true = HOME / "reference" / fast.name
+            if true.is_file():
+                found += mirror(fast.stem, true.read_text("utf-8"), fast.read_text("utf-8"))
+            else:
+                found.append(f"optimized/{fast.name} has no reference/{fast.name}")
+    assert found == []
+
+
+@needs_checkout
+def test_no_folder_at_the_root_shadows_the_install() -> None:
+    assert not (HOME / "trueness").exists()
+
+
+@needs_checkout
+def test_the_front_door_is_nothing_but_a_door() -> None:
+    door = HOME / "src" / "trueness"
+    assert {p.name for p in door.iterdir()} - {"__pycache__"} == {"__init__.py", "py.typed"}

@@ -1,0 +1,53 @@
+"""The signs of stochastic arithmetic: even, independent, used once, and without a mean in every precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trueness.tools.arithmetic.noise import Noise
+from trueness.tools.arithmetic.stochastic import stochastic
+
+U, ETA = 2.0**-24, 2.0**-150
+
+
+@pytest.mark.parametrize(
+    ("grain", "shape", "found"), [(8, (3, 7), (3, 7)), (64, (0, 3), (0, 3)), (None, (3, 7), ()), (None, (), ())]
+)
+def test_a_grain_may_leave_a_ragged_end(grain: int | None, shape: tuple[int, ...], found: tuple[int, ...]) -> None:
+    factor, divisor, underflow = Noise(0, grain).signs(U, ETA, shape)
+    assert np.shape(factor) == np.shape(underflow) == found and divisor is None
+
+
+def test_the_two_fields_of_signs_are_independent_and_even() -> None:
+    factor, _, second = Noise(0).signs(1.0, 1.0, (20_000,))
+    first = factor - 1
+    assert set(first) == set(second) == {-1.0, 1.0}
+    assert abs(first.mean()) < 0.03 and abs(second.mean()) < 0.03 and abs((first * second).mean()) < 0.03
+
+
+@pytest.mark.parametrize("grain", [1, 8, None])
+@pytest.mark.parametrize("u", [2.0**-8, U, 2.0**-53], ids=["bfloat16", "float32", "float64"])
+def test_noise_has_no_mean_and_the_size_of_u(u: float, grain: int | None) -> None:
+    """Else it adds up in a sum of n like n, where roundings add up like √n: float64 cannot hold 1 + 2^-53."""
+    noise, x = Noise(0, grain), np.random.default_rng(1).uniform(1, 2, (4000, 16))
+    moved = [np.asarray(np.positive(stochastic(row, u, 0.0, noise))) for row in x]
+    away = (np.stack(moved) - x) / x / u
+    assert abs(away.mean()) < 5 / np.sqrt(away.size / (grain or 16))
+    assert 0.95 < np.sqrt((away**2).mean()) < 1.05
+
+
+@pytest.mark.parametrize("grain", [1, 8, None])
+def test_no_sign_is_used_twice(grain: int | None) -> None:
+    """Operands of every size, of two precisions in turn: their signs in a row repeat nowhere, and are even."""
+    noise, sizes = Noise(0, grain), np.random.default_rng(1).integers(1, 400, 2000)
+    fields = [noise.signs([U, 2 * U][k % 2], 0.0, (size,))[0] > 1 for k, size in enumerate(sizes)]
+    row = np.concatenate([np.ravel(f)[:: grain or 1] for f in fields])
+    words = np.packbits(row[: row.size // 64 * 64]).view(np.uint64)
+    assert len(np.unique(words)) == len(words)
+    assert abs(row.mean() - 0.5) < 3 / np.sqrt(row.size)
+
+
+def test_at_the_roundoff_of_float64_too_a_number_underflows_by_eta() -> None:
+    moved = np.asarray(np.positive(stochastic(np.full(4000, 1e-3), 2.0**-53, 1e-4, Noise(0))))
+    assert set(np.round((moved - 1e-3) / 1e-4)) == {-1.0, 1.0}

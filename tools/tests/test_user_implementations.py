@@ -1,0 +1,510 @@
+"""Whatever a stranger's implementation does, it gets its verdict in one sentence, and the others get theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from trueness.tools.run import pool
+from trueness.tools.run.api import check
+from trueness.tools.run.pool import Gone, TimedOut, Worker, marked, run_groups
+from trueness.tools.run.runner import Job
+from trueness.tools.spec.model import Verdict
+
+pytestmark = pytest.mark.xdist_group("foreign")  # the hostile ones run once
+
+HOSTILE = """
+import ctypes, os, signal, subprocess, sys, threading, time
+import numpy as np
+import torch
+
+def right(s, a):
+    return s * s + (1e-4 + 1e-3 * (1 - a))
+
+def spins(s, a):
+    while True:
+        pass
+
+def sleeps(s, a):
+    time.sleep(1000)
+
+def segfaults(s, a):
+    ctypes.string_at(0)
+
+def aborts(s, a):
+    os.write(2, b"terminate called after throwing <b>\\x1b[31mbad_alloc\\n")
+    os.abort()
+
+def is_killed(s, a):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def ends(s, a):
+    os._exit(0)
+
+def exits(s, a):
+    sys.exit(0)
+
+def raises(s, a):
+    raise ZeroDivisionError("no\\nluck")
+
+def lists(s, a):
+    return [s]
+
+def drops_an_axis(s, a):
+    return right(s, a).reshape(-1)[:1].repeat(2)
+
+def widens(s, a):
+    return right(s, a).double()
+
+def returns_nan(s, a):
+    return right(s, a) * float("nan")
+
+def prints(s, a):
+    while True:
+        print("x" * 100_000)
+
+def chatters(s, a):
+    def forever():
+        while True:
+            print("x" * 100_000)
+    threading.Thread(target=forever).start()
+    time.sleep(0.01)
+    return right(s, a)
+
+def murmurs(s, a):
+    def forever():
+        while True:
+            print("still here", flush=True)
+            time.sleep(0.05)
+    threading.Thread(target=forever).start()
+    return right(s, a)
+
+def negates_its_input(s, a):
+    y = right(s, a)
+    s.detach().neg_()
+    return y
+
+seen = {}
+def remembers_addresses(s, a):
+    if s.requires_grad:
+        return right(s, a)
+    key = (s.data_ptr(), s.shape, a)
+    return seen.setdefault(key, right(s, a)).clone()
+
+def returns_its_input(s, a):
+    return s.detach().mul_(s.detach()).add_(1e-4 + 1e-3 * (1 - a))
+
+def hoards(s, a):
+    hoard = []
+    while True:
+        hoard.append(torch.empty(2**26))
+
+def closes_everything(s, a):
+    os.closerange(0, 1024)
+    return right(s, a)
+
+def closes_and_hangs(s, a):
+    os.closerange(0, 1024)
+    time.sleep(1000)
+
+def scribbles(s, a):
+    for fd in range(3, 32):
+        try:
+            os.write(fd, b"garbage\\n")
+        except OSError:
+            pass
+    return right(s, a)
+
+def loses_its_output(s, a):
+    sys.stdin = sys.stdout = sys.stderr = None
+    return right(s, a)
+
+def forks(s, a):
+    if os.fork() == 0:
+        time.sleep(1000)
+    return right(s, a)
+
+started = []
+def leaves_a_daemon(s, a):
+    if not started:
+        started.append(subprocess.Popen(["sleep", "1000"], start_new_session=True))
+    return right(s, a)
+
+def patches_the_judge(s, a):
+    np.abs = lambda x: np.zeros_like(x)
+    return s
+
+def breaks_the_judge(s, a):
+    from trueness.tools.run.trial import Trial
+    def judge(outs, truth):
+        raise KeyError("judge")
+    Trial.judge = staticmethod(judge)
+    return s
+"""
+
+CHECKED_BY_VALUE = ("murmurs", "loses_its_output", "forks", "leaves_a_daemon", "right")
+
+SENTENCES = {
+    "spins": "timed out: no answer within 6 s, in the check “value”.",
+    "sleeps": "timed out: no answer within 6 s, in the check “value”.",
+    "segfaults": "crashed with SIGSEGV, in the check “value”.",
+    "aborts": "crashed with SIGABRT; the last line it printed was "
+    "“terminate called after throwing <b> [31mbad_alloc”, in the check “value”.",
+    "is_killed": "was killed by the system (SIGKILL, most likely out of memory), in the check “value”.",
+    "ends": "ended its process with exit status 0, in the check “value”.",
+    "exits": "called sys.exit(0).",
+    "raises": "raised ZeroDivisionError: no luck",
+    "lists": "returned a list, expected a torch.Tensor.",
+    "drops_an_axis": "returned shape (2,), expected ().",
+    "widens": "returned dtype float64 for float32 input.",
+    "returns_nan": "output is nan, the reference",
+    "prints": "printed more than 16 MiB and was stopped, in the check “value”.",
+    "chatters": "printed more than 16 MiB and was stopped, in the check “",
+    "negates_its_input": "wrote to its input score.",
+    "remembers_addresses": "after an in-place change of its input: output[",
+    "returns_its_input": "wrote to its input score.",
+    "hoards": "raised RuntimeError: [enforce fail at alloc_cpu.cpp",
+    "closes_everything": "closed file descriptors that are not its own, in the check “value”.",
+    "closes_and_hangs": "closed file descriptors that are not its own, in the check “value”.",
+    "scribbles": "wrote into a file descriptor that is not its own, in the check “value”.",
+    "patches_the_judge": "replaced numpy.abs, with which it is judged: no verdict of this process counts.",
+    "breaks_the_judge": "replaced Trial.judge, with which it is judged: no verdict of this process counts.",
+}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with hostile.py and mine.py in it, where the person stands who asks."""
+    folder, before = tmp_path_factory.mktemp("hostile"), Path.cwd()
+    os.environ["TRUENESS_TEST"] = str(os.getpid())
+    (folder / "hostile.py").write_text(HOSTILE)
+    (folder / "mine.py").write_text(
+        "import torch\n"
+        "def absolute(score, alpha):\n    return score.abs() + (1e-4 + 1e-3 * (1 - alpha))\n"
+        "def gain(score, alpha):\n    return 1.02 * (score * score + (1e-4 + 1e-3 * (1 - alpha)))\n"
+    )
+    (folder / "resource.py").write_text(
+        "raise RuntimeError('a file of the user got in the way of the standard library')"
+    )
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+    del os.environ["TRUENESS_TEST"]
+
+
+def job(name: str, dtype: str = "float32", *checks: str) -> Job:
+    spec = name if ":" in name else f"hostile:{name}"
+    return Job("fisher.diagonal", spec, dtype, profile="quick", foreign=True, checks=checks)
+
+
+@pytest.fixture(scope="module")
+def one_run(here: Path) -> dict[str, list[Verdict]]:
+    """All of them in one run, two at a time, with 3 GiB of memory each."""
+    chosen = [[job(n)] for n in SENTENCES] + [[job(n, "float32", "value")] for n in CHECKED_BY_VALUE]
+    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    threads = threading.active_count()
+    verdicts = run_groups(chosen, 2, 6.0, memory=3 * 2**30)
+    assert threading.active_count() == threads
+    if descriptors:
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+    found: dict[str, list[Verdict]] = {}
+    for v in verdicts:
+        found.setdefault(v.implementation.removeprefix("hostile:"), []).append(v)
+    return found
+
+
+def test_a_run_with_all_of_them_completes(one_run: dict[str, list[Verdict]]) -> None:
+    assert len(SENTENCES) > 10
+    assert set(one_run) == {*SENTENCES, *CHECKED_BY_VALUE}
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_it_gets_its_verdict_in_one_sentence(one_run: dict[str, list[Verdict]], name: str) -> None:
+    failures = [v for v in one_run[name] if not v.passed]
+    assert any(v.message.startswith(SENTENCES[name]) for v in failures), [v.message for v in failures]
+    assert all("\n" not in v.message and "\x1b" not in v.message for v in failures)
+    assert all(v.origin == "foreign" for v in failures)
+
+
+@pytest.mark.parametrize("name", CHECKED_BY_VALUE)
+def test_what_is_odd_but_right_passes(one_run: dict[str, list[Verdict]], name: str) -> None:
+    assert [(v.check, v.passed) for v in one_run[name]] == [("value", True)], one_run[name]
+
+
+def test_a_cache_by_address_fails(one_run: dict[str, list[Verdict]]) -> None:
+    assert {"value", "layouts", "no stale cache"} & {v.check for v in one_run["remembers_addresses"] if not v.passed}
+
+
+def test_an_implementation_that_overwrites_its_input_with_the_result_fails_for_both(
+    one_run: dict[str, list[Verdict]],
+) -> None:
+    failures = {v.check for v in one_run["returns_its_input"] if not v.passed}
+    assert {"inputs unchanged", "no aliasing"} <= failures
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+@pytest.mark.usefixtures("one_run")
+def test_nothing_is_left_running() -> None:
+    assert wait_for(lambda: ours() == [])
+    children = subprocess.run(["ps", "--no-headers", "--ppid", str(os.getpid())], capture_output=True, text=True)
+    assert "defunct" not in children.stdout
+
+
+def ours() -> list[int]:
+    """The processes that this test started, and theirs, in whatever session they are."""
+    return [pid for pid in marked(f"TRUENESS_TEST={os.getpid()}\0") if pid != os.getpid()]
+
+
+# -- after a time-out -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("here")
+def test_an_implementation_that_timed_out_is_not_tried_in_other_dtypes() -> None:
+    start = time.monotonic()
+    outcome = check("fisher.diagonal", "hostile:sleeps", timeout=1.5)
+    assert time.monotonic() - start < 15
+    assert [(v.dtype, v.skipped) for v in outcome.verdicts] == [
+        ("float64", ""),
+        *((d, "not tried: it timed out in float64") for d in ("float32", "float16", "bfloat16")),
+    ] or [(v.dtype, v.skipped) for v in outcome.verdicts] == [
+        ("float32", ""),
+        *((d, "not tried: it timed out in float32") for d in ("float16", "bfloat16", "float64")),
+    ]
+    assert not outcome
+
+
+@pytest.mark.usefixtures("here")
+def test_a_crash_is_tried_again_in_the_next_dtype() -> None:
+    outcome = check("fisher.diagonal", "hostile:segfaults", dtype=("float32", "float16"), timeout=20)
+    assert [(v.dtype, v.message) for v in outcome.verdicts] == [
+        (d, "crashed with SIGSEGV, in the check “value”.") for d in ("float32", "float16")
+    ]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_slow_one_is_ended_though_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "PATIENCE", 0.1)
+    Path("slow.py").write_text(
+        "import time\nfrom hostile import right\ndef f(s, a):\n    time.sleep(0.3)\n    return right(s, a)"
+    )
+    verdicts = run_groups([[job("slow:f")]], 1, 20.0)
+    assert verdicts[-1].message == "timed out: not done after 2 s, in the check “value”."
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("nosuch:fn", "--impl was 'nosuch:fn': there is no module 'nosuch' here or installed."),
+        ("hostile:nosuch", "--impl was 'hostile:nosuch': module 'hostile' has no attribute 'nosuch'."),
+        ("hostile:HOSTILE.x", "--impl was 'hostile:HOSTILE.x': module 'hostile' has no attribute 'HOSTILE.x'."),
+        ("hostile:started", "--impl was 'hostile:started': 'started' is list, not a callable."),
+        ("hostile:", "--impl was 'hostile:'; it must look like module:callable or FORMULA=module:callable."),
+    ],
+)
+def test_a_callable_that_is_not_there_is_a_wrong_request(spec: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        check("fisher.diagonal", spec, dtype="float32", timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("1 / 0", "importing {} raised ZeroDivisionError: division by zero"),
+        ("import nosuchpackage", "importing {} raised ModuleNotFoundError: No module named 'nosuchpackage'"),
+        ("def f(:", "importing {} raised SyntaxError: "),
+        ("import sys; sys.exit('bye')", "importing {} called sys.exit('bye')."),
+        ("import os; os._exit(3)", "ended its process with exit status 3, while it was being loaded."),
+        ("import ctypes; ctypes.string_at(0)", "crashed with SIGSEGV, while it was being loaded."),
+        ("while True: pass", "timed out: no answer within 4 s, while it was being loaded."),
+    ],
+)
+def test_what_a_module_does_when_it_is_imported_is_its_verdict(here: Path, text: str, sentence: str) -> None:
+    name = f"imported_{abs(hash(text))}"
+    (here / f"{name}.py").write_text(text)
+    (verdict,) = check(
+        "fisher.diagonal", f"{name}:f", dtype="float32", timeout=4 if text.startswith("while") else 30
+    ).verdicts
+    assert not verdict.passed
+    assert verdict.message.startswith(sentence.format(name)), verdict.message
+
+
+# -- the pool itself --------------------------------------------------------------------------------------------------
+
+
+def started(here: Path) -> Worker:
+    worker = Worker({})
+    assert worker.receive(60) == ("ready", None)
+    return worker
+
+
+def test_a_worker_that_cannot_start_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    (verdict,) = run_groups([[Job("fisher.diagonal", "trueness", "float32")]], 1)
+    assert verdict.message == "ended its process with exit status 1, before its worker process was ready."
+    assert (verdict.check, verdict.passed, verdict.origin) == ("value", False, "ours")
+
+
+def test_a_job_sent_to_a_dead_worker_does_not_block(here: Path) -> None:
+    worker = started(here)
+    os.kill(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+    with pytest.raises(Gone, match="was killed by the system"):
+        worker.send(job("right").to_dict())
+        worker.receive(5)
+    worker.close()
+    worker.close()
+
+
+def test_a_worker_that_died_between_jobs_costs_the_next_job_nothing(here: Path) -> None:
+    (here / "between.py").write_text(
+        "import os, threading\nfrom hostile import right\n"
+        "def f(s, a):\n    return right(s, a)\n"
+        "def die():\n    while not os.path.exists('die'):\n        pass\n    os._exit(7)\n"
+        "threading.Thread(target=die).start()\n"
+    )
+
+    def wait(job: Job, found: list[Verdict]) -> None:
+        if job.dtype == "float32":
+            (here / "die").touch()
+            time.sleep(1.0)
+            (here / "die").unlink()
+
+    jobs = [job("between:f", d, "determinism") for d in ("float32", "float16")]
+    verdicts = run_groups([jobs], 1, 20.0, pool.Progress(finished=wait))
+    assert [(v.dtype, v.passed, v.message) for v in verdicts] == [("float32", True, ""), ("float16", True, "")]
+
+
+def test_jobs_of_one_implementation_share_a_process_and_of_two_do_not(here: Path) -> None:
+    (here / "who.py").write_text(
+        "import os\nfrom hostile import right\n"
+        "def f(s, a):\n    open('pids', 'a').write(f'f {os.getpid()}\\n')\n    return right(s, a)\n"
+        "def g(s, a):\n    open('pids', 'a').write(f'g {os.getpid()}\\n')\n    return right(s, a)\n"
+    )
+    run_groups([[job(f"who:{n}", d, "determinism") for n in "fg" for d in ("float32", "float64")]], 1)
+    pids = {tuple(line.split()) for line in (here / "pids").read_text().splitlines()}
+    assert {name for name, _ in pids} == {"f", "g"}
+    assert len(pids) == len({pid for _, pid in pids}) == 2
+
+
+def test_an_error_of_the_caller_ends_the_run(here: Path) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("the display broke")
+
+    with pytest.raises(RuntimeError, match="the display broke"):
+        run_groups([[job("right", "float32", "determinism")]] * 3, 2, 20.0, pool.Progress(finished=fails))
+    assert wait_for(lambda: ours() == [])
+
+
+PROGRAM = """
+import signal
+from trueness.tools.run.pool import run_groups
+from trueness.tools.run.runner import Job
+signal.signal(signal.SIGINT, signal.default_int_handler)
+jobs = [[Job("fisher.diagonal", "naps:f", "float32", foreign=True)]] * 2
+run_groups(jobs, 2, 1000.0)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_who_asked(here: Path, sent: signal.Signals) -> None:
+    (here / "naps.py").write_text(
+        "import os, time\ndef f(s, a):\n    open(f'nap{os.getpid()}', 'w').close()\n    time.sleep(1000)\n"
+    )
+    for old in here.glob("nap[0-9]*"):
+        old.unlink()
+    asked = subprocess.Popen(
+        [sys.executable, "-P", "-c", PROGRAM],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert wait_for(lambda: len(list(here.glob("nap[0-9]*"))) == 2)
+    assert len(ours()) == 3
+    start = time.monotonic()
+    os.kill(asked.pid, sent)
+    _, said = asked.communicate(timeout=20)
+    assert time.monotonic() - start < 2 * pool.GRACE
+    assert ("KeyboardInterrupt" in said) == (sent == signal.SIGINT), said
+    assert wait_for(lambda: ours() == [])
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 20
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_a_time_out_says_how_long(here: Path) -> None:
+    worker = started(here)
+    with pytest.raises(TimedOut, match=r"^timed out: no answer within 0\.25 s$"):
+        worker.receive(0.25)
+    worker.close()
+
+
+# -- on the command line ----------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_gives_each_its_row_and_ends_with_one(here: Path) -> None:
+    names = ("spins", "segfaults", "ends", "right")
+    chosen = [word for name in names for word in ("--impl", f"hostile:{name}")]
+    (here / "resource.py").unlink(missing_ok=True)
+    command = [sys.executable, "-P", "-c", "from trueness.tools.cli import main; main()", "verify", "fisher.diagonal"]
+    options = ["--dtype", "float32", "--profile", "quick", "--timeout", "5", "--json", "verdicts.json"]
+    done = subprocess.run([*command, *chosen, *options], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = json.loads((here / "verdicts.json").read_text())["verdicts"]
+    wrong = {v["implementation"]: v["message"] for v in found if not v["passed"]}
+    assert set(wrong) == {f"hostile:{name}" for name in names[:-1]}
+    assert {v["implementation"] for v in found} >= {f"hostile:{name}" for name in names}
+    assert all(name in done.stdout for name in names)
+
+
+# -- seen again -------------------------------------------------------------------------------------------------------
+
+
+def again(verdict: Verdict, here: Path) -> str:
+    here.joinpath("resource.py").unlink(missing_ok=True)  # a person who pastes is not protected from their own files
+    done = subprocess.run([sys.executable, "-c", verdict.reproduction], cwd=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["segfaults", "lists", "negates_its_input", "returns_nan"])
+def test_the_reproduction_of_a_verdict_shows_the_same(here: Path, one_run: dict[str, list[Verdict]], name: str) -> None:
+    (failure, *_) = [v for v in one_run[name] if not v.passed]
+    assert failure.message in again(failure, here)
+    assert not failure.case or json.loads(failure.case) is not None
+
+
+def test_a_copy_of_ours_with_the_absolute_value_is_shrunk_named_and_shown_again(here: Path) -> None:
+    value = check("fisher.diagonal", "mine:absolute", dtype="float32", timeout=30).failures[0]
+    assert value.check == "value"
+    assert value.bugs == ("FSB-01",)
+    assert json.loads(value.case)["sizes"] == {"...": []}
+    assert re.search(r"for score = -?[\d.e-]+, alpha = [\d.e-]+", value.message), value.message
+    shown = again(value, here)
+    assert value.message in shown
+    assert "behaves like FSB-01" in shown
+
+
+def test_a_gain_of_two_percent_is_wrong_and_behaves_like_no_known_bug(here: Path) -> None:
+    outcome = check("fisher.diagonal", "mine:gain", dtype="float32", timeout=30)
+    assert not outcome
+    assert [v.bugs for v in outcome.failures] == [()] * len(outcome.failures)
+    assert outcome.failures[0].message in again(outcome.failures[0], here)

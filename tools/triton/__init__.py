@@ -1,0 +1,1 @@
+"""Triton kernels without a GPU: interpreted under observation, and compiled ahead of time."""
