@@ -137,7 +137,7 @@ class Subject:
     def call(self) -> Callable[[], Any]:
         """The bare call on this subject's own tensors."""
         function, arguments, keywords = (
-            self.implementation.load(),
+            self.trial.load(),
             self.trial.natives(self.values),
             self.trial.keywords(),
         )

@@ -46,7 +46,7 @@ def compiles(trial: Trial) -> Verdict:
     if trial.dtype not in TRACED and trial.examples < DEEP:
         return trial.verdict("compile", True, skipped=f"traced in {' and '.join(TRACED)}; in all by the deep profile")
     torch._dynamo.reset()
-    function = trial.implementation.load()
+    function = trial.load()
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
     for length in (5, 6):
         case = typical(trial, length=length)
@@ -80,7 +80,7 @@ def vmap(trial: Trial) -> Verdict:
         if not t:
             for values in rows:
                 values[i] = rows[0][i]
-    mapped = torch.vmap(trial.implementation.load(), in_dims=tuple(0 if t else None for t in tensor))
+    mapped = torch.vmap(trial.load(), in_dims=tuple(0 if t else None for t in tensor))
     result = guarded(mapped, *stacked, **trial.keywords())
     parts = result if isinstance(result, tuple) else (result,)
     for k, values in enumerate(rows):
@@ -110,7 +110,7 @@ def jvp(trial: Trial) -> Verdict:
     natives = trial.natives(values)
     chosen = tuple(natives[i] for i in wanted)
     vectors = tuple(frameworks.native(directions[i], True, trial.dtype, "torch", trial.device) for i in wanted)
-    function = trial.implementation.load()
+    function = trial.load()
 
     def moved(*xs: Any) -> Any:
         full = list(natives)

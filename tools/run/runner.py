@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from trueness.tools.checks import contract, cuda, torch, triton
-from trueness.tools.checks import reference as check_reference
-from trueness.tools.checks import value as check_value
+from trueness.tools.checks import KINDS
 from trueness.tools.checks.core import CHECKS, Failed, excluded, failed, run
 from trueness.tools.checks.diagnosis import behaves_like
 from trueness.tools.run.frameworks import Rejected, guess
@@ -19,7 +17,6 @@ from trueness.tools.run.trial import Trial, guarded
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
 
-KINDS = (check_value, contract, torch, triton, cuda, check_reference)
 PROFILES = {"quick": 10, "ci": 30, "deep": 300}
 REFERENCE = "reference"
 SAYS_IT_ALL = {

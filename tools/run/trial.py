@@ -95,12 +95,16 @@ class Trial:
             keywords.pop("dtype")
         return keywords
 
+    def load(self) -> Callable[..., Any]:
+        """The implementation as a function of the formula's arguments, all by position."""
+        return self.formula.bind(self.implementation.load())
+
     # -- calling --------------------------------------------------------------------------------------------------
 
     def invoke(self, natives: Sequence[Any], **keywords: Any) -> Any:
         """The raw result of one call; whatever it raises becomes Rejected."""
         if self.function is None:
-            self.function = self.implementation.load()
+            self.function = self.load()
         with np.errstate(all="ignore"):
             return guarded(self.function, *natives, **{**self.keywords(), **keywords})
 

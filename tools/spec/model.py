@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from trueness.tools.spec.calling import positional
+
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 VERDICTS = ("real bug, right fix", "real bug, wrong fix", "no bug", "convention", "claim false", "process")
 
@@ -132,6 +134,11 @@ class Formula:
     def __post_init__(self) -> None:
         if self.vjp is None and not self.no_gradient:
             raise ValueError(f"{self.name}: no vjp was given; say why in no_gradient.")
+        object.__setattr__(self, "reference", self.bind(self.reference))
+
+    def bind(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` as a function of ``arguments``, all by position."""
+        return positional(function, [a.name for a in self.arguments])
 
     @property
     def family(self) -> str:
