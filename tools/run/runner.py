@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trueness.tools.checks import KINDS
+from trueness.tools.checks import value as check_value
 from trueness.tools.checks.core import CHECKS, Failed, excluded, failed, run
 from trueness.tools.checks.diagnosis import behaves_like
 from trueness.tools.run.frameworks import Rejected, guess
