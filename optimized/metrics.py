@@ -12,9 +12,14 @@ from __future__ import annotations
 
 import torch
 
-from trueness.optimized._lib.dtypes import wide
-from trueness.optimized._lib.elementwise import require_floating
-from trueness.optimized._lib.validation import require_integer, require_range, require_shape, require_tokens
+from trueness.optimized._lib.dtypes import upcast
+from trueness.optimized._lib.validation import (
+    require_floating,
+    require_integer,
+    require_range,
+    require_shape,
+    require_tokens,
+)
 
 __all__ = [
     "corpus_perplexity",
@@ -42,7 +47,7 @@ def mean_and_covariance(features: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     require_floating(features, "features")
     if features.ndim != 2 or features.shape[0] < 2:
         raise ValueError(f"features had shape {tuple(features.shape)}; it must be (N, d) with N of at least 2.")
-    x = wide(features)
+    x = upcast(features)
     mean = x.mean(0)
     away = x - mean
     with torch.autocast(x.device.type, enabled=False):
@@ -121,7 +126,7 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> tu
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise ValueError(f"ignore_index was {ignore_index!r}; it must be an integer, such as -100.")
     require_range(labels, "labels", logits.shape[-1], "there is no such token in the vocabulary", ignore_index)
-    scores = wide(logits)
+    scores = upcast(logits)
     counts = labels != ignore_index
     chosen = labels.long().masked_fill(~counts, 0)
     log_p = scores.log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
@@ -166,7 +171,7 @@ def corpus_perplexity(losses: torch.Tensor, tokens: torch.Tensor) -> torch.Tenso
     require_tokens(tokens, "tokens", 1)
     require_shape(losses, "losses", tuple(tokens.shape), "a loss for every count of tokens")
     require_range(tokens, "tokens", 2**62, "it counts tokens")
-    return (wide(losses).sum() / tokens.sum()).exp().to(losses.dtype)
+    return (upcast(losses).sum() / tokens.sum()).exp().to(losses.dtype)
 
 
 # -- needle in a haystack ---------------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ def needle_score(
     require_range(answer, "answer", size, "there is no such token in the vocabulary")
     score = logits[torch.arange(batch, device=logits.device), position.long()]
     right = score.gather(-1, answer.long()[:, None])
-    log_p = wide(score).log_softmax(-1).gather(-1, answer.long()[:, None])[:, 0]
+    log_p = upcast(score).log_softmax(-1).gather(-1, answer.long()[:, None])[:, 0]
     return log_p.to(logits.dtype), (~(score < right)).sum(-1)
 
 

@@ -8,16 +8,18 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from trueness.optimized._lib.dispatch import under_functorch
+
 Result = TypeVar("Result")
 
 
-def again(function: Callable[..., Result], *arguments: Any) -> Result:
+def checkpointed(function: Callable[..., Result], *arguments: Any) -> Result:
     """``function(*arguments)``, of which the graph keeps the arguments alone: the backward calls it once more.
 
     A transform of functorch keeps everything: checkpoints and its levels do not go together.
     """
     watched = torch.is_grad_enabled() and any(x.requires_grad for x in _tensors(arguments))
-    if not watched or torch._C._are_functorch_transforms_active():
+    if not watched or under_functorch():
         return function(*arguments)
     found: Result = checkpoint(
         function, *arguments, use_reentrant=False, preserve_rng_state=False, determinism_check="none"

@@ -7,16 +7,16 @@ import torch
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def working(dtype: torch.dtype) -> torch.dtype:
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which numbers of ``dtype`` are computed."""
     return torch.float32 if dtype in HALVES else dtype
 
 
-def wide(x: torch.Tensor) -> torch.Tensor:
+def upcast(x: torch.Tensor) -> torch.Tensor:
     """Half formats in float32, the others as they are."""
-    return x.to(working(x.dtype))
+    return x.to(compute_dtype(x.dtype))
 
 
-def exact(x: torch.Tensor) -> torch.autocast:
+def autocast_disabled(x: torch.Tensor) -> torch.autocast:
     """No autocast inside: what is computed in float32 stays in float32."""
     return torch.autocast(x.device.type, enabled=False)

@@ -18,7 +18,7 @@ Found = TypeVar("Found")
 
 
 @dataclass
-class Kept:
+class ThreadPool:
     """The threads so far; a forked process has none."""
 
     pool: ThreadPoolExecutor | None = None
@@ -52,9 +52,9 @@ def _started(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-KEPT = Kept()
+_POOL = ThreadPool()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=KEPT.forget)
+    os.register_at_fork(after_in_child=_POOL.forget)
 
 
 def parallel(work: Callable[[int, int], Found], points: int, threads: int) -> list[Found]:
@@ -70,7 +70,7 @@ def parallel(work: Callable[[int, int], Found], points: int, threads: int) -> li
         with torch.inference_mode(inference), torch.no_grad():
             return work(points * k // threads, points * (k + 1) // threads)
 
-    pool = KEPT.at_least(threads)
+    pool = _POOL.at_least(threads)
     parts = [pool.submit(part, k) for k in range(threads)]
     wait(parts)
     return [p.result() for p in parts]

@@ -4,7 +4,32 @@ from __future__ import annotations
 
 import torch
 
+from trueness.optimized._lib.memory import partially_overlaps
+
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def require_floating(tensor: object, name: str) -> torch.Tensor:
+    """``tensor``, or one sentence on why it is refused."""
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{name} was {type(tensor).__name__}; it must be a torch.Tensor.")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} had dtype {tensor.dtype}; it must be float64, float32, float16 or bfloat16.")
+    return tensor
+
+
+def require_out(out: torch.Tensor, like: torch.Tensor, *others: torch.Tensor) -> None:
+    """Refuse an ``out`` that cannot take the result, or that lies across an input without being it."""
+    if out.shape != like.shape or out.dtype != like.dtype or out.device != like.device:
+        raise ValueError(
+            f"out was {tuple(out.shape)} {out.dtype} on {out.device}; "
+            f"it must be {tuple(like.shape)} {like.dtype} on {like.device}."
+        )
+    inputs = (like, *others)
+    if out.requires_grad or (torch.is_grad_enabled() and any(x.requires_grad for x in inputs)):
+        raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or omit out=.")
+    if not torch.compiler.is_compiling() and any(partially_overlaps(out, x) for x in inputs):
+        raise ValueError("out was a part of an input's memory; it must be an input itself or memory of its own.")
 
 
 def require_count(value: object, name: str, least: int = 1) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 
-class Room:
+class Workspace:
     """Memory by name, used again by every piece; of the largest that was asked for so far."""
 
     def __init__(self, like: torch.Tensor) -> None:

@@ -13,8 +13,8 @@ import math
 
 import torch
 
-from trueness.optimized._lib.dtypes import wide
-from trueness.optimized._lib.elementwise import require_floating
+from trueness.optimized._lib.dtypes import upcast
+from trueness.optimized._lib.validation import require_floating
 
 __all__ = ["lora", "merge", "unmerge"]
 
@@ -66,10 +66,10 @@ def lora(
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
         raise ValueError(f"p was {p!r}; it must be a number in [0, 1).")
     with torch.autocast(x.device.type, enabled=False):
-        y = wide(x)
+        y = upcast(x)
         dropped = torch.where(mask, y / (1 - p), 0)
-        adapter = dropped @ wide(lora_A).mT @ wide(lora_B).mT
-        return (y @ wide(weight).mT + adapter * (alpha / lora_A.shape[0])).to(x.dtype)
+        adapter = dropped @ upcast(lora_A).mT @ upcast(lora_B).mT
+        return (y @ upcast(weight).mT + adapter * (alpha / lora_A.shape[0])).to(x.dtype)
 
 
 def merge(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -102,5 +102,5 @@ def unmerge(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, al
 
 def _added(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float) -> torch.Tensor:
     with torch.autocast(weight.device.type, enabled=False):
-        change = wide(lora_B) @ wide(lora_A)
-        return (wide(weight) + change * (alpha / lora_A.shape[0])).to(weight.dtype)
+        change = upcast(lora_B) @ upcast(lora_A)
+        return (upcast(weight) + change * (alpha / lora_A.shape[0])).to(weight.dtype)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from trueness.optimized._lib.workspace import Room
+from trueness.optimized._lib.workspace import Workspace
 from trueness.optimized.atlas_memory.chunking import band, shifted
 from trueness.optimized.atlas_memory.gate_products import products
 
@@ -46,21 +46,23 @@ class Parts(NamedTuple):
     x_end: torch.Tensor | None = None  # (N, G)
 
 
-def whole(x: torch.Tensor, room: Room | None, name: str) -> torch.Tensor:
+def whole(x: torch.Tensor, workspace: Workspace | None, name: str) -> torch.Tensor:
     """x, contiguous: in a room where there is one"""
-    return x.contiguous() if room is None else room.copy(name, x)
+    return x.contiguous() if workspace is None else workspace.copy(name, x)
 
 
-def lay(x: torch.Tensor, size: int, room: Room | None = None, name: str = "") -> torch.Tensor:
+def lay(x: torch.Tensor, size: int, workspace: Workspace | None = None, name: str = "") -> torch.Tensor:
     """x (B, N C, H, …) as (N, B H, C, …)"""
-    return whole(x.unflatten(1, (-1, size)).movedim((1, 0, 3), (0, 1, 2)), room, name).flatten(1, 2)
+    return whole(x.unflatten(1, (-1, size)).movedim((1, 0, 3), (0, 1, 2)), workspace, name).flatten(1, 2)
 
 
-def windows(x: torch.Tensor, step: int, length: int, room: Room | None = None, name: str = "") -> torch.Tensor:
+def windows(
+    x: torch.Tensor, step: int, length: int, workspace: Workspace | None = None, name: str = ""
+) -> torch.Tensor:
     """x (B, (N − 1) step + length, H, W) as (N, B H, length, W): windows of neighbours"""
     if length == step:
-        return lay(x, step, room, name)
-    return whole(x.unfold(1, length, step).movedim((1, 0, 2, 4), (0, 1, 2, 3)), room, name).flatten(1, 2)
+        return lay(x, step, workspace, name)
+    return whole(x.unfold(1, length, step).movedim((1, 0, 2, 4), (0, 1, 2, 3)), workspace, name).flatten(1, 2)
 
 
 def longer(x: torch.Tensor, more: int) -> torch.Tensor:
@@ -87,13 +89,18 @@ class Gated(NamedTuple):
 
 
 def gated(
-    alpha: torch.Tensor, eta: torch.Tensor, theta: torch.Tensor, size: int, placement: str, room: Room | None = None
+    alpha: torch.Tensor,
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    size: int,
+    placement: str,
+    workspace: Workspace | None = None,
 ) -> Gated:
     """A token that only fills the last chunk keeps memory and momentum: α = θ = 1 and w = 0, also where η is inside."""
     inner = placement == "inner"
     out = filled(torch.ones_like(eta) if inner else eta, size)
     a, b, w = (lay(x, size) for x in (filled(alpha, size, 1.0), filled(theta, size, 1.0), out))
-    return Gated(*products(a, b, w, room), lay(filled(eta, size), size) if inner else None)
+    return Gated(*products(a, b, w, workspace), lay(filled(eta, size), size) if inner else None)
 
 
 def read_at(g: Gated, weight: torch.Tensor, read: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -114,25 +121,25 @@ def linear(
     size: int,
     placement: str,
     read: str,
-    room: Room | None = None,
+    workspace: Workspace | None = None,
 ) -> Parts:
     """All errors of a chunk at the memory before it. k and v have the c − 1 tokens before the first of q."""
-    g = gated(alpha, eta, theta, size, placement, room)
+    g = gated(alpha, eta, theta, size, placement, workspace)
     window = gamma.shape[-1]
     gamma = lay(filled(gamma, size), size)
     gamma = gamma if g.into is None else gamma * g.into[..., None]
     if window == 1:
-        weight = g.rho * gamma.mT if room is None else g.rho.mul_(gamma.mT)
+        weight = g.rho * gamma.mT if workspace is None else g.rho.mul_(gamma.mT)
         down, up = g.down * gamma[..., 0], g.up * gamma[..., 0]
     else:
         W = band(gamma)
-        weight = g.rho @ W if room is None else room.product("weight", g.rho, W)
+        weight = g.rho @ W if workspace is None else workspace.product("weight", g.rho, W)
         down, up = (torch.stack([g.down, g.up], -2) @ W).unbind(-2)
     more = -q.shape[1] % size
-    k, v = (windows(longer(x, more), size, size + window - 1, room, name) for x, name in ((k, "k"), (v, "v")))
+    k, v = (windows(longer(x, more), size, size + window - 1, workspace, name) for x, name in ((k, "k"), (v, "v")))
     a_end, b_end, f_end = (x[..., -1] for x in (g.a, g.b, g.f))
     a, f, read_weight = read_at(g, weight, read)
-    return Parts(lay(filled(q, size), size, room, "q"), k, v, a, f, read_weight, a_end, b_end, f_end, down, up)
+    return Parts(lay(filled(q, size), size, workspace, "q"), k, v, a, f, read_weight, a_end, b_end, f_end, down, up)
 
 
 def exact(
@@ -146,18 +153,18 @@ def exact(
     size: int,
     placement: str,
     read: str,
-    room: Room | None = None,
+    workspace: Workspace | None = None,
 ) -> Parts:
     """Every error at the memory before its token: row (t, j) is token t − j at time t.
 
     (I + L) U = Y with L_{xy} = i_t γ_{tj} ρ_{t−1,t(y)} k_x·k_y, in which t(y) < t(x), and the memory only in Y: the UT
     transform of the delta rule, here with a window and momentum.
     """
-    g = gated(alpha, eta, theta, size, placement, room)
+    g = gated(alpha, eta, theta, size, placement, workspace)
     window, more = gamma.shape[-1], -q.shape[1] % size
     gamma = lay(filled(gamma, size), size)
     w = (gamma if g.into is None else gamma * g.into[..., None]).flatten(-2)
-    k, v = (windows(longer(x, more), size, size + window - 1, room, name) for x, name in ((k, "k"), (v, "v")))
+    k, v = (windows(longer(x, more), size, size + window - 1, workspace, name) for x, name in ((k, "k"), (v, "v")))
     rho, before = g.rho, shifted(g.rho, -2, 0.0)
     a_before, f_before, down, up = shifted(g.a, -1, 1.0), shifted(g.f, -1, 0.0), g.down, g.up
     coupling = before
@@ -170,7 +177,7 @@ def exact(
         )
         coupling = before.repeat_interleave(window, -2)
     a_end, b_end, f_end = (x[..., -1] for x in (g.a, g.b, g.f))
-    q = lay(filled(q, size), size, room, "q")
+    q = lay(filled(q, size), size, workspace, "q")
     a, f, weight = (g.a, g.f, rho) if read == "post" else (shifted(g.a, -1, 1.0), shifted(g.f, -1, 0.0), before)
     return Parts(
         q, k, v, a, f, weight, a_end, b_end, f_end, down, up, w * a_before, w * f_before, w, w[..., None] * coupling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trueness.optimized._lib.dtypes import exact, wide
+from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized.atlas_memory import materialized as _dense
 from trueness.optimized.atlas_memory import mlp as _layers
 from trueness.optimized.atlas_memory.cuda import operator as _operator
@@ -36,11 +36,11 @@ def run(
     """o, M_T, S_T of ``atlas_memory.omega``"""
     tokens, state = (q, k, v, alpha, eta, theta, gamma), (memory, momentum, k_window, v_window)
     modes = chunk_size, objective, optimizer, placement, read, clip
-    with exact(q):
+    with autocast_disabled(q):
         if clip is None and _operator.takes(q, v, gamma, chunk_size, optimizer):
             size, mode = _operator.form(chunk_size, objective, gamma.shape[-1], tile)
             return _operator.omega(*tokens, *state, size, mode, placement, read)
-        o, M, S, _ = carried(tuple(map(wide, tokens)), tuple(map(wide, state)), None, None, *modes, tile)
+        o, M, S, _ = carried(tuple(map(upcast, tokens)), tuple(map(upcast, state)), None, None, *modes, tile)
         return o.to(q.dtype), M.to(q.dtype), S.to(q.dtype)
 
 
@@ -101,10 +101,10 @@ def run_layers(
     """o, W1, W2, S1, S2 of ``atlas_memory.omega_mlp``"""
     one = torch.ones_like(eta)
     into, out = (eta, one) if placement == "inner" else (one, eta)
-    tokens = tuple(wide(x) for x in (q, k, v, alpha, into, out, theta, gamma, k_window, v_window))
+    tokens = tuple(upcast(x) for x in (q, k, v, alpha, into, out, theta, gamma, k_window, v_window))
     modes = _dense.Modes(True, optimizer, read == "post", None)
-    with exact(q):
-        before = _layers.begun((wide(w1), wide(w2)), (wide(s1), wide(s2)))
+    with autocast_disabled(q):
+        before = _layers.begun((upcast(w1), upcast(w2)), (upcast(s1), upcast(s2)))
         o, after = _layers.all_chunks(tokens, before, chunk_size, modes)
         w, s = _layers.ended(after, modes), after.s
         return (o.to(q.dtype), w[0].to(q.dtype), w[1].to(q.dtype), s[0].to(q.dtype), s[1].to(q.dtype))

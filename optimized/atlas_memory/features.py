@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from trueness.optimized._lib.dtypes import wide
+from trueness.optimized._lib.dtypes import upcast
 
 
 def taylor(degree: int) -> list[float]:
@@ -16,7 +16,7 @@ def taylor(degree: int) -> list[float]:
 
 def elementwise(x: torch.Tensor, coefficients: torch.Tensor, clamp: float) -> torch.Tensor:
     """[a_0 1; a_1 x̂; …; a_p x̂^p], x̂ = x held in [−κ, κ], computed in float32 at least and rounded to the format of x"""
-    bounded, weights = wide(x).clamp(-clamp, clamp), wide(coefficients)
+    bounded, weights = upcast(x).clamp(-clamp, clamp), upcast(coefficients)
     powers = [bounded.pow(0), bounded]  # not ones: autograd then knows that x was there
     for _ in range(len(coefficients) - 2):
         powers.append(powers[-1] * bounded)
@@ -25,7 +25,7 @@ def elementwise(x: torch.Tensor, coefficients: torch.Tensor, clamp: float) -> to
 
 def tensor(x: torch.Tensor, degree: int) -> torch.Tensor:
     """[1; x; x⊗x/√2!; …; x^{⊗p}/√p!], likewise"""
-    w = wide(x)
+    w = upcast(x)
     tensors = [w[..., :1].pow(0)]
     for _ in range(degree):
         tensors.append((tensors[-1][..., :, None] * w[..., None, :]).flatten(-2))

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 
 import torch
 
-from trueness.optimized._lib.dtypes import exact, wide
-from trueness.optimized._lib.elementwise import require_floating
-from trueness.optimized._lib.validation import require_count
+from trueness.optimized._lib.dtypes import autocast_disabled, upcast
+from trueness.optimized._lib.validation import require_count, require_floating
 from trueness.optimized.atlas_memory import dispatch as _omega
 from trueness.optimized.atlas_memory import features as _features
 from trueness.optimized.atlas_memory import muon as _muon
@@ -144,8 +143,8 @@ def newton_schulz(g: torch.Tensor, coefficients: Sequence[Sequence[float]], eps:
         raise ValueError(f"g had shape {tuple(g.shape)}; it must have at least the axes (R, C).")
     _require.require_steps(coefficients)
     _require.require_not_negative(eps, "eps")
-    with exact(g):
-        return _muon.newton_schulz(wide(g), coefficients, eps).to(g.dtype)
+    with autocast_disabled(g):
+        return _muon.newton_schulz(upcast(g), coefficients, eps).to(g.dtype)
 
 
 def newton_schulz_lowrank(
@@ -172,8 +171,8 @@ def newton_schulz_lowrank(
         raise ValueError(f"y was {y.dtype} on {y.device}; it must be like x, {x.dtype} on {x.device}.")
     _require.require_steps(coefficients)
     _require.require_not_negative(eps, "eps")
-    with exact(x):
-        return _muon.newton_schulz_lowrank(wide(x), wide(y), coefficients, eps).to(x.dtype)
+    with autocast_disabled(x):
+        return _muon.newton_schulz_lowrank(upcast(x), upcast(y), coefficients, eps).to(x.dtype)
 
 
 # -- the Omega rule ---------------------------------------------------------------------------------------------------
@@ -316,9 +315,9 @@ def omega_varlen(
         raise ValueError(f"q had shape {tuple(q.shape)}; it must be (1, T, H, P): the sequences stand in one row.")
     _require.require_modes(chunk_size, objective, optimizer, placement, read, clip)
     ends = _require.require_ends(cu_seqlens, q.shape[1], memory.shape[0])
-    tokens = tuple(wide(x) for x in (q, k, v, alpha, eta, theta, gamma))
-    state = tuple(wide(x) for x in (memory, momentum, k_window, v_window))
-    with exact(q):
+    tokens = tuple(upcast(x) for x in (q, k, v, alpha, eta, theta, gamma))
+    state = tuple(upcast(x) for x in (memory, momentum, k_window, v_window))
+    with autocast_disabled(q):
         o, M, S = _varlen.run(tokens, state, ends, (chunk_size, objective, optimizer, placement, read, clip))
         return o.to(q.dtype), M.to(q.dtype), S.to(q.dtype)
 
@@ -440,7 +439,7 @@ def atlas_attention(
     _require.require_modes(chunk_size, objective, optimizer, placement, read, clip)
     dtype = q.dtype
     q, k, v, alpha, eta, theta, gamma, coefficients = (
-        wide(x) for x in (q, k, v, alpha, eta, theta, gamma, coefficients)
+        upcast(x) for x in (q, k, v, alpha, eta, theta, gamma, coefficients)
     )
     scale = math.sqrt(coefficients.shape[0] * q.shape[-1])
     phi_q, phi_k = (_features.elementwise(x, coefficients, clamp) / scale for x in (q, k))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from trueness.optimized._lib.workspace import Room
+from trueness.optimized._lib.workspace import Workspace
 
 
 class Products(NamedTuple):
@@ -33,7 +33,9 @@ class Products(NamedTuple):
     up: torch.Tensor  # (…, C): the last row of Θ
 
 
-def products(alpha: torch.Tensor, theta: torch.Tensor, out: torch.Tensor, room: Room | None = None) -> Products:
+def products(
+    alpha: torch.Tensor, theta: torch.Tensor, out: torch.Tensor, workspace: Workspace | None = None
+) -> Products:
     """All of them, of the gates (…, C) of a chunk; ``out`` is w, the step outside of the momentum.
 
     With a room, where nobody watches, every ρ is put together there; its rows are not.
@@ -46,7 +48,7 @@ def products(alpha: torch.Tensor, theta: torch.Tensor, out: torch.Tensor, room: 
         alpha, theta, out = pad(alpha, (0, more), value=1.0), pad(theta, (0, more), value=1.0), pad(out, (0, more))
     found = short(*(x.unflatten(-1, (-1, piece)) for x in (alpha, theta, out)))
     for _ in range(levels):
-        found = merged(found, room)
+        found = merged(found, workspace)
     rho, *rows = (x.squeeze(-3 if i == 0 else -2) for i, x in enumerate(found))
     if not more:
         return Products(rho, *rows)
@@ -72,7 +74,7 @@ def short(alpha: torch.Tensor, theta: torch.Tensor, out: torch.Tensor) -> Produc
     return Products(rho, a, b, f, down, up)
 
 
-def merged(x: Products, room: Room | None = None) -> Products:
+def merged(x: Products, workspace: Workspace | None = None) -> Products:
     """Every two neighbouring pieces (…, 2 n, m) as one, (…, n, 2 m)."""
     rho, *rows = (y.unflatten(-3 if i == 0 else -2, (-1, 2)) for i, y in enumerate(x))
     (rho_1, rho_2), parts = rho.unbind(-3), [row.unbind(-2) for row in rows]
@@ -80,7 +82,7 @@ def merged(x: Products, room: Room | None = None) -> Products:
     (a, b, f), (a_end, b_end, f_end) = ([y[..., -1:] for y in half] for half in ((a_1, b_1, f_1), (a_2, b_2, f_2)))
     factors = a_2[..., None], down_1[..., None, :], f_2[..., None], up_1[..., None, :]
     return Products(
-        joined(rho_1, rho_2, factors) if room is None else joined_in(room, rho_1, rho_2, factors),
+        joined(rho_1, rho_2, factors) if workspace is None else joined_in(workspace, rho_1, rho_2, factors),
         torch.cat([a_1, a_2 * a], -1),
         torch.cat([b_1, b_2 * b], -1),
         torch.cat([f_1, a_2 * f + f_2 * b], -1),
@@ -98,11 +100,11 @@ def joined(upper: torch.Tensor, lower: torch.Tensor, factors: Factors) -> torch.
     return torch.cat([pad(upper, (0, upper.shape[-1])), torch.cat([x * y + z * w, lower], -1)], -2)
 
 
-def joined_in(room: Room, upper: torch.Tensor, lower: torch.Tensor, factors: Factors) -> torch.Tensor:
+def joined_in(workspace: Workspace, upper: torch.Tensor, lower: torch.Tensor, factors: Factors) -> torch.Tensor:
     """``joined`` in a room"""
     x, y, z, w = factors
     size = upper.shape[-1]
-    found = room(f"rho {size}", (*upper.shape[:-2], 2 * size, 2 * size), upper.dtype)
+    found = workspace(f"rho {size}", (*upper.shape[:-2], 2 * size, 2 * size), upper.dtype)
     found[..., :size, :size].copy_(upper)
     found[..., :size, size:].zero_()
     torch.mul(x, y, out=found[..., size:, :size]).addcmul_(z, w)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import torch
 
-from trueness.optimized._lib.checkpoint import again
+from trueness.optimized._lib.checkpoint import checkpointed
+from trueness.optimized._lib.dispatch import under_functorch
 from trueness.optimized.atlas_memory.chunking import band, decays, shifted
 from trueness.optimized.atlas_memory.muon import EPS, THIN, newton_schulz, newton_schulz_lowrank
 
@@ -172,7 +173,7 @@ def rank_is_small(theta: torch.Tensor, window: int, rows: int, columns: int) -> 
     """Whether no momentum is kept, so that S_t has the rank of its window; not asked where nobody may look."""
     if THIN * window > min(rows, columns) or torch.compiler.is_compiling():
         return False
-    if torch._C._are_functorch_transforms_active() or (torch.is_grad_enabled() and theta.requires_grad):
+    if under_functorch() or (torch.is_grad_enabled() and theta.requires_grad):
         return False
     if theta.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
@@ -188,7 +189,7 @@ def all_chunks(
         modes = modes._replace(thin=rank_is_small(theta, gamma.shape[-1], M.shape[-2], M.shape[-1]))
     reads = []
     for piece in pieces(tokens, size):
-        o, M, S, m = again(run, piece, M, S, m, modes)
+        o, M, S, m = checkpointed(run, piece, M, S, m, modes)
         reads.append(o)
     return torch.cat(reads, 2).movedim(2, 1), M, S, m
 

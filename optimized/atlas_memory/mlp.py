@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from trueness.optimized._lib.checkpoint import again
+from trueness.optimized._lib.checkpoint import checkpointed
 from trueness.optimized.atlas_memory import materialized as _dense
 from trueness.optimized.atlas_memory.chunking import decays
 from trueness.optimized.atlas_memory.materialized import Modes, Piece
@@ -114,7 +114,7 @@ def all_chunks(
     for piece in _dense.pieces(tokens, size, position):
         start = start if position else w
         position = (position + piece.q.shape[2]) % size
-        o, *after = again(run, piece, w, s, start, share, not position, modes)
+        o, *after = checkpointed(run, piece, w, s, start, share, not position, modes)
         w, s, share = (after[0], after[1]), (after[2], after[3]), (after[4], after[5])
         reads.append(o)
     return torch.cat(reads, 2).movedim(2, 1), Layers(w, s, start, share, position)
@@ -123,5 +123,5 @@ def all_chunks(
 def ended(after: Layers, modes: Modes) -> Pair:
     """The weights of a call that ends here: Muon by chunk updates them once more if a chunk is under way."""
     if modes.optimizer == "muon_chunk" and after.position:
-        return again(updated, after.w, after.s, after.share)
+        return checkpointed(updated, after.w, after.s, after.share)
     return after.w

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from trueness.optimized._lib.dtypes import wide
-from trueness.optimized._lib.elementwise import require_floating
-from trueness.optimized._lib.validation import require_count
+from trueness.optimized._lib.dtypes import upcast
+from trueness.optimized._lib.validation import require_count, require_floating
 from trueness.optimized.atlas_memory import features as _features
 from trueness.optimized.atlas_memory import validation as _require
 from trueness.optimized.atlas_memory.streaming.linear import OmegaState, OmegaStream
@@ -113,7 +112,7 @@ class AtlasAttention(torch.nn.Module):
     def empty(self, x: torch.Tensor) -> AtlasState:
         """The state before any token of a batch like x (B, T, width)."""
         batch, _, width = x.shape
-        each, like = width // self.heads, wide(x[:0])
+        each, like = width // self.heads, upcast(x[:0])
         inputs = x.new_zeros(batch, self.taps.shape[0] - 1, width)
         if isinstance(self.rule, OmegaMlpStream):
             w1, w2 = (w.to(like.dtype).expand(batch, -1, -1, -1) for w in (self.outer, self.inner))
@@ -145,10 +144,10 @@ class AtlasAttention(torch.nn.Module):
         long = torch.cat([before.inputs, x], 1)
         taps = self.taps.shape[0]
         mixed = sum((long[:, i : i + x.shape[1]] * self.taps[i] for i in range(taps)), torch.zeros_like(x))
-        q, k, v = wide(self.qkv(mixed)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        alpha, eta, theta = torch.sigmoid(wide(self.gates(x))).unflatten(-1, (3, self.heads)).unbind(2)
+        q, k, v = upcast(self.qkv(mixed)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        alpha, eta, theta = torch.sigmoid(upcast(self.gates(x))).unflatten(-1, (3, self.heads)).unbind(2)
         eta = self.rate * eta if self.updates else torch.zeros_like(eta)
-        gamma = wide(self.weights).softmax(-1).expand(*x.shape[:2], -1, -1)
+        gamma = upcast(self.weights).softmax(-1).expand(*x.shape[:2], -1, -1)
         phi_q, phi_k = self._features(q), self._features(k)
         # under autocast every one may have its own format; a share of 0.99 needs more digits than bfloat16 has
         phi_q, phi_k, alpha, eta, theta, gamma = (y.to(v.dtype) for y in (phi_q, phi_k, alpha, eta, theta, gamma))

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from trueness.optimized._lib.dispatch import under_functorch
+
 JORDAN = ((3.4445, -4.7750, 2.0315),) * 5
 CLASSICAL = ((15 / 8, -5 / 4, 3 / 8),) * 12
 LACT = (
@@ -44,7 +46,7 @@ def newton_schulz(g: torch.Tensor, coefficients: Steps = JORDAN, eps: Eps = EPS)
         return g + 0
     flat = g.reshape(-1, *g.shape[-2:])
     eps = eps.reshape(-1, 1, 1) if isinstance(eps, torch.Tensor) else eps
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or under_functorch():
         return _steps(flat, coefficients, eps)[-1].reshape(g.shape)
     found: torch.Tensor = _NewtonSchulz.apply(flat, coefficients, eps)  # type: ignore[no-untyped-call]
     return found.reshape(g.shape)
@@ -99,10 +101,10 @@ class _NewtonSchulz(torch.autograd.Function):
             by_gram = b * outer + c * (gram @ outer + outer @ gram)  # Ā + Āᵀ: A is symmetric
             pulled = torch.baddbmm(torch.baddbmm(pulled, polynomial, pulled, beta=a), by_gram, x)
         _, scale, norm = _normalised(g, ctx.eps)
-        unit, room = g / scale, norm + ctx.eps / scale
+        unit, workspace = g / scale, norm + ctx.eps / scale
         inner = (pulled * unit).sum((-2, -1), keepdim=True)
-        along = torch.where(norm > 0, inner / (norm * room), torch.zeros_like(inner))
-        return (pulled - unit * along) / (room * scale), None, None
+        along = torch.where(norm > 0, inner / (norm * workspace), torch.zeros_like(inner))
+        return (pulled - unit * along) / (workspace * scale), None, None
 
 
 def newton_schulz_lowrank(
@@ -116,7 +118,7 @@ def newton_schulz_lowrank(
     """
     if not x.numel() * y.numel():
         return newton_schulz(x.mT @ y, coefficients, eps)
-    plain = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    plain = torch.compiler.is_compiling() or under_functorch()
     if plain or THIN * x.shape[-2] > min(x.shape[-1], y.shape[-1]):
         s_x, s_y = _largest(x), _largest(y)
         return newton_schulz((x / s_x).mT @ (y / s_y), coefficients, eps / s_x / s_y)
@@ -196,8 +198,8 @@ def _factors(g: torch.Tensor, coefficients: Steps, eps: Eps) -> tuple[torch.Tens
     """L and K with NS(G) = L G = G K: what the steps do to a cotangent outside of the space of G"""
     flat, eps = g.reshape(-1, *g.shape[-2:]), eps.reshape(-1, 1, 1) if isinstance(eps, torch.Tensor) else eps
     x, scale, norm = _normalised(flat, eps)
-    room = (norm + eps / scale) * scale
-    left, right = (torch.eye(n, dtype=g.dtype, device=g.device) / room for n in g.shape[-2:])
+    workspace = (norm + eps / scale) * scale
+    left, right = (torch.eye(n, dtype=g.dtype, device=g.device) / workspace for n in g.shape[-2:])
     for a, b, c in coefficients:
         polynomial = _polynomial(x, b, c)[1]
         left = torch.baddbmm(left, polynomial, left, beta=a)

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import torch
 
-from trueness.optimized._lib.elementwise import require_floating
-from trueness.optimized._lib.validation import require_count
+from trueness.optimized._lib.validation import require_count, require_floating
 
 CHOICES = {
     "objective": ("l2", "dot"),

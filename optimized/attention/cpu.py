@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import torch
 
-from trueness.optimized._lib.elementwise import in_large_pages
 from trueness.optimized._lib.matmul import product
-from trueness.optimized._lib.workspace import Room
+from trueness.optimized._lib.memory import in_large_pages
+from trueness.optimized._lib.workspace import Workspace
 
 STRIP = 512  # tokens: q, k and v of 256 channels in float32 and the scores of 8 × 8 windows fit an L2 of 1 MiB nearly
 SCORES = 1 << 21  # scores at once: beyond it (global attention) the queries come in blocks
@@ -97,11 +97,13 @@ def blocks(count: int, length: int) -> Iterator[slice]:
         yield slice(i, min(i + step, length))
 
 
-def weights(q: Tensor, k: Tensor, bias: Tensor, rows: slice, room: Room, kept: Tensor | None = None) -> Tensor:
+def weights(
+    q: Tensor, k: Tensor, bias: Tensor, rows: slice, workspace: Workspace, kept: Tensor | None = None
+) -> Tensor:
     """P of some queries: (n h, rows, w²) = softmax(q kᵀ/√d + B), all in one dtype; scores are rounded to it once"""
     heads, _, length = bias.shape
     shape = q.shape[0], rows.stop - rows.start, length
-    there = room("scores", shape, q.dtype) if kept is None else kept[:, rows]
+    there = workspace("scores", shape, q.dtype) if kept is None else kept[:, rows]
     there.unflatten(0, (-1, heads)).copy_(bias[:, rows])
     torch.baddbmm(there, q[:, rows], k.mT, alpha=1 / math.sqrt(q.shape[-1]), out=there)
     return torch.softmax(there, -1, out=there)
@@ -129,12 +131,12 @@ def norm_backward(pulled: Tensor, normal: Tensor, inverse: Tensor, gain: Tensor,
     torch.mul(g - normal * (g * normal).mean(-1, keepdim=True), inverse, out=pulled)
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, room: Room, kept: Tensor | None = None) -> Tensor:
+def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, workspace: Workspace, kept: Tensor | None = None) -> Tensor:
     """P v of (n h, w², d); P itself into ``kept``"""
-    mixed = room("mixed", v.shape, v.dtype)
+    mixed = workspace("mixed", v.shape, v.dtype)
     for rows in blocks(q.shape[0], q.shape[1]):
         part = mixed[:, rows] if rows.stop - rows.start < q.shape[1] else mixed
-        torch.bmm(weights(q, k, bias, rows, room, kept), v, out=part)
+        torch.bmm(weights(q, k, bias, rows, workspace, kept), v, out=part)
     return mixed
 
 
@@ -159,10 +161,10 @@ def to_keep(x: Tensor, channels: int, dtype: torch.dtype, window: int, heads: in
     return ToKeep(pieces, o, p if each else None)
 
 
-def multiplied(x: Tensor, w: Tensor, room: Room, name: str) -> Tensor:
+def multiplied(x: Tensor, w: Tensor, workspace: Workspace, name: str) -> Tensor:
     """x w where every strip has it, unless the product comes in memory of its own"""
     half = x.dtype.itemsize == 2
-    return product(x, w, room(name, (*x.shape[:-1], w.shape[1]), x.dtype) if half else None)
+    return product(x, w, workspace(name, (*x.shape[:-1], w.shape[1]), x.dtype) if half else None)
 
 
 def forward(
@@ -185,19 +187,19 @@ def forward(
     """
     inner, channels = w_qkv.dtype, w_o.shape[0]
     time = None if time is None else time.to(inner)  # sums of two formats take three times as long
-    bias, room = bias.to(inner), Room(x)
+    bias, workspace = bias.to(inner), Workspace(x)
     for images, rows, tokens in strips(x, window, most):
-        z = multiplied(x[images, rows].to(inner), w_qkv, room, "z")
+        z = multiplied(x[images, rows].to(inner), w_qkv, workspace, "z")
         moment = None if time is None else time[images]
         shape = pieces_of(z, window, heads, 3)
         o_shape, p = (*z.shape[:3], channels), None
         if kept is None:
-            pieces, o = room("pieces", shape, inner), room("o", o_shape, inner)
+            pieces, o = workspace("pieces", shape, inner), workspace("o", o_shape, inner)
         else:
             of_pieces, of_o, p = kept.of(tokens, window, heads)
             pieces, o = of_pieces.view(shape), of_o.view(o_shape)
         (q, k, v), _ = normed(cut(z, window, pieces, moment), gain, eps)
-        mixed = attended(q, k, v, bias, room, p).view(1, *shape[1:])
+        mixed = attended(q, k, v, bias, workspace, p).view(1, *shape[1:])
         product(put_back(mixed, window, o, moment), w_o, out[images, rows])
     return out
 
@@ -220,7 +222,7 @@ def backward(
 
     ``kept`` is what the forward put there, by strips of as many tokens.
     """
-    wide, inner, channels, room = bias.dtype, w_qkv.dtype, w_o.shape[0], Room(x)
+    wide, inner, channels, workspace = bias.dtype, w_qkv.dtype, w_o.shape[0], Workspace(x)
     dx = in_large_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
     dw_qkv, dw_o = torch.zeros_like(w_qkv, dtype=wide), torch.zeros_like(w_o, dtype=wide)
     dtime, dgain = (None if a is None else torch.zeros_like(a) for a in (time, gain))
@@ -232,12 +234,12 @@ def backward(
         of_pieces, o, p = kept.of(tokens, window, heads)
         pieces = of_pieces.view(3, *shape[1:])
         (q, k, v), norms = normed(pieces, gain, eps)
-        do = cut(multiplied(g, w_o.mT, room, "do"), window, room("cut", (1, *pieces.shape[1:]), inner))
-        pulled = room("pulled", pieces.shape, inner)
-        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, room, p)
+        do = cut(multiplied(g, w_o.mT, workspace, "do"), window, workspace("cut", (1, *pieces.shape[1:]), inner))
+        pulled = workspace("pulled", pieces.shape, inner)
+        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, workspace, p)
         if gain is not None and dgain is not None and norms is not None:
             norm_backward(pulled[:2], *norms, gain, dgain)
-        d = put_back(pulled, window, room("d", (*g.shape[:3], 3 * channels), inner))
+        d = put_back(pulled, window, workspace("d", (*g.shape[:3], 3 * channels), inner))
         if dtime is not None:
             total[images] += over_tokens(g, wide)
             for i, part in ((0, 0), (2, 1))[: dtime.shape[1] - 1]:
@@ -265,7 +267,7 @@ def core_backward(
     do: Tensor,
     pulled: Tensor,
     dbias: Tensor,
-    room: Room,
+    workspace: Workspace,
     kept: Tensor | None = None,
 ) -> None:
     """The gradients of q, k and v into ``pulled``, that of the bias added to ``dbias``:
@@ -274,8 +276,8 @@ def core_backward(
     """
     scale, length = 1 / math.sqrt(q.shape[-1]), q.shape[1]
     for rows in blocks(q.shape[0], length):
-        p = weights(q, k, bias, rows, room) if kept is None else kept[:, rows]
-        ds = room("ds", p.shape, p.dtype)
+        p = weights(q, k, bias, rows, workspace) if kept is None else kept[:, rows]
+        ds = workspace("ds", p.shape, p.dtype)
         torch.bmm(do[:, rows], v.mT, out=ds)
         torch.ops.aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
         dbias[:, rows] += ds.unflatten(0, (-1, bias.shape[0])).sum(0, dtype=dbias.dtype)
@@ -294,15 +296,15 @@ def core_backward(
 
 def core(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int, out: Tensor) -> Tensor:
     """o alone, between the two projections, into ``out``; computed in the dtype of the bias."""
-    room = Room(qkv)
+    workspace = Workspace(qkv)
     for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
         z = qkv[images, rows]
         moment = None if time is None else time[images]
-        pieces = cut(z, window, room("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
+        pieces = cut(z, window, workspace("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
         q, k, v = pieces.flatten(1, 3)
-        mixed = attended(q, k, v, bias, room).view(1, *pieces.shape[1:])
+        mixed = attended(q, k, v, bias, workspace).view(1, *pieces.shape[1:])
         shape = (*z.shape[:3], out.shape[-1])
-        out[images, rows] = put_back(mixed, window, room("o", shape, out.dtype), moment)
+        out[images, rows] = put_back(mixed, window, workspace("o", shape, out.dtype), moment)
     return out
 
 
@@ -310,20 +312,20 @@ def core_gradients(
     grad: Tensor, qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of qkv, time and bias through o."""
-    room = Room(qkv)
+    workspace = Workspace(qkv)
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     dtime = None if time is None else torch.zeros(time.shape, dtype=bias.dtype, device=qkv.device)
     dbias = torch.zeros(bias.shape, dtype=bias.dtype, device=qkv.device)
     for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
         z, g = qkv[images, rows], grad[images, rows]
         moment = None if time is None else time[images]
-        pieces = cut(z, window, room("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
-        do = cut(g, window, room("do", (1, *pieces.shape[1:]), bias.dtype))
-        pulled = room("pulled", pieces.shape, bias.dtype)
+        pieces = cut(z, window, workspace("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
+        do = cut(g, window, workspace("do", (1, *pieces.shape[1:]), bias.dtype))
+        pulled = workspace("pulled", pieces.shape, bias.dtype)
         q, k, v = pieces.flatten(1, 3)
-        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, room)
+        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, workspace)
         if dtime is not None:
             dtime[images, 0] += pulled[0].sum((1, 3)).flatten(1)
             dtime[images, 1] += do[0].sum((1, 3)).flatten(1)
-        dqkv[images, rows] = put_back(pulled, window, room("d", z.shape, qkv.dtype))
+        dqkv[images, rows] = put_back(pulled, window, workspace("d", z.shape, qkv.dtype))
     return dqkv, dtime, dbias

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trueness.optimized._lib.dtypes import exact, wide, working
-from trueness.optimized._lib.elementwise import in_large_pages, require_out
+from trueness.optimized._lib.dispatch import under_functorch
+from trueness.optimized._lib.dtypes import autocast_disabled, compute_dtype, upcast
 from trueness.optimized._lib.matmul import has_bfloat16
+from trueness.optimized._lib.memory import in_large_pages
+from trueness.optimized._lib.validation import require_out
 from trueness.optimized.attention import cpu as windows
 
 Tensor = torch.Tensor
@@ -24,7 +26,7 @@ Tensor = torch.Tensor
 
 def exact_in(x: Tensor) -> AbstractContextManager[Any]:
     """No autocast inside; there is none on the meta device."""
-    return exact(x) if x.device.type in ("cpu", "cuda") else nullcontext()
+    return autocast_disabled(x) if x.device.type in ("cpu", "cuda") else nullcontext()
 
 
 class Size(NamedTuple):
@@ -88,7 +90,7 @@ def _traced(tensors: list[Tensor]) -> bool:
     """Whether somebody watches operation by operation: a compiler, a transform, forward mode, a subclass."""
     return (
         torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        or under_functorch()
         or torch.autograd.forward_ad._current_level >= 0
         or any(type(a) not in (Tensor, torch.nn.Parameter) for a in tensors)
     )
@@ -106,7 +108,7 @@ def plain(
     """The same in torch's own operations, differentiable as often as one likes."""
     window, heads, eps = size
     batch, height, width = x.shape[:3]
-    z = wide(x) @ wide(w_qkv)
+    z = upcast(x) @ upcast(w_qkv)
     grid = z.reshape(batch, height // window, window, width // window, window, 3, heads, -1)
     pieces = grid.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(2, 3).flatten(4, 5)  # 3 b n h w² d
     q, k, v = pieces.unbind(0)
@@ -120,7 +122,7 @@ def plain(
     heads_out = p @ v if time is None else p @ v + moments[1]
     o = heads_out.unflatten(3, (window, window)).unflatten(1, (height // window, width // window))
     mixed = o.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, -1)
-    y: Tensor = mixed @ wide(w_o)
+    y: Tensor = mixed @ upcast(w_o)
     return y.to(x.dtype)
 
 
@@ -128,7 +130,7 @@ def _natively(x: Tensor) -> torch.dtype:
     """The dtype of the products: that of the tokens where the processor multiplies it, adding in float32."""
     if x.dtype == torch.bfloat16 and has_bfloat16():
         return x.dtype
-    return working(x.dtype)
+    return compute_dtype(x.dtype)
 
 
 def _run(

@@ -24,9 +24,8 @@ import math
 import torch
 from torch.nn import functional as F
 
-from trueness.optimized._lib.dtypes import wide
-from trueness.optimized._lib.elementwise import require_floating
-from trueness.optimized._lib.validation import require_count
+from trueness.optimized._lib.dtypes import upcast
+from trueness.optimized._lib.validation import require_count, require_floating
 from trueness.optimized.attention.dispatch import Size, attend, exact_in
 from trueness.optimized.attention.validation import (
     require_grid,
@@ -76,7 +75,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         raise ValueError("x had no axes; it must have at least the axis (C,).")
     require_like(x, weight=(weight, x.shape[-1:]), bias=(bias, x.shape[-1:]))
     _require_eps(eps)
-    y = F.layer_norm(wide(x), x.shape[-1:], wide(weight), wide(bias), eps)
+    y = F.layer_norm(upcast(x), x.shape[-1:], upcast(weight), upcast(bias), eps)
     return y.to(x.dtype)
 
 
@@ -95,9 +94,9 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float)
     require_like(x, weight=(weight, x.shape[1:2]), bias=(bias, x.shape[1:2]))
     require_group(groups, x.shape[1])
     _require_eps(eps)
-    flat = wide(x).reshape(x.shape[0], groups, -1)
+    flat = upcast(x).reshape(x.shape[0], groups, -1)
     normal = F.layer_norm(flat, flat.shape[-1:], eps=eps).reshape(x.shape)
-    y: Tensor = wide(weight)[:, None, None] * normal + wide(bias)[:, None, None]
+    y: Tensor = upcast(weight)[:, None, None] * normal + upcast(bias)[:, None, None]
     return y.to(x.dtype)
 
 
@@ -108,7 +107,7 @@ def silu(x: Tensor) -> Tensor:
     returns  y  (...)  dtype of x
     raises   ValueError if x is not floating
     """
-    return F.silu(wide(require_floating(x, "x"))).to(x.dtype)
+    return F.silu(upcast(require_floating(x, "x"))).to(x.dtype)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
@@ -118,7 +117,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     returns  y  (...)  dtype of x
     raises   ValueError if x is not floating
     """
-    return F.gelu(wide(require_floating(x, "x")), approximate="tanh").to(x.dtype)
+    return F.gelu(upcast(require_floating(x, "x")), approximate="tanh").to(x.dtype)
 
 
 def _require_eps(eps: float) -> None:
@@ -159,7 +158,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(f"mask was {kind}; it must be a torch.bool tensor, true where a query may see a key.")
     if mask.device != q.device:
         raise ValueError(f"mask was on {mask.device}; it must be on {q.device}, where q is.")
-    scores = _scores(wide(q), wide(k))
+    scores = _scores(upcast(q), upcast(k))
     try:
         mask = mask.expand(scores.shape)
     except RuntimeError:
@@ -168,7 +167,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         ) from None
     p = torch.softmax(scores.masked_fill(~mask, -math.inf), -1)
     p = torch.where(mask.any(-1, keepdim=True), p, 0.0)  # else softmax of a row of −∞ is NaN
-    out: Tensor = p @ wide(v)
+    out: Tensor = p @ upcast(v)
     return out.to(q.dtype)
 
 
@@ -193,11 +192,11 @@ def relative_attention_logits(q: Tensor, k: Tensor, embedding: Tensor) -> Tensor
         raise ValueError(f"q had shape {tuple(q.shape)}; it must have the axes (..., N, d).")
     n, d = q.shape[-2:]
     require_like(q, k=(k, q.shape), embedding=(embedding, (2 * n - 1, d)))
-    scaled = wide(q) * (1 / math.sqrt(d))
+    scaled = upcast(q) * (1 / math.sqrt(d))
     at = torch.arange(n, device=q.device)
     offset = (n - 1 + at - at[:, None]).expand(*q.shape[:-1], n)
-    relative = torch.gather(scaled @ wide(embedding).mT, -1, offset)
-    scores: Tensor = scaled @ wide(k).mT + relative
+    relative = torch.gather(scaled @ upcast(embedding).mT, -1, offset)
+    scores: Tensor = scaled @ upcast(k).mT + relative
     return scores.to(q.dtype)
 
 
@@ -328,10 +327,10 @@ def tmsa(
     space = (w_qs, w_ks, w_vs)
     _require_projections(x, t, (x.shape[0], t.shape[1]), space, (w_qt, w_kt, w_vt), w_o, bias_table, window, heads)
     with exact_in(x):
-        now = wide(t)
-        q_t = now @ wide(w_qt) + 0 * (now @ wide(w_kt))  # 0 times it: NaN and ∞ show, and its gradient is 0
-        time = torch.stack([q_t, now @ wide(w_vt)], 1)
-        bias = relative_position_bias(wide(bias_table), window)
+        now = upcast(t)
+        q_t = now @ upcast(w_qt) + 0 * (now @ upcast(w_kt))  # 0 times it: NaN and ∞ show, and its gradient is 0
+        time = torch.stack([q_t, now @ upcast(w_vt)], 1)
+        bias = relative_position_bias(upcast(bias_table), window)
         return attend(x, torch.cat(space, 1), time, None, bias, w_o, Size(window, heads), out)
 
 
@@ -377,7 +376,7 @@ def tmsa_tokens(
     _require_projections(x, t, (*x.shape[:3], t.shape[3]), space, time, w_o, bias_table, window, heads)
     with exact_in(x):
         w_qkv = torch.cat([torch.cat(space, 1), torch.cat(time, 1)])
-        bias = relative_position_bias(wide(bias_table), window)
+        bias = relative_position_bias(upcast(bias_table), window)
         return attend(torch.cat([x, t], 3), w_qkv, None, None, bias, w_o, Size(window, heads), out)
 
 
@@ -431,9 +430,9 @@ def tmsa_qk_norm(
     require_like(x, q_gain=(q_gain, width), k_gain=(k_gain, width))
     _require_eps(eps)
     with exact_in(x):
-        moments = torch.stack([wide(t) @ wide(w) for w in (w_qt, w_vt, w_kt)], 1)
-        gain = torch.stack([wide(q_gain), wide(k_gain)])
-        bias = relative_position_bias(wide(bias_table), window)
+        moments = torch.stack([upcast(t) @ upcast(w) for w in (w_qt, w_vt, w_kt)], 1)
+        gain = torch.stack([upcast(q_gain), upcast(k_gain)])
+        bias = relative_position_bias(upcast(bias_table), window)
         return attend(x, torch.cat(space, 1), moments, gain, bias, w_o, Size(window, heads, eps), out)
 
 
@@ -513,9 +512,9 @@ def diffit_block(
     )
     dtype = x.dtype
     x, t, norm1_weight, norm1_bias, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table = map(
-        wide, (x, t, norm1_weight, norm1_bias, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table)
+        upcast, (x, t, norm1_weight, norm1_bias, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table)
     )
-    norm2_weight, norm2_bias, w_1, b_1, w_2, b_2 = map(wide, (norm2_weight, norm2_bias, w_1, b_1, w_2, b_2))
+    norm2_weight, norm2_bias, w_1, b_1, w_2, b_2 = map(upcast, (norm2_weight, norm2_bias, w_1, b_1, w_2, b_2))
     normal = layer_norm(x, norm1_weight, norm1_bias, eps)
     hat = tmsa(normal, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table, window, heads) + x
     inner = gelu_tanh(layer_norm(hat, norm2_weight, norm2_bias, eps) @ w_1 + b_1)
@@ -568,14 +567,14 @@ def diffit_resblock(
     require_shape(x, "x", "(B, C, H, W)", 4)
     channels = x.shape[1]
     require_like(x, kernel=(kernel, (channels, channels, 3, 3)), kernel_bias=(kernel_bias, (channels,)))
-    normal = silu(group_norm(wide(x), wide(norm_weight), wide(norm_bias), groups, eps))
-    hat = F.conv2d(normal, wide(kernel), wide(kernel_bias), padding=1)
+    normal = silu(group_norm(upcast(x), upcast(norm_weight), upcast(norm_bias), groups, eps))
+    hat = F.conv2d(normal, upcast(kernel), upcast(kernel_bias), padding=1)
     norm1_weight, norm1_bias, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table = map(
-        wide, (norm1_weight, norm1_bias, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table)
+        upcast, (norm1_weight, norm1_bias, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table)
     )
-    norm2_weight, norm2_bias, w_1, b_1, w_2, b_2 = map(wide, (norm2_weight, norm2_bias, w_1, b_1, w_2, b_2))
+    norm2_weight, norm2_bias, w_1, b_1, w_2, b_2 = map(upcast, (norm2_weight, norm2_bias, w_1, b_1, w_2, b_2))
     attended = (norm1_weight, norm1_bias, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table)
     fed = (norm2_weight, norm2_bias, w_1, b_1, w_2, b_2)
-    block = diffit_block(hat.movedim(1, -1), wide(t), *attended, *fed, window, heads, eps)
-    total: Tensor = block.movedim(-1, 1) + wide(x)
+    block = diffit_block(hat.movedim(1, -1), upcast(t), *attended, *fed, window, heads, eps)
+    total: Tensor = block.movedim(-1, 1) + upcast(x)
     return total.to(x.dtype)

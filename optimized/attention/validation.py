@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from trueness.optimized._lib.elementwise import require_floating
-from trueness.optimized._lib.validation import require_count
+from trueness.optimized._lib.validation import require_count, require_floating
 
 
 def require_grid(window: int, height: int, width: int) -> None:

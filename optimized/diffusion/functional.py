@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._lib.elementwise import require_floating
-from trueness.optimized._lib.validation import require_count
+from trueness.optimized._lib.validation import require_count, require_floating
 from trueness.optimized.diffusion.sampling import Model, Progress, device_of, normal, spaced, start, steps_of, walk
 from trueness.optimized.diffusion.validation import (
     clip_bound,

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from trueness.optimized._lib.elementwise import require_floating
+from trueness.optimized._lib.validation import require_floating
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trueness.optimized._lib.dtypes import working
-from trueness.optimized._lib.elementwise import in_large_pages
+from trueness.optimized._lib.dtypes import compute_dtype
+from trueness.optimized._lib.memory import in_large_pages
 from trueness.optimized.filters.tiles import Axis, Grid, Strips, Sums
 
 CHUNK = 2 << 20  # elements for every thread of the planes put together at a time, unless one plane has more
@@ -187,7 +187,7 @@ class Even:
     """
 
     def __init__(self, tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
-        self.wide, (self.planes, height, width) = working(image.dtype), image.shape
+        self.wide, (self.planes, height, width) = compute_dtype(image.dtype), image.shape
         self.plan = plan_of(grid, self.planes, self.wide, height * width <= SMALL)
         self.together = min(max(1, CHUNK * torch.get_num_threads() // (height * width)), self.planes)
         found = image
@@ -264,7 +264,7 @@ def cut(image: torch.Tensor, grid: Grid, tiles: torch.Tensor | None = None) -> t
         for j, left in enumerate(grid.columns.starts):
             piece = image[..., top : top + h, left : left + w]
             k = grid.at[top, left]
-            weighed = piece.to(working(image.dtype)) * grid.weight(i, j, image)
+            weighed = piece.to(compute_dtype(image.dtype)) * grid.weight(i, j, image)
             if tiles is None:
                 found[k] = weighed.to(image.dtype)
             else:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._lib.dtypes import working
-from trueness.optimized._lib.elementwise import TILE, in_large_pages
+from trueness.optimized._lib.dtypes import compute_dtype
+from trueness.optimized._lib.elementwise import TILE
+from trueness.optimized._lib.memory import in_large_pages
 
 
 def along(x: torch.Tensor, taps: torch.Tensor, axis: int) -> torch.Tensor:
@@ -137,7 +138,7 @@ class Adjoint(torch.autograd.Function):
         ctx.taps = taps
         result, weights = in_large_pages(torch.empty_like(g)), taps.tolist()
         for piece, place in pieces(g, result):
-            inner = piece.to(working(piece.dtype))
+            inner = piece.to(compute_dtype(piece.dtype))
             place.copy_(_adjoint_along(_adjoint_along(inner, weights, -2), weights, -1))
         return result
 

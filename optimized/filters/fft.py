@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from trueness.optimized._lib.dtypes import working
-from trueness.optimized._lib.elementwise import in_large_pages
+from trueness.optimized._lib.dtypes import compute_dtype
+from trueness.optimized._lib.memory import in_large_pages
 from trueness.optimized._lib.threads import parallel
 from trueness.optimized.filters.fft_blocked import in_blocks
 
@@ -92,7 +92,7 @@ def planes(x: torch.Tensor, *others: torch.Tensor) -> Any:
 def filtered(x: torch.Tensor, factors: Factors, out: torch.Tensor | None = None) -> torch.Tensor:
     """The filter of x, into ``out`` or a fresh tensor in the memory format of x; ``out`` may be x itself."""
     result = in_large_pages(torch.empty_like(x)) if out is None else out
-    inner = working(x.dtype)
+    inner = compute_dtype(x.dtype)
     height, width = x.shape[-2:]
     kept = factors.kept(inner)
     rows = factors.rows.to(inner)
@@ -129,7 +129,7 @@ def at_once(x: torch.Tensor, place: torch.Tensor, rows: torch.Tensor, columns: t
 def by_sigma(grad: torch.Tensor, x: torch.Tensor, factors: Factors, sigma: float) -> float:
     """Σ_f w Re(X̄ Ȳ) (−4π²σ|f|² G)/(HW), w = 2 where a real transform leaves out the mirrored column; in float64"""
     height, width = x.shape[-2:]
-    inner = working(x.dtype)
+    inner = compute_dtype(x.dtype)
     columns = width // 2 + 1
     total = torch.zeros(height, columns, dtype=torch.float64, device=x.device)
     for piece, pulled in planes(x, grad):
@@ -175,7 +175,7 @@ def multiplied(x: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
     """F⁻¹(K · F x) for real float64 gains K on the rfft2 grid; divided by H W before the sum, which stays in range"""
     if 0 in x.shape:  # an empty batch, which MKL's transform refuses
         return x.clone()
-    height, width, inner = *x.shape[-2:], working(x.dtype)
+    height, width, inner = *x.shape[-2:], compute_dtype(x.dtype)
     spectrum = torch.fft.rfft2(x.to(inner)) * (gains / (height * width)).to(inner)
     return like(torch.fft.irfft2(spectrum, s=(height, width), norm="forward"), x)
 

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trueness.optimized._lib.dtypes import working
-from trueness.optimized._lib.elementwise import meet, nobody_watches, require_floating, require_out
-from trueness.optimized._lib.validation import require_count
+from trueness.optimized._lib.dispatch import can_write_in_place
+from trueness.optimized._lib.dtypes import compute_dtype
+from trueness.optimized._lib.memory import spans_overlap
+from trueness.optimized._lib.validation import require_count, require_floating, require_out
 from trueness.optimized.filters import blending, blurring, fft
 from trueness.optimized.filters import tiles as grids
 from trueness.optimized.filters.cuda import operators
@@ -81,7 +82,7 @@ def _require_sigma(sigma: float | torch.Tensor) -> None:
 def _open(*arguments: object) -> bool:
     """Whether values may be looked at: on the CPU, under no trace, transform or forward mode; gradient or not."""
     tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
-    return not torch.compiler.is_compiling() and all(nobody_watches(x.detach()) for x in tensors)
+    return not torch.compiler.is_compiling() and all(can_write_in_place(x.detach()) for x in tensors)
 
 
 def _wanted(*arguments: object) -> bool:
@@ -199,7 +200,7 @@ def blur(x: torch.Tensor, k: int, sigma: float, *, out: torch.Tensor | None = No
         require_out(out, x)
         if not torch.compiler.is_compiling() and out.numel() and out.data_ptr() == x.data_ptr():
             raise ValueError("out was x; it must be memory of its own, because rows of x are read again.")
-    taps = taps.to(working(x.dtype))
+    taps = taps.to(compute_dtype(x.dtype))
     if not _open(x):
         taps = taps.to(x.device)
         y = like(blurring.along(blurring.along(x.to(taps.dtype), taps, -1), taps, -2), x)
@@ -328,7 +329,7 @@ def _require_canvas(out: torch.Tensor, tiles: torch.Tensor, size: tuple[int, int
         )
     if out.requires_grad or _wanted(tiles):
         raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or leave out= away.")
-    if nobody_watches(tiles) and meet(out, tiles):
+    if can_write_in_place(tiles) and spans_overlap(out, tiles):
         raise ValueError("out shared memory with tiles; it must be memory of its own.")
 
 

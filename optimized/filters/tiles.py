@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.optimized._lib.dtypes import HALVES, working
-from trueness.optimized._lib.elementwise import in_large_pages
+from trueness.optimized._lib.dtypes import HALVES, compute_dtype
+from trueness.optimized._lib.memory import in_large_pages
 
 
 def window(n: int, kind: str) -> np.ndarray[Any, Any]:
@@ -110,7 +110,7 @@ class Grid:
     def weight(self, i: int, j: int, like: torch.Tensor) -> torch.Tensor:
         """(h, w) weights of a tile, normalised"""
         product = self.rows.shares[i][:, None] * self.columns.shares[j]
-        return torch.from_numpy(product).to(like.device, working(like.dtype))
+        return torch.from_numpy(product).to(like.device, compute_dtype(like.dtype))
 
 
 def grid_of(
@@ -158,7 +158,7 @@ class Strips:
     """
 
     def __init__(self, grid: Grid, like: torch.Tensor, out: torch.Tensor | None = None) -> None:
-        self.grid, self.wide = grid, working(like.dtype)
+        self.grid, self.wide = grid, compute_dtype(like.dtype)
         self.lead = tuple(like.shape[:-2])
         shape = (*self.lead, grid.rows.length, grid.columns.length)
         self.image = in_large_pages(torch.empty(shape, dtype=like.dtype)) if out is None else out
@@ -216,7 +216,7 @@ class Sums:
 
     def add(self, tile: torch.Tensor, top: int, left: int) -> None:
         h, w = tile.shape[-2:]
-        wide = tile.to(working(tile.dtype))
+        wide = tile.to(compute_dtype(tile.dtype))
         if self.total is None:
             self.total = wide.new_zeros((*wide.shape[:-2], *self.size))
             if self.grid is None:

@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from trueness.optimized._lib.dtypes import HALVES, working
+from trueness.optimized._lib.dtypes import HALVES, compute_dtype
 from trueness.optimized._lib.elementwise import TILE, tiled
 
 ROOT = 1e18  # beyond it s² leaves float32 and ε has long been lost: s/(s² + ε) is 1/s
@@ -55,14 +55,14 @@ def divided(s: torch.Tensor, fisher: torch.Tensor, b: Number | None = None) -> t
 
 
 def _columns(table: Table, count: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    return () if table is None else tuple(row.to(working(dtype)) for row in table[:count])
+    return () if table is None else tuple(row.to(compute_dtype(dtype)) for row in table[:count])
 
 
 class Scratch:
     """Memory of a tile, made once a call."""
 
     def __init__(self, like: torch.Tensor) -> None:
-        self.size, self.dtype = min(like.numel(), TILE), working(like.dtype)
+        self.size, self.dtype = min(like.numel(), TILE), compute_dtype(like.dtype)
         self.blocks: list[torch.Tensor] = []
 
     def __call__(self, k: int, like: torch.Tensor) -> torch.Tensor:

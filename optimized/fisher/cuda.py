@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from trueness.optimized._lib.dtypes import HALVES
-from trueness.optimized._lib.elementwise import compact, flat, in_order_of, lined_up
+from trueness.optimized._lib.memory import align_storage, flat, in_order_of, to_dense
 
 BLOCK = 1024
 WARPS = 4
@@ -236,7 +236,7 @@ def _launch(
     dtype = tensors[0].dtype
     if dtype == torch.float64:
         raise ValueError("score had dtype torch.float64; the kernel computes in float32 (use the CPU path).")
-    sources, target, result = lined_up(tensors if kind == 2 else tensors[1:], out, table is not None)
+    sources, target, result = align_storage(tensors if kind == 2 else tensors[1:], out, table is not None)
     n = target.numel()
     if n:
         place = _stored(target)
@@ -283,7 +283,7 @@ def _pull(
     grad: torch.Tensor, score: torch.Tensor, numbers: tuple[float, ...], kind: int, table: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(x̄, s̄) of ``kind``; x̄ is s̄ where there is no x."""
-    like = compact(score, table is not None)
+    like = to_dense(score, table is not None)
     of_score = torch.empty_like(like)
     of_x = torch.empty_like(like) if kind == 2 else of_score
     n = like.numel()

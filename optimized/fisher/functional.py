@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._lib.dtypes import wide
-from trueness.optimized._lib.elementwise import TILE, nobody_watches, require_floating, require_out
+from trueness.optimized._lib.dispatch import can_write_in_place
+from trueness.optimized._lib.dtypes import upcast
+from trueness.optimized._lib.elementwise import TILE
+from trueness.optimized._lib.validation import require_floating, require_out
 from trueness.optimized.fisher.cpu import Table, drift_in_tiles, value_in_tiles
 from trueness.optimized.fisher.operators import Drift, Fisher, drift_operator, drift_plain, operator, plain
 
@@ -105,7 +107,7 @@ def _rows(value: Any, name: str, score: torch.Tensor, tall: bool) -> torch.Tenso
             floor(value)
         return torch.full((score.shape[0],), _finite(value, name), dtype=torch.float64, device=score.device)
     row: torch.Tensor = value.to(score.device, torch.float64)
-    if name == "alpha" and nobody_watches(row) and not bool(((row >= 0) & (row <= 1)).all()):
+    if name == "alpha" and can_write_in_place(row) and not bool(((row >= 0) & (row <= 1)).all()):
         raise ValueError(f"alpha held {row[~((row >= 0) & (row <= 1))][0].item()}; all must lie in [0, 1].")
     return row
 
@@ -124,7 +126,7 @@ def _apply(score: torch.Tensor, alpha: Any, step: bool, out: torch.Tensor | None
         return value_in_tiles(score, eps, step, table, out)
     if score.is_cuda and not torch.compiler.is_compiling():
         return operator(score, eps, step, table)  # type: ignore[no-any-return]
-    if nobody_watches(score):
+    if can_write_in_place(score):
         if score.numel() > TILE:
             return value_in_tiles(score, eps, step, table)
         return plain(score, eps, step, table, readable=True)
@@ -197,7 +199,7 @@ def drift_step(
         return drift_in_tiles(x, score, eps, of_x, of_s, table, out)
     if x.is_cuda and not torch.compiler.is_compiling():
         return drift_operator(x, score, eps, of_x, of_s, table)  # type: ignore[no-any-return]
-    if x.numel() > TILE and nobody_watches(x) and nobody_watches(score):
+    if x.numel() > TILE and can_write_in_place(x) and can_write_in_place(score):
         return drift_in_tiles(x, score, eps, of_x, of_s, table)
     return Drift.apply(x, score, table, eps, of_x, of_s)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -247,7 +249,7 @@ def smooth(fisher: torch.Tensor, padding: str) -> torch.Tensor:
         raise ValueError(f"fisher had shape {tuple(fisher.shape)}; it must have at least the axes (H, W).")
     if padding not in PADDINGS:
         raise ValueError(f"padding was {padding!r}; allowed are {', '.join(PADDINGS)}.")
-    return _taps(_taps(wide(fisher), -1, padding), -2, padding).to(fisher.dtype)
+    return _taps(_taps(upcast(fisher), -1, padding), -2, padding).to(fisher.dtype)
 
 
 def _taps(x: torch.Tensor, axis: int, padding: str) -> torch.Tensor:

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._lib.dtypes import wide
-from trueness.optimized._lib.elementwise import TILE, compact, nobody_watches
+from trueness.optimized._lib.dispatch import can_write_in_place
+from trueness.optimized._lib.dtypes import upcast
+from trueness.optimized._lib.elementwise import TILE
+from trueness.optimized._lib.memory import to_dense
 from trueness.optimized.fisher.cpu import (
     Table,
     beside,
@@ -30,7 +32,7 @@ from trueness.optimized.fisher.cpu import (
 
 def plain(score: torch.Tensor, eps: float, step: bool, table: Table = None, readable: bool = False) -> torch.Tensor:
     """The value in plain torch operations; ``readable`` says that values may be looked at, which saves operations."""
-    s = wide(score)
+    s = upcast(score)
     (floors,) = numbers(table, (eps,), s)
     value = square_plus(floors, s)
     if step:
@@ -40,7 +42,7 @@ def plain(score: torch.Tensor, eps: float, step: bool, table: Table = None, read
 
 def pulled(grad: torch.Tensor, score: torch.Tensor, eps: float, step: bool, table: Table = None) -> torch.Tensor:
     """The gradient by s in plain torch operations: 2 s ḡ, or ḡ (ε − s²)/F²; differentiable again."""
-    s, g = wide(score), wide(grad)
+    s, g = upcast(score), upcast(grad)
     if step:
         (floors,) = numbers(table, (eps,), s)
         fisher = square_plus(floors, s)
@@ -57,7 +59,7 @@ class Fisher(torch.autograd.Function):
 
     @staticmethod
     def forward(score: torch.Tensor, table: Table, eps: float, step: bool) -> torch.Tensor:
-        if score.numel() > TILE and nobody_watches(score):
+        if score.numel() > TILE and can_write_in_place(score):
             return value_in_tiles(score, eps, step, table)
         return plain(score, eps, step, table)
 
@@ -70,7 +72,7 @@ class Fisher(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         score, table = ctx.saved_tensors
-        if score.numel() > TILE and nobody_watches(grad) and nobody_watches(score):
+        if score.numel() > TILE and can_write_in_place(grad) and can_write_in_place(score):
             return pulled_in_tiles(grad, score, ctx.eps, 1.0, ctx.step, table), None, None, None
         return pulled(grad, score, ctx.eps, ctx.step, table), None, None, None
 
@@ -88,7 +90,7 @@ def backward_operator(
         from trueness.optimized.fisher import cuda as _fisher_triton
 
         return _fisher_triton.backward(grad, score, eps, step, table)
-    return pulled(grad, compact(score, table is not None), eps, step, table)
+    return pulled(grad, to_dense(score, table is not None), eps, step, table)
 
 
 @torch.library.custom_op("trueness::fisher", mutates_args=(), device_types=("cpu", "cuda"))
@@ -102,14 +104,14 @@ def operator(score: torch.Tensor, eps: float, step: bool, table: torch.Tensor | 
 
 @operator.register_fake
 def _(score: torch.Tensor, eps: float, step: bool, table: torch.Tensor | None = None) -> torch.Tensor:
-    return torch.empty_like(compact(score, table is not None))
+    return torch.empty_like(to_dense(score, table is not None))
 
 
 @backward_operator.register_fake
 def _(
     grad: torch.Tensor, score: torch.Tensor, eps: float, step: bool, table: torch.Tensor | None = None
 ) -> torch.Tensor:
-    return torch.empty_like(compact(score, table is not None))
+    return torch.empty_like(to_dense(score, table is not None))
 
 
 def save_score(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -129,7 +131,7 @@ operator.register_autograd(operator_backward, setup_context=save_score)
 
 
 def drift_plain(x: torch.Tensor, score: torch.Tensor, eps: float, a: float, b: float, table: Table) -> torch.Tensor:
-    at, s = wide(x), wide(score)
+    at, s = upcast(x), upcast(score)
     e, of_x, of_s = numbers(table, (eps, a, b), s)
     return narrowed(of_x * at + divided(s, square_plus(e, s), of_s), x.dtype)
 
@@ -138,7 +140,7 @@ def drift_pulled(
     grad: torch.Tensor, score: torch.Tensor, eps: float, a: float, b: float, table: Table
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x̄ = a ḡ and s̄ = b ḡ (ε − s²)/F², differentiable again"""
-    s, g = wide(score), wide(grad)
+    s, g = upcast(score), upcast(grad)
     e, of_x, of_s = numbers(table, (eps, a, b), s)
     fisher = square_plus(e, s)
     of_score = of_s * (g * (square_plus(e, s, -1.0) / fisher) / fisher)
@@ -152,7 +154,7 @@ class Drift(torch.autograd.Function):
 
     @staticmethod
     def forward(x: torch.Tensor, score: torch.Tensor, table: Table, eps: float, a: float, b: float) -> torch.Tensor:
-        if score.numel() > TILE and nobody_watches(x) and nobody_watches(score):
+        if score.numel() > TILE and can_write_in_place(x) and can_write_in_place(score):
             return drift_in_tiles(x, score, eps, a, b, table)
         return drift_plain(x, score, eps, a, b, table)
 
@@ -166,8 +168,8 @@ class Drift(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         score, table = ctx.saved_tensors
         eps, a, b = ctx.numbers
-        if score.numel() > TILE and nobody_watches(grad) and nobody_watches(score):
-            of_x = torch.mul(grad, ctx.numbers[1] if table is None else beside(table[1], wide(grad)))
+        if score.numel() > TILE and can_write_in_place(grad) and can_write_in_place(score):
+            of_x = torch.mul(grad, ctx.numbers[1] if table is None else beside(table[1], upcast(grad)))
             of_s = pulled_in_tiles(grad, score, ctx.numbers[0], ctx.numbers[2], True, table)
             return of_x.to(grad.dtype), of_s, None, None, None, None
         return *drift_pulled(grad, score, eps, a, b, table), None, None, None, None
@@ -189,7 +191,7 @@ def drift_backward_operator(
         from trueness.optimized.fisher import cuda as _fisher_triton
 
         return _fisher_triton.drift_backward(grad, score, eps, a, b, table)
-    like = compact(score, table is not None)
+    like = to_dense(score, table is not None)
     of_x, of_s = drift_pulled(grad, like, eps, a, b, table)
     return torch.empty_like(like).copy_(of_x), of_s
 
@@ -214,14 +216,14 @@ def drift_operator(
 def _(
     x: torch.Tensor, score: torch.Tensor, eps: float, a: float, b: float, table: torch.Tensor | None = None
 ) -> torch.Tensor:
-    return torch.empty_like(compact(x, table is not None))
+    return torch.empty_like(to_dense(x, table is not None))
 
 
 @drift_backward_operator.register_fake
 def _(
     grad: torch.Tensor, score: torch.Tensor, eps: float, a: float, b: float, table: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    like = compact(score, table is not None)
+    like = to_dense(score, table is not None)
     return torch.empty_like(like), torch.empty_like(like)
 
 

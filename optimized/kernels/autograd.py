@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._lib.dtypes import exact, wide
+from trueness.optimized._lib.dispatch import under_functorch
+from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized.kernels.cpu import features as tiled
 from trueness.optimized.kernels.cpu.features import Scale, Tiles
 from trueness.optimized.kernels.cpu.tiles import product, side
@@ -24,7 +25,7 @@ def plainly(*tensors: Any) -> bool:
     """Whether only plain torch operations will do: under a trace, a transform, forward mode, or for a subclass."""
     return (
         torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        or under_functorch()
         or torch.autograd.forward_ad._current_level >= 0
         or any(type(t) not in (torch.Tensor, torch.nn.Parameter) for t in tensors if isinstance(t, torch.Tensor))
     )
@@ -36,7 +37,7 @@ def launched(*tensors: Any) -> bool:
     return (
         all(t.is_cuda and t.dtype != torch.float64 for t in given)
         and (torch.compiler.is_compiling() or not plainly(*given))
-        and not torch._C._are_functorch_transforms_active()
+        and not under_functorch()
     )
 
 
@@ -49,13 +50,13 @@ def watched(*tensors: Any) -> bool:
 
 
 def cosines(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return torch.cos(torch.addmm(wide(b), wide(x), wide(w)))
+    return torch.cos(torch.addmm(upcast(b), upcast(x), upcast(w)))
 
 
 def plain_features(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, scale: Scale) -> torch.Tensor:
     if b is not None:
         return (cosines(x, w, b) * scale).to(x.dtype)
-    z = wide(x) @ wide(w)
+    z = upcast(x) @ upcast(w)
     return (torch.cat([torch.cos(z), torch.sin(z)], 1) * scale).to(x.dtype)
 
 
@@ -66,7 +67,7 @@ def plain_gram(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tenso
 def plain_product(
     x: torch.Tensor, y: torch.Tensor, v: torch.Tensor, w: torch.Tensor, b: torch.Tensor, shares: torch.Tensor
 ) -> torch.Tensor:
-    return (cosines(x, w, b) @ (shares[:, None] * (cosines(y, w, b).T @ wide(v)))).to(x.dtype)
+    return (cosines(x, w, b) @ (shares[:, None] * (cosines(y, w, b).T @ upcast(v)))).to(x.dtype)
 
 
 def twice(plain: Callable[..., torch.Tensor], arguments: Any, wanted: Any, grad: torch.Tensor) -> list[Any]:
@@ -105,15 +106,15 @@ class _Features(torch.autograd.Function):
         x, w, b, shares = ctx.saved_tensors
         scale = shares if ctx.number is None else ctx.number
         need_x, need_w, need_b, need_scale, _ = ctx.needs_input_grad
-        with exact(x):
+        with autocast_disabled(x):
             if torch.is_grad_enabled():
                 return *twice(plain_features, (x, w, b, scale), ctx.needs_input_grad[:4], grad), None
             by_x = _like(x) if need_x else None
             sums = tiled.features_backward(
                 grad,
                 x,
-                wide(w),
-                None if b is None else wide(b),
+                upcast(w),
+                None if b is None else upcast(b),
                 scale,
                 ctx.tiles,
                 by_x=by_x,
@@ -137,11 +138,11 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, y, w, b = ctx.saved_tensors
         need_x, need_y, need_w, need_b, _ = ctx.needs_input_grad
-        with exact(x):
+        with autocast_disabled(x):
             if torch.is_grad_enabled():
                 return *twice(plain_gram, (x, y, w, b), ctx.needs_input_grad[:4], grad), None
             shared, by_x, by_y = need_w or need_b, _like(x) if need_x else None, _like(y) if need_y else None
-            wide_w, wide_b, by_w, by_b = wide(w), wide(b), None, None
+            wide_w, wide_b, by_w, by_b = upcast(w), upcast(b), None, None
             if need_x or shared:
                 one = tiled.gram_side(grad, x, y, wide_w, wide_b, ctx.tiles, by_x=by_x, by_w=shared)
                 by_w, by_b = one.w, one.b
@@ -172,14 +173,14 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, y, v, w, b, shares, total = ctx.saved_tensors
         need_x, need_y, need_v, need_w, need_b, need_shares, _ = ctx.needs_input_grad
-        with exact(x):
+        with autocast_disabled(x):
             if torch.is_grad_enabled():
                 return *twice(plain_product, (x, y, v, w, b, shares), ctx.needs_input_grad[:6], grad), None
             by_x, by_y, by_v = (_like(t) if need else None for t, need in ((x, need_x), (y, need_y), (v, need_v)))
             left = dict(by_x=by_x, by_w=need_w or need_b, products=None)
             right = dict(by_x=by_y, by_w=need_w or need_b, products=by_v)
             back = need_y or need_v or need_w or need_b
-            wide_w, wide_b = wide(w), wide(b)
+            wide_w, wide_b = upcast(w), upcast(b)
             one = side(x, grad, total * shares, wide_w, wide_b, ctx.tiles, sums=back or need_shares, **left)  # type: ignore[arg-type]
             by_w, by_b = one.w, one.b
             if back:
@@ -240,7 +241,7 @@ def features(
     x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, scale: Scale, tiles: Tiles, out: Any, precision: str
 ) -> torch.Tensor:
     """scale · cos(x W + b), or the pairs [cos, sin] without ``b``."""
-    with exact(x):
+    with autocast_disabled(x):
         if launched(x, w, b, scale) and not watched(scale):
             return _launch_features(x, w, b, scale, out, precision)
         if plainly(x, w, b, scale):
@@ -255,7 +256,7 @@ def gram(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, tiles: Tiles, out: Any, precision: str
 ) -> torch.Tensor:
     """(2/D) cos(x W + b) cos(y W + b)ᵀ"""
-    with exact(x):
+    with autocast_disabled(x):
         if launched(x, y, w, b):
             found: torch.Tensor = operators.gram(x, y, w, b, precision == "tf32")
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
@@ -279,7 +280,7 @@ def matvec(
     precision: str,
 ) -> torch.Tensor:
     """cos(x W + b) (share · (cos(y W + b)ᵀ v))"""
-    with exact(x):
+    with autocast_disabled(x):
         if launched(x, y, v, w, b, shares):
             found: torch.Tensor = operators.matvec(x, y, v, w, b, shares, precision == "tf32")[0]
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trueness.optimized._lib.checkpoint import again
-from trueness.optimized._lib.dtypes import exact, wide
-from trueness.optimized._lib.elementwise import require_floating
+from trueness.optimized._lib.checkpoint import checkpointed
+from trueness.optimized._lib.dtypes import autocast_disabled, upcast
+from trueness.optimized._lib.validation import require_floating
 from trueness.optimized.kernels import autograd as tiles
 from trueness.optimized.kernels import sorf as structured
 from trueness.optimized.kernels.sampling import (
@@ -123,7 +123,7 @@ KERNELS: dict[str, Kernel] = {
 def _matrix(kernel: Kernel, x: torch.Tensor, y: torch.Tensor, epsilon: float) -> torch.Tensor:
     require_points(x, y)
     require_positive(epsilon, "epsilon")
-    return kernel(wide(x), wide(y), epsilon).to(x.dtype)
+    return kernel(upcast(x), upcast(y), epsilon).to(x.dtype)
 
 
 def gaussian(x: torch.Tensor, y: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -228,9 +228,9 @@ def kernel_matvec(
     def product(x: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return matrix(x, y, epsilon) @ v
 
-    with exact(x):
-        left, right, vectors = wide(x), wide(y), wide(v)
-        parts = [again(product, left[rows], right, vectors) for rows in blocks(x.shape[0], row_tile or ROW_TILE)]
+    with autocast_disabled(x):
+        left, right, vectors = upcast(x), upcast(y), upcast(v)
+        parts = [checkpointed(product, left[rows], right, vectors) for rows in blocks(x.shape[0], row_tile or ROW_TILE)]
         return torch.cat(parts).to(x.dtype)
 
 
@@ -359,7 +359,7 @@ def _require_scales(frequencies: torch.Tensor, weights: torch.Tensor, counts: Se
 def _shares(weights: torch.Tensor, counts: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     """2 w_s/D_s, once for every feature of scale s, in the working precision of ``like``."""
     parts = [(2 * weights[s] / count).expand(count) for s, count in enumerate(counts)]
-    return torch.cat(parts).to(wide(like[:0]).dtype)
+    return torch.cat(parts).to(upcast(like[:0]).dtype)
 
 
 def features_multiscale(
@@ -458,7 +458,7 @@ def matvec(
     chosen = _choices(row_tile, feature_tile, precision)
     require_place(out, (x.shape[0], v.shape[1]), x, y, v, frequencies, offsets)
     count = frequencies.shape[1]
-    shares = torch.full((count,), 2 / count, dtype=wide(x[:0]).dtype, device=x.device)
+    shares = torch.full((count,), 2 / count, dtype=upcast(x[:0]).dtype, device=x.device)
     return tiles.matvec(x, y, v, frequencies, offsets, shares, chosen, out, precision)
 
 
@@ -543,7 +543,7 @@ def _require_columns(draws: torch.Tensor, name: str, extra: torch.Tensor | None 
 
 def _root(square: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """√ of a float64 vector, one number for every column, in working precision: the square may leave float32."""
-    return torch.sqrt(square).to(wide(like).dtype)
+    return torch.sqrt(square).to(upcast(like).dtype)
 
 
 def gaussian_frequencies(normal: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -556,7 +556,7 @@ def gaussian_frequencies(normal: torch.Tensor, epsilon: float) -> torch.Tensor:
     """
     _require_columns(normal, "normal")
     require_positive(epsilon, "epsilon")
-    return torch.div(wide(normal), epsilon).to(normal.dtype)
+    return torch.div(upcast(normal), epsilon).to(normal.dtype)
 
 
 def laplacian_l1_frequencies(uniform: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -569,7 +569,7 @@ def laplacian_l1_frequencies(uniform: torch.Tensor, epsilon: float) -> torch.Ten
     """
     _require_columns(uniform, "uniform")
     require_positive(epsilon, "epsilon")
-    angle = math.pi * wide(uniform)
+    angle = math.pi * upcast(uniform)
     return (-torch.cos(angle) / torch.sin(angle) / epsilon).to(uniform.dtype)
 
 
@@ -584,7 +584,7 @@ def laplacian_l2_frequencies(normal: torch.Tensor, denominator: torch.Tensor, ep
     """
     _require_columns(normal, "normal", denominator, "denominator")
     require_positive(epsilon, "epsilon")
-    return torch.div(wide(normal), wide(denominator) * epsilon).to(normal.dtype)
+    return torch.div(upcast(normal), upcast(denominator) * epsilon).to(normal.dtype)
 
 
 def cauchy_product_frequencies(uniform: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -597,7 +597,7 @@ def cauchy_product_frequencies(uniform: torch.Tensor, epsilon: float) -> torch.T
     """
     _require_columns(uniform, "uniform")
     require_positive(epsilon, "epsilon")
-    u = wide(uniform)
+    u = upcast(uniform)
     lower = u < 0.5
     tail = torch.log(2 * torch.where(lower, u, 1 - u)) / epsilon
     return torch.where(lower, tail, -tail).to(uniform.dtype)
@@ -614,7 +614,7 @@ def cauchy_radial_frequencies(normal: torch.Tensor, exponential: torch.Tensor, e
     """
     _require_columns(normal, "normal", exponential, "exponential")
     require_positive(epsilon, "epsilon")
-    return torch.div(_root(2 * exponential.double(), normal) * wide(normal), epsilon).to(normal.dtype)
+    return torch.div(_root(2 * exponential.double(), normal) * upcast(normal), epsilon).to(normal.dtype)
 
 
 def matern_frequencies(normal: torch.Tensor, chi_square: torch.Tensor, epsilon: float, nu: float) -> torch.Tensor:
@@ -630,7 +630,7 @@ def matern_frequencies(normal: torch.Tensor, chi_square: torch.Tensor, epsilon: 
     _require_columns(normal, "normal", chi_square, "chi_square")
     require_positive(epsilon, "epsilon")
     require_positive(nu, "nu")
-    return torch.div(wide(normal) * _root(torch.div(2 * nu, chi_square.double()), normal), epsilon).to(normal.dtype)
+    return torch.div(upcast(normal) * _root(torch.div(2 * nu, chi_square.double()), normal), epsilon).to(normal.dtype)
 
 
 def orthogonal_frequencies(blocks: torch.Tensor, radii: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -653,11 +653,11 @@ def orthogonal_frequencies(blocks: torch.Tensor, radii: torch.Tensor, epsilon: f
             f"{blocks.shape[0] * blocks.shape[1]} columns of blocks."
         )
     require_same_kind(blocks, "blocks", radii=radii)
-    with exact(blocks):
-        q, r = torch.linalg.qr(wide(blocks))
+    with autocast_disabled(blocks):
+        q, r = torch.linalg.qr(upcast(blocks))
         sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)  # Gram-Schmidt has R_jj > 0
         columns = (q * sign[:, None, :]).transpose(0, 1).flatten(1)[:, : radii.shape[0]]
-        return torch.div(columns * wide(radii), epsilon).to(blocks.dtype)
+        return torch.div(columns * upcast(radii), epsilon).to(blocks.dtype)
 
 
 # -- Nyström ----------------------------------------------------------------------------------------------------------
@@ -668,7 +668,7 @@ def _nystrom_factor(landmarks: torch.Tensor, epsilon: float, reg: float) -> torc
     require_positive(epsilon, "epsilon")
     if isinstance(reg, bool) or not isinstance(reg, (int, float)) or not 0 <= reg < math.inf:
         raise ValueError(f"reg was {reg!r}; it must be a finite number of at least 0.")
-    marks = wide(landmarks)
+    marks = upcast(landmarks)
     square = _gaussian(marks, marks, epsilon) + reg * torch.eye(marks.shape[0], dtype=marks.dtype, device=marks.device)
     factor, info = torch.linalg.cholesky_ex(square)
     if int(info):
@@ -680,7 +680,7 @@ def _nystrom_features(x: torch.Tensor, landmarks: torch.Tensor, epsilon: float, 
     """F in working precision."""
     require_points(x, landmarks, ("x", "landmarks"))
     factor = _nystrom_factor(landmarks, epsilon, reg)
-    cross = _gaussian(wide(x), wide(landmarks), epsilon)
+    cross = _gaussian(upcast(x), upcast(landmarks), epsilon)
     solved: torch.Tensor = torch.linalg.solve_triangular(factor, cross.T, upper=False)
     return solved.T
 
@@ -695,7 +695,7 @@ def nystrom_features(x: torch.Tensor, landmarks: torch.Tensor, epsilon: float, r
     returns    F  (n, m)  dtype of x
     raises     ValueError if an argument does not fit, or K_mm + λ I has no Cholesky factor
     """
-    with exact(x):
+    with autocast_disabled(x):
         return _nystrom_features(x, landmarks, epsilon, reg).to(x.dtype, copy=True)
 
 
@@ -709,7 +709,7 @@ def nystrom(x: torch.Tensor, landmarks: torch.Tensor, epsilon: float, reg: float
     returns    K̃  (n, n)  dtype of x
     raises     ValueError if an argument does not fit, or K_mm + λ I has no Cholesky factor
     """
-    with exact(x):
+    with autocast_disabled(x):
         found = _nystrom_features(x, landmarks, epsilon, reg)
         return (found @ found.T).to(x.dtype)
 
@@ -742,19 +742,19 @@ def nystrom_matvec(
     require_count(row_tile, "row_tile")
 
     def pull(x: torch.Tensor, marks: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return _gaussian(marks, wide(x), epsilon) @ wide(v)
+        return _gaussian(marks, upcast(x), epsilon) @ upcast(v)
 
     def push(x: torch.Tensor, marks: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        return _gaussian(wide(x), marks, epsilon) @ u
+        return _gaussian(upcast(x), marks, epsilon) @ u
 
-    with exact(x):
-        marks, factor = wide(landmarks), _nystrom_factor(landmarks, epsilon, reg)
+    with autocast_disabled(x):
+        marks, factor = upcast(landmarks), _nystrom_factor(landmarks, epsilon, reg)
         rows = blocks(x.shape[0], row_tile or max(1, (1 << 20) // max(1, landmarks.shape[0])))
         total = torch.zeros((), dtype=marks.dtype, device=x.device)
         for at in rows:
-            total = total + again(pull, x[at], marks, v[at])
+            total = total + checkpointed(pull, x[at], marks, v[at])
         solved = torch.cholesky_solve(total, factor)
-        return torch.cat([again(push, x[at], marks, solved).to(x.dtype) for at in rows])
+        return torch.cat([checkpointed(push, x[at], marks, solved).to(x.dtype) for at in rows])
 
 
 def nystrom_trace_bound(x: torch.Tensor, landmarks: torch.Tensor, epsilon: float, reg: float) -> torch.Tensor:
@@ -767,7 +767,7 @@ def nystrom_trace_bound(x: torch.Tensor, landmarks: torch.Tensor, epsilon: float
     returns    ()         a bound that holds for these very points, in O(n m²); dtype of x
     raises     ValueError if an argument does not fit, or K_mm + λ I has no Cholesky factor
     """
-    with exact(x):
+    with autocast_disabled(x):
         found = _nystrom_features(x, landmarks, epsilon, reg)
         return (1 - found.square().sum(1)).sum().to(x.dtype)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trueness.optimized._lib import matmul as products
-from trueness.optimized._lib.dtypes import exact, wide
+from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized._lib.threads import parallel
 from trueness.optimized.kernels.autograd import plainly, watched
 from trueness.optimized.kernels.cpu.tiles import Scratch, cosine, length, plan, sine, slices, summed, zeros
@@ -32,7 +32,7 @@ def hadamard(size: int, like: torch.Tensor) -> torch.Tensor:
     matrix = torch.ones(1, 1, dtype=torch.float64, device=like.device)
     while matrix.shape[0] < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return (matrix / size**0.5).to(wide(like[:0]).dtype)
+    return (matrix / size**0.5).to(upcast(like[:0]).dtype)
 
 
 class Rotation:
@@ -68,7 +68,7 @@ class Rotation:
 
 def plain(x: torch.Tensor, signs: torch.Tensor, offsets: torch.Tensor, epsilon: float, turn: Rotation) -> torch.Tensor:
     blocks, _, q = signs.shape
-    points, turns = wide(x), wide(signs)
+    points, turns = upcast(x), upcast(signs)
     padded = torch.cat([points, points.new_zeros(points.shape[0], q - points.shape[1])], 1)
     found = []
     for k in range(blocks):
@@ -77,7 +77,7 @@ def plain(x: torch.Tensor, signs: torch.Tensor, offsets: torch.Tensor, epsilon: 
             z = turn(z * sign)
         found.append(z)
     z = torch.cat(found, 1)[:, : offsets.shape[0]] * (q**0.5 / epsilon)
-    return (torch.cos(z + wide(offsets)) * (2 / offsets.shape[0]) ** 0.5).to(x.dtype)
+    return (torch.cos(z + upcast(offsets)) * (2 / offsets.shape[0]) ** 0.5).to(x.dtype)
 
 
 def _angles(
@@ -115,13 +115,13 @@ def values(
     row_tile: int | None,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    q, columns, turns, b = signs.shape[2], offsets.shape[0], wide(signs), wide(offsets)
+    q, columns, turns, b = signs.shape[2], offsets.shape[0], upcast(signs), upcast(offsets)
     by = plan(x.shape[0], q, x.shape[1], x.device, row_tile, q)
 
     def work(start: int, stop: int) -> None:
         first, second = Scratch(x, by.rows, q), Scratch(x, by.rows, q)
         for at in slices(start, stop, by.rows):
-            points, z, spare = wide(x[at]), first.tile(length(at), q), second.tile(length(at), q)
+            points, z, spare = upcast(x[at]), first.tile(length(at), q), second.tile(length(at), q)
             for k, tile in _blocks(signs, columns):
                 angles = _angles(points, turns[k], q**0.5 / epsilon, b[tile], turn, (z, spare))
                 cosine(angles, angles)
@@ -145,7 +145,7 @@ def backward(
     by_x: torch.Tensor | None,
 ) -> torch.Tensor:
     """Ā = −√(2/D) φ̄ sin z, turned back through every block into ``by_x``; returns Σ Ā."""
-    d, q, columns, turns, b = x.shape[1], signs.shape[2], offsets.shape[0], wide(signs), wide(offsets)
+    d, q, columns, turns, b = x.shape[1], signs.shape[2], offsets.shape[0], upcast(signs), upcast(offsets)
     by, factor = plan(x.shape[0], q, x.shape[1], x.device, row_tile, q), q**0.5 / epsilon
 
     def work(start: int, stop: int) -> torch.Tensor:
@@ -153,12 +153,12 @@ def backward(
         ones, by_b = zeros(x, by.rows).fill_(1), zeros(x, columns)
         for at in slices(start, stop, by.rows):
             n = length(at)
-            points, total = wide(x[at]), sums.tile(n, d).zero_()
+            points, total = upcast(x[at]), sums.tile(n, d).zero_()
             z, spare = first.tile(n, q), second.tile(n, q)
             for k, tile in _blocks(signs, columns):
                 angles = _angles(points, turns[k], factor, b[tile], turn, (z, spare))
                 sine(angles, angles)
-                angles.mul_(wide(grad[at, tile])).mul_(-((2 / columns) ** 0.5))
+                angles.mul_(upcast(grad[at, tile])).mul_(-((2 / columns) ** 0.5))
                 by_b[tile].addmv_(angles.T, ones[:n])
                 if by_x is None:
                     continue
@@ -193,7 +193,7 @@ class _Structured(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, signs, offsets = ctx.saved_tensors
         need_x, _, need_b = ctx.needs_input_grad[:3]
-        with exact(x):
+        with autocast_disabled(x):
             if torch.is_grad_enabled():
                 with torch.enable_grad():
                     out = plain(x, signs, offsets, ctx.epsilon, ctx.turn)
@@ -218,7 +218,7 @@ def features(
     out: torch.Tensor | None,
 ) -> torch.Tensor:
     """√(2/D) cos(z + b) with z of ``signs``; its gradients by x and b."""
-    with exact(x):
+    with autocast_disabled(x):
         turn = Rotation(signs.shape[2], x)
         if plainly(x, signs, offsets) or (torch.is_grad_enabled() and signs.requires_grad):
             found = plain(x, signs, offsets, epsilon, turn)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._lib.elementwise import require_floating
+from trueness.optimized._lib.validation import require_floating
 
 # -- what is refused --------------------------------------------------------------------------------------------------
 

@@ -23,9 +23,8 @@ import math
 
 import torch
 
-from trueness.optimized._lib.dtypes import wide
-from trueness.optimized._lib.elementwise import require_floating
-from trueness.optimized._lib.validation import require_count
+from trueness.optimized._lib.dtypes import upcast
+from trueness.optimized._lib.validation import require_count, require_floating
 from trueness.optimized.training.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -140,7 +139,7 @@ def _mean(gradients: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         )
     if not torch.compiler.is_compiling() and counts.device.type == "cpu" and int(counts.min()) < 1:
         raise ValueError(f"counts had {int(counts.min())} in it; every micro-batch must have at least 1 sample.")
-    x = wide(gradients)
+    x = upcast(gradients)
     n = counts.to(device=x.device, dtype=x.dtype)
     share = n / n.sum()  # first, so that n g cannot overflow where g does not
     return (x * share.reshape(share.shape + (1,) * (x.ndim - 1))).sum(0)
@@ -156,7 +155,7 @@ def clip_by_global_norm(gradient: torch.Tensor, max_norm: float) -> torch.Tensor
     """
     require_floating(gradient, "gradient")
     require_max_norm(max_norm)
-    return _clipped(wide(gradient), max_norm).to(gradient.dtype)
+    return _clipped(upcast(gradient), max_norm).to(gradient.dtype)
 
 
 def _clipped(x: torch.Tensor, max_norm: float) -> torch.Tensor:
@@ -238,7 +237,7 @@ def ema(average: torch.Tensor, parameter: torch.Tensor, decay: float) -> torch.T
             f"it must be like average, {tuple(average.shape)} {average.dtype} on {average.device}."
         )
     require_decay(decay)
-    a, x = wide(average), wide(parameter)
+    a, x = upcast(average), upcast(parameter)
     return (a + (1 - decay) * (x - a)).to(average.dtype)
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from trueness.optimized._lib.dtypes import wide
+from trueness.optimized._lib.dtypes import upcast
 from trueness.optimized._lib.validation import require_count
 from trueness.optimized.training.norms import clip_factor, global_norm, require_max_norm
 
@@ -128,7 +128,7 @@ class EMA:
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         require_decay(decay)
         self.module, self.decay, self.updates = module, decay, 0
-        self.average = {name: wide(x).clone() for name, x in self._named()}
+        self.average = {name: upcast(x).clone() for name, x in self._named()}
         self.swapped = False
 
     def _named(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -146,7 +146,7 @@ class EMA:
         parameters = {name for name, _ in self.module.named_parameters()}
         for name, x in self._named():
             if name in parameters and x.is_floating_point():
-                self.average[name].lerp_(wide(x), 1 - self.decay)
+                self.average[name].lerp_(upcast(x), 1 - self.decay)
             else:
                 self.average[name].copy_(x)
         self.updates += 1

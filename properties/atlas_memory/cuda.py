@@ -42,12 +42,12 @@ def kernel() -> Any:
 
 def decoder() -> Any:
     """The kernel of one token, token by token, whatever the device."""
-    from trueness.optimized._lib.dtypes import wide
+    from trueness.optimized._lib.dtypes import upcast
     from trueness.optimized.atlas_memory.cuda import step_operator as operator
     from trueness.optimized.atlas_memory.streaming.linear import OmegaStream
 
     def call(*given: Any) -> Any:
-        rule, tokens, reads = OmegaStream(*given[11:]), [wide(x) for x in given[:7]], []
+        rule, tokens, reads = OmegaStream(*given[11:]), [upcast(x) for x in given[:7]], []
         state = rule.begin(*given[7:11])
         for t in range(tokens[0].shape[1]):
             token = tuple(x[:, t : t + 1] for x in tokens)

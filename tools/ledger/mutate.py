@@ -92,7 +92,7 @@ MUTATIONS = (
         "the last element of the last tile",
     ),
     Mutation(
-        "_lib/elementwise.py",
+        "_lib/memory.py",
         "    source = tensor if dense(tensor) else tensor.contiguous()\n",
         "    source = tensor\n",
         "fisher",

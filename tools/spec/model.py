@@ -91,6 +91,7 @@ class Formula:
     """A reference and what is needed to compare with it.
 
     name        family.function
+    formerly    names it had before; they are accepted for one version, with a warning
     reference   the plain NumPy function
     vjp         its vector-Jacobian product ``vjp(cotangents..., *arguments)``, or None with ``no_gradient`` saying why
     second      the vjp of the vjp, ``second(h..., cotangents..., *arguments)``: for cotangents, then arguments
@@ -130,6 +131,7 @@ class Formula:
     bytes: Callable[[Mapping[str, Any], int], float] | None = None
     flops: Callable[[Mapping[str, Any]], float] | None = None
     real: Callable[[], Mapping[str, Sequence[Any]]] | None = None
+    formerly: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.vjp is None and not self.no_gradient:

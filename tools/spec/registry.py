@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from difflib import get_close_matches
 from functools import cache
 from types import ModuleType
@@ -37,7 +38,11 @@ def bugs_of(formula: str) -> list[Bug]:
 
 
 def formula(name: str) -> Formula:
-    """The formula called ``name``; ValueError names the nearest."""
+    """The formula called ``name``; ValueError names the nearest. A former name answers with a FutureWarning."""
+    renamed = next((f for f in formulas().values() if name in f.formerly), None)
+    if renamed is not None and name not in formulas():
+        warnings.warn(f"{name} is now called {renamed.name}; this name goes with the next version.", FutureWarning, 2)
+        return renamed
     if name not in formulas():
         near = get_close_matches(name, formulas(), 1)
         hint = f" Did you mean {near[0]}?" if near else ""

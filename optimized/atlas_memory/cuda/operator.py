@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trueness.optimized._lib.dispatch import under_functorch
 from trueness.optimized.atlas_memory import chunking as _chunks
 
 PRECISIONS = ("tf32x3", "ieee", "tf32")
@@ -36,7 +37,7 @@ def takes(q: torch.Tensor, v: torch.Tensor, gamma: torch.Tensor, chunk_size: int
         and 1 <= width <= WIDEST
         and v.shape[-1] > 0
         and rows * heads * max(width, v.shape[-1]) < 2**31  # offsets inside a chunk
-        and not torch._C._are_functorch_transforms_active()
+        and not under_functorch()
     )
 
 

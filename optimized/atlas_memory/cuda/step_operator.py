@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from trueness.optimized._lib.dispatch import under_functorch
 from trueness.optimized.atlas_memory.streaming.step import windowed
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def takes(tokens: tuple[Tensor, ...], state: OmegaState, rule: OmegaStream) -> b
         and 1 <= memory.shape[-2] <= WIDEST
         and memory.shape[-1] > 0
         and not (torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (*tokens, *state)))
-        and not torch._C._are_functorch_transforms_active()
+        and not under_functorch()
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trueness.optimized._lib.dtypes import exact, wide
-from trueness.optimized._lib.workspace import Room
+from trueness.optimized._lib.dispatch import under_functorch
+from trueness.optimized._lib.dtypes import autocast_disabled, upcast
+from trueness.optimized._lib.workspace import Workspace
 from trueness.optimized.atlas_memory.chunk_terms import Parts
 from trueness.optimized.atlas_memory.gd.recurrence import Rule, read, read_in_place, reverse, run, run_in_place
 
@@ -52,7 +53,7 @@ def watched(x: torch.Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or type(x) not in (torch.Tensor, torch.nn.Parameter)
-        or torch._C._are_functorch_transforms_active()
+        or under_functorch()
         or torch.autograd.forward_ad._current_level >= 0
     )
 
@@ -67,7 +68,7 @@ def pieces(q: torch.Tensor, rule: Rule) -> Iterator[tuple[int, int]]:
 
 def joined(memory: torch.Tensor, momentum: torch.Tensor) -> torch.Tensor:
     """[M, S] (B H, P, 2 V)"""
-    return torch.cat([wide(memory), wide(momentum)], -1).flatten(0, 1)
+    return torch.cat([upcast(memory), upcast(momentum)], -1).flatten(0, 1)
 
 
 def parted(state: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,8 +107,8 @@ def at_once(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The whole sequence as one piece, in operations that autograd and compilers see"""
     B, T = given.tokens[0].shape[:2]
-    with exact(memory):
-        parts = rule.prepare(*(wide(x) for x in given.piece(0, T)))
+    with autocast_disabled(memory):
+        parts = rule.prepare(*(upcast(x) for x in given.piece(0, T)))
         done = run(parts, joined(memory, momentum), rule)
         return as_tokens(read(parts, done), B, T).to(memory.dtype), *parted(done.states[-1], memory)
 
@@ -120,14 +121,14 @@ def forward(
     B, T, H, _ = q.shape
     o = torch.empty((B, T, H, memory.shape[-1]), dtype=q.dtype, device=q.device)
     states = []
-    with exact(q):
+    with autocast_disabled(q):
         state = joined(memory, momentum)
-        room = Room(state)
+        workspace = Workspace(state)
         for start, stop in pieces(q, rule):
             states += [state.clone()] if keep else []
-            parts = rule.prepare(*(wide(x) for x in given.piece(start, stop)), room=room)
-            done = run_in_place(parts, state, rule, room)
-            o[:, start:stop] = as_tokens(read_in_place(parts, done, room), B, stop - start)
+            parts = rule.prepare(*(upcast(x) for x in given.piece(start, stop)), workspace=workspace)
+            done = run_in_place(parts, state, rule, workspace)
+            o[:, start:stop] = as_tokens(read_in_place(parts, done, workspace), B, stop - start)
             state = done.states[-1]
     return o, state, states
 
@@ -153,7 +154,7 @@ class Pieces(torch.autograd.Function):
             wanted = [x for x in arguments if x.requires_grad]
             found = iter(torch.autograd.grad(again, wanted, gradients, create_graph=True, allow_unused=True))
             return None, None, *(next(found) if x.requires_grad else None for x in arguments)
-        with exact(arguments[0]):
+        with autocast_disabled(arguments[0]):
             return None, None, *backward(ctx.rule, ctx.tokens, arguments, states, gradients)
 
 
@@ -169,19 +170,21 @@ def backward(
     given = Sequences.of(flat, tokens)
     found = [torch.empty_like(x) for x in given.tokens]
     late = [
-        torch.zeros((x.shape[0], before.shape[1] + x.shape[1], *x.shape[2:]), dtype=wide(x[:0]).dtype, device=x.device)
+        torch.zeros(
+            (x.shape[0], before.shape[1] + x.shape[1], *x.shape[2:]), dtype=upcast(x[:0]).dtype, device=x.device
+        )
         for x, before in given.late
     ]
     g_o, *g_ends = gradients
     g_state = joined(*g_ends)
-    room = Room(g_state)
+    workspace = Workspace(g_state)
     for (start, stop), state in reversed(list(zip(pieces(given.tokens[0], rule), states, strict=True))):
-        inputs = [wide(x).detach().requires_grad_() for x in given.piece(start, stop)]
+        inputs = [upcast(x).detach().requires_grad_() for x in given.piece(start, stop)]
         with torch.enable_grad():
             prepared = rule.prepare(*inputs)
         parts = Parts._make(None if x is None else x.detach() for x in prepared)
-        done = run_in_place(parts, state, rule, room)
-        by_part, g_state = reverse(parts, done, as_chunks(wide(g_o[:, start:stop]), rule.size), g_state, rule)
+        done = run_in_place(parts, state, rule, workspace)
+        by_part, g_state = reverse(parts, done, as_chunks(upcast(g_o[:, start:stop]), rule.size), g_state, rule)
         outputs = [(x, by_part[name]) for name, x in prepared._asdict().items() if name in by_part]
         roots, seeds = zip(*((x, g) for x, g in outputs if x.requires_grad), strict=True)
         pulled = torch.autograd.grad(roots, inputs, seeds, allow_unused=True, materialize_grads=True)

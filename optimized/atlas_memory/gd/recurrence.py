@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from trueness.optimized._lib.workspace import Room
+from trueness.optimized._lib.workspace import Workspace
 from trueness.optimized.atlas_memory.chunk_terms import Parts
 
 Tensor = torch.Tensor
@@ -133,14 +133,14 @@ def read(p: Parts, r: Run) -> Tensor:
 # -- the same where nobody watches: written into place ----------------------------------------------------------------
 
 
-def run_in_place(p: Parts, state: Tensor, rule: Rule, room: Room) -> Run:
+def run_in_place(p: Parts, state: Tensor, rule: Rule, workspace: Workspace) -> Run:
     """``run`` with one buffer for all states and one for all errors, which the next piece with this room writes over"""
     (N, G, _, V), P = p.v.shape, p.k.shape[-1]
     L = couplings(p)
     kept, steps = torch.stack([p.a_end, p.b_end], -1), torch.stack([-p.down, p.up], -1)
-    states, U = room("states", (N + 1, G, P, 2, V)), room("U", p.v.shape)
-    D = None if p.sums is None else room("D", p.sums.shape)
-    stepped = room("stepped", (G, p.v.shape[2], 2, V))
+    states, U = workspace("states", (N + 1, G, P, 2, V)), workspace("U", p.v.shape)
+    D = None if p.sums is None else workspace("D", p.sums.shape)
+    stepped = workspace("stepped", (G, p.v.shape[2], 2, V))
     states[0].copy_(state.unflatten(-1, (2, V)))
     flat = states.flatten(-2)
     plain = rule.squares and L is None
@@ -161,15 +161,15 @@ def run_in_place(p: Parts, state: Tensor, rule: Rule, room: Room) -> Run:
     return Run(flat, U, D)
 
 
-def read_in_place(p: Parts, r: Run, room: Room) -> Tensor:
+def read_in_place(p: Parts, r: Run, workspace: Workspace) -> Tensor:
     """``read`` with fewer passes"""
     V = r.U.shape[-1]
-    seen = room.product("seen", p.q, r.states[:-1])
-    out = torch.mul(column(p.a), seen[..., :V], out=room("out", (*p.q.shape[:-1], V)))
+    seen = workspace.product("seen", p.q, r.states[:-1])
+    out = torch.mul(column(p.a), seen[..., :V], out=workspace("out", (*p.q.shape[:-1], V)))
     out.addcmul_(column(p.f), seen[..., V:], value=-1)
     if r.D is not None and p.y is not None:
-        out.addcmul_(column(p.y), room.product("seen", p.q, r.D), value=-1)
-    return plus(out, room.product("scores", p.q, p.k.mT).mul_(p.weight), r.U, alpha=-1)
+        out.addcmul_(column(p.y), workspace.product("seen", p.q, r.D), value=-1)
+    return plus(out, workspace.product("scores", p.q, p.k.mT).mul_(p.weight), r.U, alpha=-1)
 
 
 def rows(x: Tensor, y: Tensor) -> Tensor:

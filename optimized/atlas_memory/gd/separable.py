@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from trueness.optimized._lib.workspace import Room
+from trueness.optimized._lib.workspace import Workspace
 from trueness.optimized.atlas_memory.chunk_terms import Parts, filled, gated, lay, longer, read_at, windows
 
 
@@ -46,10 +46,10 @@ def separable(
     placement: str,
     read: str,
     squares: bool,
-    room: Room | None = None,
+    workspace: Workspace | None = None,
 ) -> Parts:
     """The parts of some chunks. k, v and the source u have the c − 1 tokens before the first of q."""
-    g = gated(alpha, eta, theta, size, placement, room)
+    g = gated(alpha, eta, theta, size, placement, workspace)
     whole = max(window // size - 1, 0)  # chunks that lie in all windows of a chunk
     old = window - 1 - whole * size  # tokens before them
     more, source = -q.shape[1] % size, source[..., None]
@@ -72,7 +72,7 @@ def separable(
     down, up = ((last @ mask) * u[..., None, :]).unbind(-2)
     a_end, b_end, f_end = (x[..., -1] for x in (g.a, g.b, g.f))
     a, f, read_weight = read_at(g, weight, read)
-    q = lay(filled(q, size), size, room, "q")
+    q = lay(filled(q, size), size, workspace, "q")
     parts = Parts(q, rows[0], rows[1], a, f, read_weight, a_end, b_end, f_end, down, up)
     if not whole:
         return parts

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
-from trueness.optimized._lib.dtypes import exact, wide
+from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized.atlas_memory import validation as _require
 
 Tokens = tuple[torch.Tensor, ...]
@@ -55,8 +55,8 @@ class Stream(ABC, Generic[State]):
             raise ValueError(f"state was {what}; it must be an {name}, begin's or the last call's.")
         require_state(state, self._shapes(known, state), q, self.chunk_size)
         require_in_place(inplace, (*given, *state))
-        tokens = tuple(wide(x) for x in given)
-        with exact(q):
+        tokens = tuple(upcast(x) for x in given)
+        with autocast_disabled(q):
             if q.shape[1] == 1:
                 o, after = self._one(tokens, state, inplace)
             else:
@@ -83,7 +83,7 @@ class Stream(ABC, Generic[State]):
 
 def require_state(state: Any, shapes: Shapes, like: torch.Tensor, chunk_size: int) -> None:
     """A state for tokens like these"""
-    dtype = wide(like[:0]).dtype
+    dtype = upcast(like[:0]).dtype
     for name, shape in shapes.items():
         x = getattr(state, name)
         if x.shape != shape:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from trueness.optimized._lib.dtypes import exact, wide
+from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized.atlas_memory import dispatch as _omega
 from trueness.optimized.atlas_memory import materialized as _dense
 from trueness.optimized.atlas_memory import validation as _require
@@ -88,7 +88,7 @@ class OmegaStream(Stream[OmegaState]):
             shapes | {"k_window": (k_window, "B n H P"), "v_window": (v_window, "B n H V")}, "memory"
         )
         M, S, k, v = (
-            wide(x).clone(memory_format=torch.contiguous_format) for x in (memory, momentum, k_window, v_window)
+            upcast(x).clone(memory_format=torch.contiguous_format) for x in (memory, momentum, k_window, v_window)
         )
         norm, kept, moved = (M.new_full(M.shape[:2], x) for x in (0.0, 1.0, 0.0))
         return OmegaState(M, S, k, v, M, norm, kept, moved, 0)
@@ -97,7 +97,7 @@ class OmegaStream(Stream[OmegaState]):
         """Memory and momentum of a call that ends here: Muon by chunk updates once more if a chunk is under way."""
         if self.optimizer != "muon_chunk" or not state.position:
             return state.memory, state.momentum
-        with exact(state.memory):
+        with autocast_disabled(state.memory):
             return self._updated(state).memory, state.momentum
 
     def _shapes(self, known: dict[str, int], state: OmegaState) -> Shapes:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from trueness.optimized._lib.dtypes import exact, wide
+from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized.atlas_memory import mlp as _layers
 from trueness.optimized.atlas_memory import validation as _require
 from trueness.optimized.atlas_memory.materialized import Modes
@@ -84,12 +84,12 @@ class OmegaMlpStream(Stream[OmegaMlpState]):
         shapes = {"w1": (w1, "B H V N"), "w2": (w2, "B H N V"), "s1": (s1, "B H V N"), "s2": (s2, "B H N V")}
         _require.require_shapes(shapes | {"k_window": (k_window, "B n H V"), "v_window": (v_window, "B n H V")}, "w1")
         given = (w1, w2, s1, s2, k_window, v_window)
-        W1, W2, S1, S2, k, v = (wide(x).clone(memory_format=torch.contiguous_format) for x in given)
+        W1, W2, S1, S2, k, v = (upcast(x).clone(memory_format=torch.contiguous_format) for x in given)
         return OmegaMlpState(W1, W2, S1, S2, W1, W2, k, v, *_layers.fresh(W1), 0)
 
     def end(self, state: OmegaMlpState) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """W1, W2, S1, S2 of a call that ends here: Muon by chunk updates once more if a chunk is under way."""
-        with exact(state.w1):
+        with autocast_disabled(state.w1):
             return *_layers.ended(laid(state), self._modes), state.s1, state.s2
 
     def _shapes(self, known: dict[str, int], state: OmegaMlpState) -> Shapes:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from trueness.optimized._lib.dispatch import under_functorch
 from trueness.optimized.filters import fft
 from trueness.optimized.filters import tiles as _filters_tiles
 
@@ -25,7 +26,7 @@ def launched(x: Tensor) -> bool:
         and x.dtype != torch.float64
         and type(x) in (torch.Tensor, torch.nn.Parameter)
         and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        and not under_functorch()
         and torch.autograd.forward_ad._current_level < 0
     )
 

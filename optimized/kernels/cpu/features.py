@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trueness.optimized._lib.dtypes import wide
+from trueness.optimized._lib.dtypes import upcast
 from trueness.optimized._lib.threads import parallel
 from trueness.optimized.kernels.cpu.tiles import (
     PARTIAL,
@@ -40,8 +40,8 @@ def features(
     x: torch.Tensor, w: torch.Tensor, b: Optional, scale: Scale, tiles: Tiles, out: torch.Tensor
 ) -> torch.Tensor:
     """scale · cos(x W + b) into ``out``; [cos, sin] of x W, twice as many columns, where ``b`` is None."""
-    w, columns = wide(w), w.shape[1]
-    b = None if b is None else wide(b)
+    w, columns = upcast(w), w.shape[1]
+    b = None if b is None else upcast(b)
     by = plan(x.shape[0], columns, 1, x.device, *tiles)
     inside, angles = direct(out, w.dtype), Angles(w, b)
 
@@ -54,7 +54,7 @@ def features(
         first = Scratch(x, by.rows, by.features if b is None or not inside else 0)
         second = Scratch(x, by.rows, by.features if b is None and not inside else 0)
         for at in slices(start, stop, by.rows):
-            points = filled(wide(x[at]), 1)
+            points = filled(upcast(x[at]), 1)
             for tile in slices(0, columns, by.features):
                 shape, share = (length(at), length(tile)), of(scale, tile)
                 place = out[at, tile]
@@ -108,14 +108,14 @@ def features_backward(
             zeros(x, columns) if by_scale else None,
         )
         for at in slices(start, stop, chosen.rows):
-            points, n = filled(wide(x[at]), 1), length(at)
+            points, n = filled(upcast(x[at]), 1), length(at)
             for tile in slices(0, columns, chosen.features):
                 z = angles(points, tile, first.tile(n, length(tile)))
-                other, given = second.tile(n, length(tile)), wide(grad[at, tile])
+                other, given = second.tile(n, length(tile)), upcast(grad[at, tile])
                 if b is None or own.cosines is not None:
                     cosine(z, other)
                     if b is None:
-                        other.mul_(wide(grad[at, columns + tile.start : columns + tile.stop]))
+                        other.mul_(upcast(grad[at, columns + tile.start : columns + tile.stop]))
                     elif own.cosines is not None:
                         own.cosines[tile].add_(other.mul_(given).sum(0))
                 sine(z, z)
@@ -149,7 +149,7 @@ def gram(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, tiles: Tiles, out: torch.Tensor
 ) -> torch.Tensor:
     """(2/D) cos(x W + b) cos(y W + b)ᵀ into ``out``; on either side one tile of features is there at a time."""
-    columns, angles = w.shape[1], Angles(wide(w), wide(b))
+    columns, angles = w.shape[1], Angles(upcast(w), upcast(b))
     by = plan(x.shape[0], columns, 1, x.device, *tiles)
     once = by.features == columns
 
@@ -163,10 +163,10 @@ def gram(
             return z
 
         for at in slices(start, stop, by.rows):
-            points = filled(wide(x[at]), 1)
+            points = filled(upcast(x[at]), 1)
             kept = tile_of(points, left, at, slice(0, columns)) if once else None
             for to in slices(0, y.shape[0], by.rows):
-                others, result = filled(wide(y[to]), 1), block.tile(length(at), length(to))
+                others, result = filled(upcast(y[to]), 1), block.tile(length(at), length(to))
                 for tile in slices(0, columns, by.features):
                     mine = tile_of(points, left, at, tile) if kept is None else kept
                     theirs = tile_of(others, right, to, tile)
@@ -200,13 +200,13 @@ def gram_side(
         ones = zeros(x, chosen.rows).fill_(1)
         own = Sums(zeros(x, *w.shape) if by_w else None, zeros(x, columns) if by_w else None, None)
         for at in slices(start, stop, chosen.rows):
-            points, n = filled(wide(x[at]), 1), length(at)
+            points, n = filled(upcast(x[at]), 1), length(at)
             for tile in slices(0, columns, chosen.features):
                 slope = second.tile(n, length(tile)).zero_()
                 for to in slices(0, y.shape[0], chosen.rows):
-                    z = angles(filled(wide(y[to]), 1), tile, first.tile(length(to), length(tile)))
+                    z = angles(filled(upcast(y[to]), 1), tile, first.tile(length(to), length(tile)))
                     cosine(z, z)
-                    slope.addmm_(wide(grad[at, to]), z)
+                    slope.addmm_(upcast(grad[at, to]), z)
                 z = angles(points, tile, first.tile(n, length(tile)))
                 sine(z, z)
                 z.mul_(slope).mul_(-2 / columns)

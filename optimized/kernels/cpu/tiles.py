@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from trueness.optimized._lib import matmul as products
-from trueness.optimized._lib.dtypes import wide, working
+from trueness.optimized._lib.dtypes import compute_dtype, upcast
 from trueness.optimized._lib.threads import parallel
 
 COSINES = 1 << 17  # of one tile: half a mebibyte in float32, so that a core's cache holds two
@@ -105,7 +105,7 @@ class Scratch:
     """Memory for tiles of one shape or smaller ones."""
 
     def __init__(self, like: torch.Tensor, rows: int, columns: int) -> None:
-        self.memory = torch.empty(rows * columns, dtype=working(like.dtype), device=like.device)
+        self.memory = torch.empty(rows * columns, dtype=compute_dtype(like.dtype), device=like.device)
 
     def tile(self, rows: int, columns: int) -> torch.Tensor:
         return self.memory[: rows * columns].view(rows, columns)
@@ -116,7 +116,7 @@ def length(at: slice) -> int:
 
 
 def zeros(like: torch.Tensor, *shape: int) -> torch.Tensor:
-    return torch.zeros(shape, dtype=working(like.dtype), device=like.device)
+    return torch.zeros(shape, dtype=compute_dtype(like.dtype), device=like.device)
 
 
 def summed(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -137,7 +137,7 @@ def pulled(y: torch.Tensor, v: torch.Tensor, w: torch.Tensor, b: torch.Tensor, b
     def work(start: int, stop: int) -> torch.Tensor:
         total, scratch = zeros(y, v.shape[1], w.shape[1]), Scratch(y, by.rows, by.features)
         for at in slices(start, stop, by.rows):
-            points, vectors = filled(wide(y[at]), 1), wide(v[at]).T
+            points, vectors = filled(upcast(y[at]), 1), upcast(v[at]).T
             for tile in slices(0, w.shape[1], by.features):
                 z = angles(points, tile, scratch.tile(length(at), length(tile)))
                 cosine(z, z)
@@ -157,7 +157,7 @@ def pushed(
     def work(start: int, stop: int) -> None:
         scratch, sums = Scratch(x, by.rows, by.features), Scratch(x, by.rows, total.shape[0])
         for at in slices(start, stop, by.rows):
-            points, result = filled(wide(x[at]), 1), sums.tile(length(at), total.shape[0])
+            points, result = filled(upcast(x[at]), 1), sums.tile(length(at), total.shape[0])
             for tile in slices(0, w.shape[1], by.features):
                 z = angles(points, tile, scratch.tile(length(at), length(tile)))
                 cosine(z, z)
@@ -179,7 +179,7 @@ def product(
     out: torch.Tensor,
 ) -> torch.Tensor:
     """cos(x W + b) (share · (cos(y W + b)ᵀ v)) into ``out``; returns vᵀ cos(y W + b), which the backward needs."""
-    w, b = wide(w), wide(b)
+    w, b = upcast(w), upcast(b)
     columns, widest = w.shape[1], v.shape[1]
     total = pulled(y, v, w, b, plan(y.shape[0], columns, widest, y.device, *tiles))
     pushed(x, total * shares, w, b, plan(x.shape[0], columns, widest, x.device, *tiles), out)
@@ -235,7 +235,7 @@ def side(
             zeros(x, vectors.shape[1], columns) if sums else None,
         )
         for at in slices(start, stop, chosen.rows):
-            points, given, n = filled(wide(x[at]), 1), filled(wide(vectors[at]), 1), length(at)
+            points, given, n = filled(upcast(x[at]), 1), filled(upcast(vectors[at]), 1), length(at)
             for tile in slices(0, columns, chosen.features):
                 more = 1 if tile.start else 0
                 z = angles(points, tile, first.tile(n, length(tile)))
