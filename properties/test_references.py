@@ -92,4 +92,4 @@ def test_an_exception_has_a_reason(formula: Formula) -> None:
     for dtype in {"float64", "float32", "float16", "bfloat16"} - set(formula.dtypes):
         assert formula.without.get(dtype), f"no reason is given for leaving {dtype} out"
     assert formula.source and formula.equation and formula.special
-    assert any(i.origin == "ours" for i in formula.implementations)
+    assert any(i.origin == "builtin" for i in formula.implementations)

@@ -197,7 +197,7 @@ def timed_formulas() -> list[Formula]:
 
 
 def is_ours(implementation: Implementation) -> bool:
-    return implementation.origin == "ours"
+    return implementation.origin == "builtin"
 
 
 def is_timed(implementation: Implementation) -> bool:

@@ -86,7 +86,7 @@ def correct(formula: Formula, dtype: str) -> Iterator[Implementation]:
     """Ours and the eager peers in torch that run here; no convention, nothing interpreted."""
     for implementation in formula.implementations:
         trial = Trial(formula, implementation, dtype)
-        peer = implementation.origin == "peer" and implementation.framework != "torch"
+        peer = implementation.origin == "third_party" and implementation.framework != "torch"
         elsewhere = implementation.convention or implementation.env or peer
         if not elsewhere and not missing(implementation) and not excluded(trial):
             yield implementation
@@ -166,7 +166,7 @@ def witness_of(formula: Formula, bug: Bug, dtype: str) -> list[Any]:
 
 def with_gradient(formula: Formula, dtype: str) -> list[Implementation]:
     """Of the correct ones ours, where a gradient is claimed."""
-    ours = [i for i in correct(formula, dtype) if i.origin == "ours" and "gradient" in i.claims]
+    ours = [i for i in correct(formula, dtype) if i.origin == "builtin" and "gradient" in i.claims]
     return [i for i in ours if not {"gradient", f"gradient {dtype}"} & set(i.waived)]
 
 

@@ -134,12 +134,12 @@ def compute_sanitizer(trial: Trial) -> Verdict:
     binary = shutil.which("compute-sanitizer")
     if binary is None:
         return trial.verdict("compute-sanitizer", True, skipped="compute-sanitizer is not on the PATH")
-    if trial.implementation.origin == "foreign" and ":" not in trial.implementation.name:
+    if trial.implementation.origin == "user" and ":" not in trial.implementation.name:
         return trial.verdict("compute-sanitizer", True, skipped="a callable without a module cannot be started again")
     name = repr(trial.implementation.name)
     program = (
         "import trueness; from trueness.tools.run.runner import load_spec; trueness.check("
-        f"{trial.formula.name!r}, {name if trial.implementation.origin != 'foreign' else f'load_spec({name})'}, "
+        f"{trial.formula.name!r}, {name if trial.implementation.origin != 'user' else f'load_spec({name})'}, "
         f"dtype={trial.dtype!r}, device='cuda', case={case.to_json()!r})"
     )
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}

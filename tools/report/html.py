@@ -312,7 +312,9 @@ def table(rows: Sequence[Row]) -> list[Line]:
     lines: dict[tuple[str, str], Line] = {}
     for r in rows:
         device = "" if r.device == "cpu" else f" on {r.device}"
-        line = lines.setdefault((r.implementation, r.device), Line(r.implementation, r.origin + device, {}))
+        line = lines.setdefault(
+            (r.implementation, r.device), Line(r.implementation, r.origin.replace("_", " ") + device, {})
+        )
         line.cells[r.dtype] = r
     return list(lines.values())
 

@@ -18,7 +18,7 @@ from trueness.tools.spec.model import DTYPES, Bug, Formula, Verdict
 
 SCHEMA_VERSION = 1
 MEASURED = ("value", "gradient", "second derivative")
-ORIGINS = ("reference", "ours", "peer", "foreign")
+ORIGINS = ("reference", "builtin", "third_party", "user")
 PACKAGES = ("trueness", "torch", "numpy", "hypothesis", "scipy", "python-flint", "triton", "jax", "diffusers")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 

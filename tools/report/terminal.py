@@ -274,7 +274,9 @@ def show(name: str) -> None:
     out.print("\nimplementations", style="bold")
     for i in formula.implementations:
         claims = f"; claims {', '.join(sorted(i.claims))}" if i.claims else ""
-        out.print(f"  {escape(i.name)}: {i.origin}, {i.framework}, {i.limit}{claims}", highlight=False)
+        out.print(
+            f"  {escape(i.name)}: {i.origin.replace('_', ' ')}, {i.framework}, {i.limit}{claims}", highlight=False
+        )
     known = [b for b in registry.bugs().values() if b.formula == formula.name]
     out.print("\nknown bugs", style="bold")
     for b in known:

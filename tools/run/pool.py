@@ -27,7 +27,7 @@ from trueness.tools.run.worker import DEAF
 from trueness.tools.spec.model import Verdict
 
 START_LIMIT = 120.0  # seconds for a worker's imports
-PATIENCE = 10  # a foreign job may take this many time limits in all
+PATIENCE = 10  # a user's job may take this many time limits in all
 GRACE = 2.0  # seconds between being told to end and being made to
 FLOOD = 16 * 2**20  # bytes an implementation may print
 MEMORY = int(0.75 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))  # bytes a CPU worker may allocate
@@ -202,7 +202,7 @@ class Bench:
 
     def run(self, job: Job, limit: float) -> tuple[list[Verdict], bool]:
         """The verdicts of ``job``, and whether it timed out."""
-        fits = (dict(job.env), job.device, (job.formula, job.implementation) if job.foreign else ())
+        fits = (dict(job.env), job.device, (job.formula, job.implementation) if job.user else ())
         if fits != self.fits:
             self.clear()
         used = self.worker is not None
@@ -260,7 +260,7 @@ def run_groups(
                         found = [stopped(job, "value", True, skipped=f"not tried: it timed out in {slow[key]}")]
                     else:
                         found, late = bench.run(job, limit)
-                        if late and job.foreign:
+                        if late and job.user:
                             slow[key] = job.dtype
                     with lock:
                         verdicts.extend(found)
@@ -302,7 +302,7 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
         worker.send(job.to_dict())
         event, content = worker.receive(START_LIMIT)  # what the worker prepares is not the implementation's time
         current, answered = "", True
-        if job.foreign:
+        if job.user:
             until = time.monotonic() + PATIENCE * limit
         while event != "done":
             if event == "check":
@@ -324,13 +324,13 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
         where = {"starting": "before its worker process was ready", "": "while it was being loaded"}
         message = f"{end}, {where.get(current, f'in the check “{current}”')}."
         check = current if current not in where else "value"
-        again = reproduction(job, check, case, limit) if job.foreign else ""
+        again = reproduction(job, check, case, limit) if job.user else ""
         return [*done, stopped(job, check, False, message=message, case=case, reproduction=again)], end
 
 
 def stopped(job: Job, check: str, passed: bool, **fields: Any) -> Verdict:
     """A verdict that no check could return itself."""
-    origin: Any = "foreign" if job.foreign else "ours"
+    origin: Any = "user" if job.user else "builtin"
     return Verdict(job.formula, job.implementation, job.dtype, check, passed, job.device, origin, **fields)
 
 

@@ -36,7 +36,7 @@ class Job:
     dtype: str
     device: str = "cpu"
     profile: str = "ci"
-    foreign: bool = False
+    user: bool = False
     framework: str = ""
     limit: str = "fused"
     case: str = ""
@@ -88,7 +88,9 @@ def load_spec(spec: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def foreign(name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused") -> Implementation:
+def user_implementation(
+    name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused"
+) -> Implementation:
     """A user's callable as an implementation: gradient is tried where its framework has one."""
     chosen: Any = framework or guess(function)
     held: Any = limit
@@ -101,7 +103,7 @@ def foreign(name: str, function: Callable[..., Any], framework: str = "", limit:
         held,
         claims,
         waived=waived,
-        origin="foreign",  # type: ignore[arg-type]
+        origin="user",  # type: ignore[arg-type]
     )
 
 
@@ -110,8 +112,8 @@ def implementation(job: Job) -> Implementation:
     formula = registry.formula(job.formula)
     if job.implementation == REFERENCE:
         return reference_as_implementation(formula)
-    if job.foreign:
-        return foreign(job.implementation, load_spec(job.implementation), job.framework, job.limit)
+    if job.user:
+        return user_implementation(job.implementation, load_spec(job.implementation), job.framework, job.limit)
     for candidate in formula.implementations:
         if candidate.name == job.implementation:
             return candidate
@@ -174,7 +176,7 @@ def run_job(
         emit("verdict", verdict.to_dict())
         if not verdict.passed and name in SAYS_IT_ALL and candidate.convention not in verdict.bugs:
             blocked = SAYS_IT_ALL[name]
-        if name == "value" and not verdict.passed and job.foreign and verdict.T is None:
+        if name == "value" and not verdict.passed and job.user and verdict.T is None:
             break  # it cannot even be called
     return by_convention(trial, verdicts)
 

@@ -46,7 +46,7 @@ def main(jobs_fd: int, events_fd: int, memory: int, path: list[str]) -> None:
             leave(DEAF)
 
     def lone(job: Job, message: str) -> list[dict[str, Any]]:
-        origin: Any = "foreign" if job.foreign else "ours"
+        origin: Any = "user" if job.user else "builtin"
         place = (job.formula, job.implementation, job.dtype, "value")
         return [Verdict(*place, False, job.device, origin, message=message).to_dict()]
 

@@ -64,7 +64,7 @@ class Implementation:
     dtypes     formats it takes; the others are skipped, for the reason in ``only``
     convention id of the ledger entry by which it is known to differ; it must then differ in just that way
     waived     check, or "check dtype" → reason why it does not apply here; printed as a skip
-    origin     "ours", "peer" or "foreign"
+    origin     "builtin", "third_party" or "user"
     largest    most elements it is given (an interpreted kernel is slow)
     kernels    returns name → (Triton kernel, argument types, options), to be compiled ahead of time (tools/triton)
     """
@@ -81,7 +81,7 @@ class Implementation:
     devices: tuple[str, ...] = ("cpu", "cuda")
     convention: str = ""
     waived: Mapping[str, str] = field(default_factory=dict)
-    origin: Literal["ours", "peer", "foreign"] = "ours"
+    origin: Literal["builtin", "third_party", "user"] = "builtin"
     largest: int | None = None
     kernels: Callable[[], Mapping[str, Any]] = dict
 
@@ -198,7 +198,7 @@ class Verdict:
     check: str
     passed: bool
     device: str = "cpu"
-    origin: str = "ours"
+    origin: str = "builtin"
     cases: int = 0
     T: float | None = None
     limit: float | None = None

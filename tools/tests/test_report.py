@@ -17,7 +17,7 @@ from junitparser import JUnitXml
 
 from trueness.tools.report.html import number, require_writable, several, skips, to_html, write_report
 from trueness.tools.report.results import Results, rows, schema, to_json, to_junit
-from trueness.tools.run.runner import Job, foreign, run_job
+from trueness.tools.run.runner import Job, run_job, user_implementation
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Verdict
 
@@ -29,7 +29,7 @@ WRONG = replace(
     RIGHT,
     implementation="mine:fn",
     passed=False,
-    origin="foreign",
+    origin="user",
     T=2e7,
     message="output is 2, the reference 1: T = 2e+07 of 1.5.",
     where=(0, 1),
@@ -59,7 +59,7 @@ def real() -> Results:
         return score.abs() + 1e-4 + 1e-3 * (1 - alpha)
 
     job = Job("fisher.diagonal", "trueness", "float32", profile="quick", checks=("value", "gradient", "side stream"))
-    candidate = foreign("mine:absolute", absolute)
+    candidate = user_implementation("mine:absolute", absolute)
     found = run_job(job) + run_job(replace(job, implementation="mine:absolute"), candidate=candidate)
     return results(*found, *run_job(Job("fisher.diagonal", "reference", "float32", profile="quick")))
 
@@ -106,7 +106,7 @@ def test_a_known_convention_is_named_and_wins_over_other_bugs_it_resembles() -> 
 def test_rows_come_in_the_declared_order_whatever_order_the_workers_ended_in() -> None:
     names = [i.name for i in registry.formula("fisher.diagonal").implementations]
     mixed = [replace(RIGHT, implementation=name, dtype=d) for d in ("bfloat16", "float64") for name in reversed(names)]
-    ours = [r for r in results(*mixed).rows() if r.origin == "ours"]
+    ours = [r for r in results(*mixed).rows() if r.origin == "builtin"]
     assert [(r.implementation, r.dtype) for r in ours] == [(n, d) for n in names for d in ("float64", "bfloat16")]
 
 
@@ -305,7 +305,7 @@ def test_nothing_a_module_says_becomes_markup() -> None:
 
 def test_measured_cases_of_a_module_with_a_hostile_name_are_drawn() -> None:
     for name in (EVIL, "$\\frac{", "名前:関数", "a" * 300, "x:" + "y\n" * 50):
-        html = to_html(results(replace(RIGHT, implementation=name, origin="foreign")))
+        html = to_html(results(replace(RIGHT, implementation=name, origin="user")))
         assert len(Page(html).all("script")) == 1
         assert len(Page(html).all("svg")) == 2
 
