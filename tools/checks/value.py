@@ -34,7 +34,7 @@ def survey(trial: Trial, name: str, measure: Measure) -> Verdict:
         if worst is None or reading.T > worst.T:
             worst = reading
 
-    named = [*(Case(witness=key) for key in trial.data), typical(trial), typical(trial, length=129)]
+    named = [*(Case(named_input=key) for key in trial.data), typical(trial), typical(trial, length=129)]
     count = len(named) + len(trial.stored)
     for case in [*trial.stored, *named]:
         trial.heartbeat(case.to_json())

@@ -132,7 +132,7 @@ def missing(candidate: Implementation) -> str:
 def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], None] = lambda note: None) -> Trial:
     formula = registry.formula(job.formula)
     known = registry.bugs_of(job.formula)
-    data: dict[str, Sequence[Any]] = {b.id: b.witness for b in known if b.witness is not None}
+    data: dict[str, Sequence[Any]] = {b.id: b.discriminating_input for b in known if b.discriminating_input is not None}
     data.update(formula.real() if formula.real is not None else {})
     stored = [Case.from_json(text) for text in job.stored]
     examples = PROFILES[job.profile]

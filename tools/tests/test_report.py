@@ -42,8 +42,14 @@ WRONG = replace(
     samples=(),
 )
 SKIPPED = replace(RIGHT, check="side stream", T=None, limit=None, cases=0, samples=(), skipped="no CUDA device")
-KILLS = Verdict(
-    "fisher.diagonal", "reference", "float32", "known bugs", True, limit=3.0, kills=(("FSB-01", 1e8), ("FSB-02", 0.5))
+DETECTIONS = Verdict(
+    "fisher.diagonal",
+    "reference",
+    "float32",
+    "known bugs",
+    True,
+    limit=3.0,
+    detections=(("FSB-01", 1e8), ("FSB-02", 0.5)),
 )
 
 
@@ -85,11 +91,11 @@ def test_nan_is_worse_than_any_T() -> None:
 
 
 def test_kills_are_counted_for_every_implementation_of_the_formula_and_dtype() -> None:
-    reference, row = rows([RIGHT, KILLS])
+    reference, row = rows([RIGHT, DETECTIONS])
     assert (reference.origin, row.implementation) == ("reference", "trueness")
-    assert (row.killed, row.known, row.invisible) == (1, 2, 1)
-    assert rows([RIGHT, replace(KILLS, passed=False)])[1].invisible == 0
-    assert rows([RIGHT, replace(KILLS, dtype="float16")])[1].known == 0
+    assert (row.detected, row.known, row.invisible) == (1, 2, 1)
+    assert rows([RIGHT, replace(DETECTIONS, passed=False)])[1].invisible == 0
+    assert rows([RIGHT, replace(DETECTIONS, dtype="float16")])[1].known == 0
 
 
 def test_a_row_is_skipped_only_if_all_of_it_is() -> None:
@@ -283,7 +289,7 @@ def test_the_page_shows_the_counterexample_its_reproduction_and_the_bug(page: Pa
     assert wrong.message in page.text and wrong.reproduction in page.text and wrong.case in page.text
     assert "Behaves like FSB-01" in page.text
     assert registry.bugs()["FSB-01"].title in page.text
-    assert "killed" in page.text and "no CUDA device" in page.text
+    assert "detected" in page.text and "no CUDA device" in page.text
 
 
 def test_the_page_prints_equation_source_and_policy_of_each_formula(page: Page) -> None:
@@ -296,7 +302,9 @@ def test_nothing_a_module_says_becomes_markup() -> None:
     for name in fields:
         verdict = Verdict.from_dict({**WRONG.to_dict(), "bugs": [EVIL], name: EVIL})
         skipped = replace(SKIPPED, skipped=EVIL)
-        html = to_html(results(verdict, skipped, replace(KILLS, kills=((EVIL, 9.0),)), platform=EVIL, seed=EVIL))
+        html = to_html(
+            results(verdict, skipped, replace(DETECTIONS, detections=((EVIL, 9.0),)), platform=EVIL, seed=EVIL)
+        )
         found = Page(html)
         assert len(found.all("script")) == 1, name
         assert "<script>alert('x')</script>" in found.text
@@ -327,13 +335,13 @@ def test_a_run_in_which_all_was_skipped_has_a_page() -> None:
 
 
 def test_a_verdict_on_a_formula_that_is_not_on_file_has_a_card() -> None:
-    assert "fisher.diagonal" in Page(to_html(Results([RIGHT, WRONG, KILLS]))).text
+    assert "fisher.diagonal" in Page(to_html(Results([RIGHT, WRONG, DETECTIONS]))).text
 
 
-def test_an_alive_bug_is_said_in_words() -> None:
-    alive = replace(KILLS, passed=False, message="FSB-02 would pass in float32.")
-    assert "✗ alive" in Page(to_html(results(RIGHT, alive))).text
-    assert "✗ alive" not in Page(to_html(results(RIGHT, KILLS))).text
+def test_a_missed_bug_is_said_in_words() -> None:
+    missed = replace(DETECTIONS, passed=False, message="FSB-02 would pass in float32.")
+    assert "✗ missed" in Page(to_html(results(RIGHT, missed))).text
+    assert "✗ missed" not in Page(to_html(results(RIGHT, DETECTIONS))).text
 
 
 def test_skips_are_grouped_by_reason_and_lose_nothing() -> None:
