@@ -27,7 +27,7 @@ def drawn(formula: Formula, examples: int = 5) -> list[list[object]]:
     trial.examples = examples
     found: list[Case] = []
     search(trial, found.append)
-    return [trial.values(case) for case in found]
+    return [trial.arguments_f64(case) for case in found]
 
 
 def moved(arguments: list[object], u: float) -> list[object]:

@@ -37,7 +37,7 @@ def behaves_like(trial: Trial, verdict: Verdict) -> list[str]:
     told_apart = dict.fromkeys(suspects, False)
     for case in sample(trial, verdict):
         try:
-            values = trial.values(case)
+            values = trial.arguments_f64(case)
             outs = trial.call_unjudged(values)
         except Rejected:
             return []
@@ -59,7 +59,7 @@ def detections(trial: Trial) -> dict[str, float]:
     """Bug → the largest T of its wrong variant, rounded to the dtype, over discriminating and drawn inputs."""
     worst = {b.id: 0.0 for b in trial.bugs}
     for case in sample(trial):
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         truth = trial.truth(values)
         for bug in trial.bugs:
             try:

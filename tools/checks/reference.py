@@ -28,7 +28,7 @@ def small_cases(trial: Trial, body: Callable[[Case, list[Any]], None]) -> int:
 
     def one(case: Case) -> None:
         nonlocal count
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         if all(np.size(v) <= SMALL for a, v in zip(trial.formula.arguments, values, strict=True) if a.real):
             count += 1
             body(case, values)
@@ -165,7 +165,7 @@ def power(trial: Trial) -> Verdict:
 
     def body(case: Case) -> None:
         nonlocal largest
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         truth = trial.truth(values)
         y = [b.y for b in truth]
         if not sum(a.size for a in y):

@@ -14,13 +14,13 @@ from trueness.tools.checks import value as check_value
 from trueness.tools.checks.core import CHECKS, Failed, excluded, failed, run
 from trueness.tools.checks.diagnosis import behaves_like
 from trueness.tools.run.frameworks import Rejected, guess
-from trueness.tools.run.trial import Trial, guarded
+from trueness.tools.run.trial import Trial, reraise_as_rejected
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
 
 PROFILES = {"quick": 10, "ci": 30, "deep": 300}
 REFERENCE = "reference"
-SAYS_IT_ALL = {
+BLOCKING_CHECKS = {
     "no stale cache": "not judged: its results are stale",
     "value": "not judged: its values are wrong",
 }
@@ -72,7 +72,7 @@ def load_spec(spec: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = guarded(importlib.import_module, module)
+        found: Any = reraise_as_rejected(importlib.import_module, module)
     except Rejected as rejection:
         cause = rejection.__cause__
         name = getattr(cause, "name", None) if isinstance(cause, ModuleNotFoundError) else None
@@ -174,8 +174,8 @@ def run_job(
                 trial = replace(trial, formula=replace(trial.formula, reference=variant))
         verdicts.append(verdict)
         emit("verdict", verdict.to_dict())
-        if not verdict.passed and name in SAYS_IT_ALL and candidate.convention not in verdict.bugs:
-            blocked = SAYS_IT_ALL[name]
+        if not verdict.passed and name in BLOCKING_CHECKS and candidate.convention not in verdict.bugs:
+            blocked = BLOCKING_CHECKS[name]
         if name == "value" and not verdict.passed and job.user and verdict.T is None:
             break  # it cannot even be called
     return by_convention(trial, verdicts)
@@ -213,12 +213,12 @@ def one_case(trial: Trial, name: str) -> Verdict:
 
 
 def value_of(trial: Trial, case: Case) -> Any:
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     return trial.judge(trial.call(values), trial.truth(values))
 
 
 def gradient_of(trial: Trial, case: Case) -> Any:
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     cotangents = check_value.cotangents_for(trial, values, case.seed)
     return trial.judge(check_value.gradients(trial, values, cotangents), trial.truth_of_gradient(values, cotangents))
 

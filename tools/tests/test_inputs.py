@@ -114,7 +114,7 @@ def test_a_list_is_the_same_list_for_the_same_case_and_reaches_torch_item_by_ite
     case = Case(sizes={"B": 4}, seed=3)
     first, again = (inputs.values(LENGTHS, case, "float16")[0] for _ in range(2))
     assert [x.tolist() for x in first] == [x.tolist() for x in again]
-    natives = trial(LENGTHS, torch_lengths).natives([first])[0]
+    natives = trial(LENGTHS, torch_lengths).arguments([first])[0]
     assert isinstance(natives, list) and all(x.dtype == torch.int64 for x in natives)
 
 
@@ -123,7 +123,7 @@ def test_an_array_that_is_made_arrives_as_a_tensor_in_its_own_dtype() -> None:
     made = formula(lambda labels: labels, argument, outputs=("int64",))
     value = inputs.values(made, Case(sizes={"n": 5}), "bfloat16")
     assert argument.tensor and not argument.real and not argument.differentiable
-    assert trial(made, lambda labels: labels).natives(value)[0].dtype == torch.int64
+    assert trial(made, lambda labels: labels).arguments(value)[0].dtype == torch.int64
 
 
 # -- outputs ----------------------------------------------------------------------------------------------------------

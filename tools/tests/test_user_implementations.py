@@ -293,7 +293,7 @@ def test_a_crash_is_tried_again_in_the_next_dtype() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_slow_one_is_ended_though_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "PATIENCE", 0.1)
+    monkeypatch.setattr(pool, "TIMEOUT_FACTOR", 0.1)
     Path("slow.py").write_text(
         "import time\nfrom hostile import right\ndef f(s, a):\n    time.sleep(0.3)\n    return right(s, a)"
     )
