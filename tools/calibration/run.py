@@ -30,9 +30,8 @@ from trueness.tools.calibration import fisher as calibration_fisher
 from trueness.tools.calibration import ledger as calibration_ledger
 from trueness.tools.calibration.record import SAME, SHIPPED, Calibration, Run
 from trueness.tools.calibration.subjects import DTYPES, Subject, Variant
+from trueness.tools.spec.tables import CALIBRATION_PROFILES, require
 
-PROFILES = {"quick": 15, "full": 60}  # cases per family, direction and dtype
-CHOICE_CASES = {"quick": 2, "full": 12}  # of them, how many are judged again under every other choice
 INVISIBLE = {
     ("attention", "forward", "float16", "l + 1e-6"): "l ≥ 1, so it is at most 1e-6 relative; u = 4.9e-4",
     ("attention", "forward", "bfloat16", "l + 1e-6"): "l ≥ 1, so it is at most 1e-6 relative; u = 3.9e-3",
@@ -111,11 +110,10 @@ def calibrate(
     progress  called after every case with a sentence: what was tried, and how far it is
     raises    ValueError for a profile that does not exist
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile was {profile!r}; allowed are {', '.join(PROFILES)}.")
+    chosen = CALIBRATION_PROFILES[require("profile", profile, CALIBRATION_PROFILES)]
     everything = tried is None
     tried = subjects() if tried is None else tried
-    cases, again = PROFILES[profile], CHOICE_CASES[profile]
+    cases, again = chosen.cases, chosen.choice_cases
     invisible = INVISIBLE if invisible is None else invisible
     runs: list[Run] = []
     vacuous: dict[tuple[str, str, str], int] = {}

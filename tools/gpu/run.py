@@ -102,7 +102,7 @@ def verify(report: Report, jobs: Sequence[Sequence[Job]], workers: int, until: f
     def finished(job: Job, verdicts: list[Verdict]) -> None:
         found["jobs"] += 1
         found["verdicts"] += len(verdicts)
-        skipped.update(v.skipped for v in verdicts if v.skipped)
+        skipped.update(v.message for v in verdicts if v.skipped)
         checks.update(v.check for v in verdicts if not v.skipped)
         found["skipped"], found["checks"] = dict(skipped.most_common()), dict(checks.most_common())
         for v in verdicts:

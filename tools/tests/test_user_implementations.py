@@ -20,6 +20,7 @@ from trueness.tools.run.api import check
 from trueness.tools.run.pool import Gone, TimedOut, Worker, marked, run_groups
 from trueness.tools.run.runner import Job
 from trueness.tools.spec.model import Verdict
+from trueness.tools.spec.records import to_record
 
 pytestmark = pytest.mark.xdist_group("user")  # the hostile ones run once
 
@@ -177,8 +178,8 @@ SENTENCES = {
     "closes_everything": "closed file descriptors that are not its own, in the check “value”.",
     "closes_and_hangs": "closed file descriptors that are not its own, in the check “value”.",
     "scribbles": "wrote into a file descriptor that is not its own, in the check “value”.",
-    "patches_the_judge": "replaced numpy.abs, with which it is judged: no verdict of this process counts.",
-    "breaks_the_judge": "replaced Trial.judge, with which it is judged: no verdict of this process counts.",
+    "patches_the_judge": "replaced numpy.abs, which the checks use: no verdict of this process counts.",
+    "breaks_the_judge": "replaced Trial.judge, which the checks use: no verdict of this process counts.",
 }
 
 
@@ -273,10 +274,10 @@ def test_an_implementation_that_timed_out_is_not_tried_in_other_dtypes() -> None
     start = time.monotonic()
     outcome = check("fisher.diagonal", "hostile:sleeps", timeout=1.5)
     assert time.monotonic() - start < 15
-    assert [(v.dtype, v.skipped) for v in outcome.verdicts] == [
+    assert [(v.dtype, v.message if v.skipped else "") for v in outcome.verdicts] == [
         ("float64", ""),
         *((d, "not tried: it timed out in float64") for d in ("float32", "float16", "bfloat16")),
-    ] or [(v.dtype, v.skipped) for v in outcome.verdicts] == [
+    ] or [(v.dtype, v.message if v.skipped else "") for v in outcome.verdicts] == [
         ("float32", ""),
         *((d, "not tried: it timed out in float32") for d in ("float16", "bfloat16", "float64")),
     ]
@@ -363,7 +364,7 @@ def test_a_job_sent_to_a_dead_worker_does_not_block(here: Path) -> None:
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
     with pytest.raises(Gone, match="was killed by the system"):
-        worker.send(job("right").to_dict())
+        worker.send(to_record(job("right")))
         worker.receive(5)
     worker.close()
     worker.close()
@@ -469,7 +470,7 @@ def test_the_command_line_gives_each_its_row_and_ends_with_one(here: Path) -> No
     done = subprocess.run([*command, *chosen, *options], cwd=here, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
     found = json.loads((here / "verdicts.json").read_text())["verdicts"]
-    wrong = {v["implementation"]: v["message"] for v in found if not v["passed"]}
+    wrong = {v["implementation"]: v["message"] for v in found if v["status"] == "fail"}
     assert set(wrong) == {f"hostile:{name}" for name in names[:-1]}
     assert {v["implementation"] for v in found} >= {f"hostile:{name}" for name in names}
     assert all(name in done.stdout for name in names)
