@@ -1,7 +1,7 @@
 """Denoising diffusion, fast: noise schedules, the forward process, and one step back."""
 
-from trueness.optimized.diffusion import functional
-from trueness.optimized.diffusion.functional import *  # noqa: F403
+from trueness.optimized.diffusion import schedules
+from trueness.optimized.diffusion.schedules import *  # noqa: F403
 
 __all__: list[str] = []
-__all__ += functional.__all__
+__all__ += schedules.__all__
