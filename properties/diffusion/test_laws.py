@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
-from trueness.optimized.diffusion.validation import INTEGERS
+from trueness.optimized._lib.validation import INTEGERS
 from trueness.properties.diffusion import draws, peers
 from trueness.properties.diffusion.laws import (
     COSINE,
