@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -17,16 +18,17 @@ __all__ = ["GaussianDiffusion"]
 
 
 class GaussianDiffusion:
-    """A noise schedule with what a training loop and a sampler take from it.
+    """A noise schedule with the training pairs and the samplers that follow from it.
 
-        diffusion = GaussianDiffusion(cosine_betas(1000, 0.008, 0.999))
-        x_t, t, noise = diffusion.training_pair(x_0, generator)
+        diffusion = GaussianDiffusion(cosine_betas(1000))
+        x_t, t, noise = diffusion.training_pair(x_0)
         loss = p_losses(model(x_t, t), noise)
-        x = diffusion.ddpm(model, (16, 1, 8, 8), clip=True, generator=generator)
+        x = diffusion.ddim(model, (16, 1, 8, 8), steps=50)
 
-    A model is any callable ``model(x_t, t) → ε``, t (B,) in int64. A torch.nn.Module is put into eval mode while it
-    samples and afterwards every part of it is as it was, also when sampling fails. Random numbers are drawn where the
-    generator lives and then moved, so that a CPU generator gives the same numbers on every device.
+    A model is any callable ``model(x_t, t) → ε``, t (B,) in int64. A torch.nn.Module is in eval mode while it samples;
+    afterwards, also after an error, every submodule is back in its mode. Random numbers are drawn on the device of the
+    generator and then moved, so that a CPU generator gives the same numbers on every device. The object holds two
+    tensors and no module: it can be copied and pickled, and ``to`` returns a copy whose tables are on another device.
     """
 
     def __init__(self, betas: torch.Tensor) -> None:
@@ -41,10 +43,12 @@ class GaussianDiffusion:
 
     def to(self, device: Device) -> GaussianDiffusion:
         """The same schedule with its tables on ``device``."""
-        return GaussianDiffusion(self.betas.to(device))
+        moved = copy.copy(self)
+        moved.betas, moved.alphas_cumprod = self.betas.to(device), self.alphas_cumprod.to(device)
+        return moved
 
     def training_pair(
-        self, x_0: torch.Tensor, generator: torch.Generator | None = None
+        self, x_0: torch.Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(x_t, t, noise) of Ho et al. 2020 Alg. 1: t uniform in 0 … T − 1, one per sample; x_t by ``q_sample``.
 
@@ -63,7 +67,7 @@ class GaussianDiffusion:
         model: Model,
         shape: Sequence[int],
         *,
-        clip: bool | float,
+        clip: bool | float = True,
         x_T: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
@@ -74,16 +78,16 @@ class GaussianDiffusion:
 
         model      ε_θ(x_t, t)
         shape      (B, ...) of the samples
-        clip       of ``p_sample``: True for data in [−1, 1]
-        x_T        the noise to start from; drawn unless it is given
-        generator  of all random numbers; torch's own unless it is given
-        device     where to sample; where the model's parameters are unless it is given
+        clip       as in ``p_sample``: True for data in [−1, 1]
+        x_T        noise to start from; drawn by default
+        generator  of all random numbers; torch's global one by default
+        device     where to sample; by default where the model's parameters are
         progress   called as progress(done, total) after every step
         """
 
         def step(x: torch.Tensor, eps: torch.Tensor, t: int, t_prev: int) -> torch.Tensor:
             noise = normal(x.shape, x.dtype, x.device, generator) if t else torch.zeros_like(x)
-            return p_sample(x, steps_of(x, t), eps, noise, betas, clip)
+            return p_sample(x, steps_of(x, t), eps, noise, betas, clip=clip)
 
         where = device_of(model, device)
         betas = self.betas.to(where)
@@ -96,10 +100,10 @@ class GaussianDiffusion:
         model: Model,
         shape: Sequence[int],
         *,
-        steps: int,
-        eta: float,
-        clip: bool | float,
-        recompute_eps: bool,
+        steps: int = 50,
+        eta: float = 0.0,
+        clip: bool | float = True,
+        recompute_eps: bool = False,
         x_T: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
@@ -112,9 +116,11 @@ class GaussianDiffusion:
         """
 
         def step(x: torch.Tensor, eps: torch.Tensor, t: int, t_prev: int) -> torch.Tensor:
-            noise = normal(x.shape, x.dtype, x.device, generator) if eta and t_prev >= 0 else torch.zeros_like(x)
+            noise = None
+            if eta:  # the step to the data, t_prev = −1, adds none
+                noise = normal(x.shape, x.dtype, x.device, generator) if t_prev >= 0 else torch.zeros_like(x)
             now, before = steps_of(x, t), steps_of(x, t_prev)
-            return ddim_step(x, now, before, eps, noise, table, eta, clip, recompute_eps)
+            return ddim_step(x, now, before, eps, table, noise=noise, eta=eta, clip=clip, recompute_eps=recompute_eps)
 
         require_share(eta, "eta")
         where = device_of(model, device)

@@ -47,7 +47,7 @@ def classifier_free_guidance_paper(eps_cond: torch.Tensor, eps_uncond: torch.Ten
     return ((1 + w) * upcast(eps_cond) - w * upcast(eps_uncond)).to(eps_cond.dtype)
 
 
-def three_channel_guidance(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: float) -> torch.Tensor:
+def three_channel_guidance(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: float = 4.0) -> torch.Tensor:
     """ε_k = ε_u,k + w (ε_c,k − ε_u,k) for channels k < 3, ε_k = ε_c,k for the others        (DiT, 2212.09748, code)
 
     eps_cond    ε_c  (B, C, ...)  noise predicted with the condition; any floating dtype, strides and device
@@ -78,10 +78,10 @@ def _guided(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: float) -> torch
 
 def power_cosine_weight(
     t: torch.Tensor,
-    steps: float,
-    w_max: float,
-    power: float,
     *,
+    steps: float = 1000,
+    w_max: float = 4.6,
+    power: float = 4.0,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> torch.Tensor:

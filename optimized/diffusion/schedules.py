@@ -40,21 +40,26 @@ __all__ = [
 
 
 def linear_betas(
-    steps: int, beta_1: float, beta_T: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+    steps: int,
+    *,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
 ) -> torch.Tensor:
     """β_i = β_1 + (β_T − β_1) i / (T − 1)        (Ho et al. 2020 §4: β_1 = 10⁻⁴, β_T = 0.02, T = 1000)
 
-    steps   T    int      number of steps, at least 1
-    beta_1  β_1  number   noise variance of the first step, in (0, 1)
-    beta_T  β_T  number   and of the last
-    returns β    (T,)     β_1 alone for T = 1
-    raises  ValueError    if steps < 1 or a β lies outside (0, 1)
+    steps       T    int      number of steps, at least 1
+    beta_start  β_1  number   noise variance of the first step, in (0, 1)
+    beta_end    β_T  number   and of the last
+    returns     β    (T,)     β_1 alone for T = 1
+    raises      ValueError    if steps < 1 or a β lies outside (0, 1)
     """
-    return (beta_1 + (beta_T - beta_1) * _share(steps, beta_1, beta_T)).to(device=device, dtype=dtype)
+    return (beta_start + (beta_end - beta_start) * _share(steps, beta_start, beta_end)).to(device=device, dtype=dtype)
 
 
 def cosine_alphas_cumprod(
-    u: torch.Tensor, s: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+    u: torch.Tensor, *, s: float = 0.008, dtype: torch.dtype = torch.float64, device: Device = None
 ) -> torch.Tensor:
     """ᾱ(u) = f(u)/f(0),  f(u) = cos²(π/2 · (u + s)/(1 + s))        (Nichol & Dhariwal 2021 eq. 17: s = 0.008)
 
@@ -76,129 +81,151 @@ def _cosine_square(u: Any, s: float) -> Any:
 
 
 def cosine_betas(
-    steps: int, s: float, beta_max: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+    steps: int,
+    *,
+    s: float = 0.008,
+    max_beta: float = 0.999,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
 ) -> torch.Tensor:
     """β_t = min(1 − ᾱ((t+1)/T)/ᾱ(t/T), β_max)        (Nichol & Dhariwal 2021 eq. 17: s = 0.008, β_max = 0.999)
 
     steps     T      int     number of steps, at least 1
     s         s      number  offset, ≥ 0
-    beta_max  β_max  number  largest β, in (0, 1): ᾱ(1) = 0 would make the last one 1
+    max_beta  β_max  number  largest β, in (0, 1): ᾱ(1) = 0 would make the last one 1
     returns   β      (T,)    in (0, β_max]; no lower clip
-    raises    ValueError     if steps < 1, s < 0 or beta_max lies outside (0, 1)
+    raises    ValueError     if steps < 1, s < 0 or max_beta lies outside (0, 1)
     """
     require_count(steps, "steps", 1)
-    require_number(beta_max, "beta_max", "a number in (0, 1)", 0, 1)
-    alpha_bar = cosine_alphas_cumprod(torch.arange(steps + 1, dtype=torch.float64) / steps, s)
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max).to(device=device, dtype=dtype)
+    require_number(max_beta, "max_beta", "a number in (0, 1)", 0, 1)
+    alpha_bar = cosine_alphas_cumprod(torch.arange(steps + 1, dtype=torch.float64) / steps, s=s)
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta).to(device=device, dtype=dtype)
 
 
 def quadratic_betas(
-    steps: int, beta_1: float, beta_T: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+    steps: int,
+    *,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
 ) -> torch.Tensor:
     """β_i = β_1 + (β_T − β_1) (i/(T − 1))²: quadratic in i; for the square of a line see ``scaled_linear_betas``
 
-    steps   T    int      number of steps, at least 1
-    beta_1  β_1  number   noise variance of the first step, in (0, 1)
-    beta_T  β_T  number   and of the last
-    returns β    (T,)     β_1 alone for T = 1
-    raises  ValueError    if steps < 1 or a β lies outside (0, 1)
+    steps       T    int      number of steps, at least 1
+    beta_start  β_1  number   noise variance of the first step, in (0, 1)
+    beta_end    β_T  number   and of the last
+    returns     β    (T,)     β_1 alone for T = 1
+    raises      ValueError    if steps < 1 or a β lies outside (0, 1)
     """
-    return (beta_1 + (beta_T - beta_1) * _share(steps, beta_1, beta_T) ** 2).to(device=device, dtype=dtype)
+    return (beta_start + (beta_end - beta_start) * _share(steps, beta_start, beta_end) ** 2).to(
+        device=device, dtype=dtype
+    )
 
 
 def scaled_linear_betas(
-    steps: int, beta_1: float, beta_T: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+    steps: int,
+    *,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
 ) -> torch.Tensor:
     """β_i = (√β_1 + (√β_T − √β_1) i/(T − 1))²        (latent diffusion, Rombach et al. 2022 (2112.10752), their code)
 
-    steps   T    int      number of steps, at least 1
-    beta_1  β_1  number   noise variance of the first step, in (0, 1)
-    beta_T  β_T  number   and of the last
-    returns β    (T,)     β_1 alone for T = 1
-    raises  ValueError    if steps < 1 or a β lies outside (0, 1)
+    steps       T    int      number of steps, at least 1
+    beta_start  β_1  number   noise variance of the first step, in (0, 1)
+    beta_end    β_T  number   and of the last
+    returns     β    (T,)     β_1 alone for T = 1
+    raises      ValueError    if steps < 1 or a β lies outside (0, 1)
     """
-    share = _share(steps, beta_1, beta_T)
-    first, last = math.sqrt(beta_1), math.sqrt(beta_T)
+    share = _share(steps, beta_start, beta_end)
+    first, last = math.sqrt(beta_start), math.sqrt(beta_end)
     return ((first + (last - first) * share) ** 2).to(device=device, dtype=dtype)
 
 
 def sigmoid_betas(
-    steps: int, beta_1: float, beta_T: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+    steps: int,
+    *,
+    beta_start: float = 1e-7,
+    beta_end: float = 2e-3,
+    dtype: torch.dtype = torch.float64,
+    device: Device = None,
 ) -> torch.Tensor:
     """β_i = β_1 + (β_T − β_1)/(1 + e^{−v_i}),  v_i = −6 + 12 i/(T − 1)        (Xu et al. 2022 (2203.02923), code)
 
-    steps   T    int      number of steps, at least 1
-    beta_1  β_1  number   lower limit, in (0, 1)
-    beta_T  β_T  number   upper limit; neither is reached: 1/(1 + e⁶) = 0.0025 of the way is left at either end
-    returns β    (T,)
-    raises  ValueError    if steps < 1 or a β lies outside (0, 1)
+    steps       T    int      number of steps, at least 1
+    beta_start  β_1  number   lower limit, in (0, 1)
+    beta_end    β_T  number   upper limit; neither is reached: 1/(1 + e⁶) = 0.0025 of the way is left at either end
+    returns     β    (T,)
+    raises      ValueError    if steps < 1 or a β lies outside (0, 1)
     """
-    v = 12 * _share(steps, beta_1, beta_T) - 6
-    return (beta_1 + (beta_T - beta_1) * v.sigmoid()).to(device=device, dtype=dtype)
+    v = 12 * _share(steps, beta_start, beta_end) - 6
+    return (beta_start + (beta_end - beta_start) * v.sigmoid()).to(device=device, dtype=dtype)
 
 
-def _share(steps: int, beta_1: float, beta_T: float) -> torch.Tensor:
-    """i/(T − 1) in float64, the arguments of a schedule of β being what they must be."""
+def _share(steps: int, beta_start: float, beta_end: float) -> torch.Tensor:
+    """i/(T − 1) in float64, after validation of the arguments of a schedule of β."""
     require_count(steps, "steps", 1)
-    require_number(beta_1, "beta_1", "a number in (0, 1)", 0, 1)
-    require_number(beta_T, "beta_T", "a number in (0, 1)", 0, 1)
+    require_number(beta_start, "beta_start", "a number in (0, 1)", 0, 1)
+    require_number(beta_end, "beta_end", "a number in (0, 1)", 0, 1)
     return torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
 
 
 def linear_alphas_cumprod(
     u: torch.Tensor,
-    steps: float,
-    beta_1: float,
-    beta_T: float,
     *,
+    steps: float = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> torch.Tensor:
     """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u²/2)): the limit of ``linear_betas`` for many steps        (Song 2021 eq. 29)
 
-    u       u    (...)   share of the way, 0 (clean) to 1 (noise); float64 or rounded to it
-    steps   T    number  steps that the β are counted in, 1000 for Ho et al., > 0
-    beta_1  β_1  number  noise variance of the first step, > 0
-    beta_T  β_T  number  and of the last, > 0
-    returns ᾱ    (...)   1 at u = 0; on the device of u unless ``device`` is given
-    raises  ValueError   if u is not floating or a number is not positive
+    u           u    (...)   share of the way, 0 (clean) to 1 (noise); float64 or rounded to it
+    steps       T    number  steps that the β are counted in, 1000 for Ho et al., > 0
+    beta_start  β_1  number  noise variance of the first step, > 0
+    beta_end    β_T  number  and of the last, > 0
+    returns     ᾱ    (...)   1 at u = 0; on the device of u unless ``device`` is given
+    raises      ValueError   if u is not floating or a number is not positive
     """
     require_floating(u, "u")
-    require_rates(steps, beta_1, beta_T)
+    require_rates(steps, beta_start, beta_end)
     u = u.double()
-    return torch.exp(-steps * (beta_1 * u + (beta_T - beta_1) * u**2 / 2)).to(device=device, dtype=dtype)
+    return torch.exp(-steps * (beta_start * u + (beta_end - beta_start) * u**2 / 2)).to(device=device, dtype=dtype)
 
 
 def quadratic_alphas_cumprod(
     u: torch.Tensor,
-    steps: float,
-    beta_1: float,
-    beta_T: float,
     *,
+    steps: float = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> torch.Tensor:
     """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u³/3)): the limit of ``quadratic_betas`` for many steps
 
-    u       u    (...)   share of the way, 0 (clean) to 1 (noise); float64 or rounded to it
-    steps   T    number  steps that the β are counted in, > 0
-    beta_1  β_1  number  noise variance of the first step, > 0
-    beta_T  β_T  number  and of the last, > 0
-    returns ᾱ    (...)   1 at u = 0; on the device of u unless ``device`` is given
-    raises  ValueError   if u is not floating or a number is not positive
+    u           u    (...)   share of the way, 0 (clean) to 1 (noise); float64 or rounded to it
+    steps       T    number  steps that the β are counted in, > 0
+    beta_start  β_1  number  noise variance of the first step, > 0
+    beta_end    β_T  number  and of the last, > 0
+    returns     ᾱ    (...)   1 at u = 0; on the device of u unless ``device`` is given
+    raises      ValueError   if u is not floating or a number is not positive
     """
     require_floating(u, "u")
-    require_rates(steps, beta_1, beta_T)
+    require_rates(steps, beta_start, beta_end)
     u = u.double()
-    return torch.exp(-steps * (beta_1 * u + (beta_T - beta_1) * u**3 / 3)).to(device=device, dtype=dtype)
+    return torch.exp(-steps * (beta_start * u + (beta_end - beta_start) * u**3 / 3)).to(device=device, dtype=dtype)
 
 
 def karras_sigmas(
     t: torch.Tensor,
-    sigma_min: float,
-    sigma_max: float,
-    rho: float,
     *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> torch.Tensor:
@@ -217,10 +244,10 @@ def karras_sigmas(
 
 def karras_alphas_cumprod(
     t: torch.Tensor,
-    sigma_min: float,
-    sigma_max: float,
-    rho: float,
     *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> torch.Tensor:
@@ -246,7 +273,9 @@ def karras_root(t: torch.Tensor, sigma_min: float, sigma_max: float, rho: float)
     return high + t.double() * (low - high), low - high
 
 
-def timesteps(steps: int, end: float, *, dtype: torch.dtype = torch.float64, device: Device = None) -> torch.Tensor:
+def timesteps(
+    steps: int, *, end: float = 1e-3, dtype: torch.dtype = torch.float64, device: Device = None
+) -> torch.Tensor:
     """t_i = 1 + (end − 1) i / (N − 1): from noise (1) to almost clean (end), for schedules that are clean at t = 0
 
     steps    N  int     number of times, at least 2

@@ -34,54 +34,54 @@ __all__ = [
 
 def linear_sde_coefficients(
     t: torch.Tensor,
-    steps: float,
-    beta_1: float,
-    beta_T: float,
     *,
+    steps: float = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = T (β_1 + (β_T − β_1) t)        (Song et al. 2021, 2011.13456, eq. 11)
 
-    t       t    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
-    steps   T    number  steps that the β are counted in; 0.1 and 20 are T β_1 and T β_T in the paper
-    beta_1  β_1  number  noise variance of the first step, > 0
-    beta_T  β_T  number  and of the last, > 0
-    returns f    (...)   drift of dx = f x dt + g dw
-            g²   (...)   squared diffusion; both on the device of t unless ``device`` is given
-    raises  ValueError   if t is not floating or a number is not positive
+    t           t    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
+    steps       T    number  steps that the β are counted in; 0.1 and 20 are T β_1 and T β_T in the paper
+    beta_start  β_1  number  noise variance of the first step, > 0
+    beta_end    β_T  number  and of the last, > 0
+    returns     f    (...)   drift of dx = f x dt + g dw
+                g²   (...)   squared diffusion; both on the device of t unless ``device`` is given
+    raises      ValueError   if t is not floating or a number is not positive
     """
     require_floating(t, "t")
-    require_rates(steps, beta_1, beta_T)
-    return _preserving(steps * (beta_1 + (beta_T - beta_1) * t.double()), dtype, device)
+    require_rates(steps, beta_start, beta_end)
+    return _preserving(steps * (beta_start + (beta_end - beta_start) * t.double()), dtype, device)
 
 
 def quadratic_sde_coefficients(
     t: torch.Tensor,
-    steps: float,
-    beta_1: float,
-    beta_T: float,
     *,
+    steps: float = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = T (β_1 + (β_T − β_1) t²)
 
-    t       t    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
-    steps   T    number  steps that the β are counted in, > 0
-    beta_1  β_1  number  noise variance of the first step, > 0
-    beta_T  β_T  number  and of the last, > 0
-    returns f    (...)   drift of dx = f x dt + g dw
-            g²   (...)   squared diffusion; both on the device of t unless ``device`` is given
-    raises  ValueError   if t is not floating or a number is not positive
+    t           t    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
+    steps       T    number  steps that the β are counted in, > 0
+    beta_start  β_1  number  noise variance of the first step, > 0
+    beta_end    β_T  number  and of the last, > 0
+    returns     f    (...)   drift of dx = f x dt + g dw
+                g²   (...)   squared diffusion; both on the device of t unless ``device`` is given
+    raises      ValueError   if t is not floating or a number is not positive
     """
     require_floating(t, "t")
-    require_rates(steps, beta_1, beta_T)
-    return _preserving(steps * (beta_1 + (beta_T - beta_1) * t.double() ** 2), dtype, device)
+    require_rates(steps, beta_start, beta_end)
+    return _preserving(steps * (beta_start + (beta_end - beta_start) * t.double() ** 2), dtype, device)
 
 
 def cosine_sde_coefficients(
-    t: torch.Tensor, s: float, *, dtype: torch.dtype = torch.float64, device: Device = None
+    t: torch.Tensor, *, s: float = 0.008, dtype: torch.dtype = torch.float64, device: Device = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = π/(1 + s) · tan(π/2 · (t + s)/(1 + s))
 
@@ -98,10 +98,10 @@ def cosine_sde_coefficients(
 
 def karras_sde_coefficients(
     t: torch.Tensor,
-    sigma_min: float,
-    sigma_max: float,
-    rho: float,
     *,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -60,8 +60,8 @@ def q_sample(x_0: torch.Tensor, t: torch.Tensor, noise: torch.Tensor, alphas_cum
 def p_losses(prediction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """L = mean (ε_θ − z)²        (L_simple, Ho et al. 2020 eq. 14)
 
-    prediction  ε_θ  (...)  what the model says the noise was, given x_t and t
-    noise       z    (...)  what it was, like prediction
+    prediction  ε_θ  (...)  noise predicted by the model from x_t and t
+    noise       z    (...)  true noise, like prediction
     returns     L    ()     dtype of prediction, accumulated in float32 or float64; NaN for empty input
     raises      ValueError  if prediction is not floating or noise is not like it
     """
@@ -72,8 +72,8 @@ def p_losses(prediction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 def p_losses_l1(prediction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """L = mean |ε_θ − z|: another convention, whose minimiser is the conditional median and not the score
 
-    prediction  ε_θ  (...)  what the model says the noise was, given x_t and t
-    noise       z    (...)  what it was, like prediction
+    prediction  ε_θ  (...)  noise predicted by the model from x_t and t
+    noise       z    (...)  true noise, like prediction
     returns     L    ()     dtype of prediction, accumulated in float32 or float64; NaN for empty input
     raises      ValueError  if prediction is not floating or noise is not like it
     """
@@ -81,7 +81,7 @@ def p_losses_l1(prediction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 
 def _difference(prediction: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """ε_θ − z in the working type."""
+    """ε_θ − z, float16 and bfloat16 in float32."""
     require_floating(prediction, "prediction")
     require_alike(prediction, "prediction", noise, "noise")
     return upcast(prediction) - noise
@@ -108,7 +108,7 @@ def predict_x0(x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, alphas_cum
 
 
 def _estimate(x_t: torch.Tensor, eps: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
-    """x̂_0 in the working type."""
+    """x̂_0 in the dtype in which x_t is summed."""
     return weighted_sum(alpha_bar.rsqrt(), x_t, -((1 - alpha_bar) / alpha_bar).sqrt(), eps)
 
 
@@ -156,18 +156,24 @@ def posterior(
 
 
 def p_sample(
-    x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, noise: torch.Tensor, betas: torch.Tensor, clip: bool | float
+    x_t: torch.Tensor,
+    t: torch.Tensor,
+    eps: torch.Tensor,
+    noise: torch.Tensor,
+    betas: torch.Tensor,
+    *,
+    clip: bool | float = True,
 ) -> torch.Tensor:
     """x_{t−1} = (x_t − β_t/√(1 − ᾱ_t) ε)/√α_t + √β̃_t z,  z = 0 at t = 0        (Ho et al. 2020 Alg. 2)
 
-    With ``clip`` the estimate x̂_0 is first held in [−c, c], and the mean is that of the posterior: μ̃_t(clip(x̂_0), x_t).
+    With ``clip`` the estimate x̂_0 is clipped to [−c, c], and the mean is that of the posterior: μ̃_t(clip(x̂_0), x_t).
 
     x_t      x_t      (B, ...)  noisy data; any floating dtype, strides and device
     t        t        (B,)      step of every sample, 0 … T − 1
     eps      ε        (B, ...)  predicted noise, like x_t
-    noise    z        (B, ...)  standard normal, like x_t; not looked at where t = 0
+    noise    z        (B, ...)  standard normal, like x_t; not read where t = 0
     betas    β        (T,)      float64
-    clip     c                  False: Algorithm 2 as printed; True: c = 1; or the number c
+    clip     c                  False: Algorithm 2 as printed; True: c = 1, for data in [−1, 1]; or the number c
     returns  x_{t−1}  (B, ...)  dtype of x_t
     raises   ValueError if x_t is not floating, eps or noise is not like it, betas is not float64, t is out of range,
              or clip is neither a bool nor positive
@@ -192,7 +198,7 @@ def p_sample(
 
 
 def ddim_coefficients(
-    t: torch.Tensor, t_prev: torch.Tensor, alphas_cumprod: torch.Tensor, eta: float
+    t: torch.Tensor, t_prev: torch.Tensor, alphas_cumprod: torch.Tensor, *, eta: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """a = √ᾱ_p,  b = √(1 − ᾱ_p − σ²),  σ = η √((1 − ᾱ_p)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_p)        (Song et al. 2021 eq. 12, 16)
 
@@ -213,7 +219,7 @@ def ddim_coefficients(
 def _ddim(
     t: torch.Tensor, t_prev: torch.Tensor, alphas_cumprod: torch.Tensor, eta: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The difference 1 − ᾱ_p − σ² as a product of what is not negative: no root of a negative rounding error."""
+    """The coefficients. 1 − ᾱ_p − σ² is a product of factors ≥ 0, so that rounding cannot make it negative."""
     now = alphas_cumprod[t]
     before = torch.where(t_prev < 0, 1.0, alphas_cumprod[t_prev.clamp(min=0)])
     noisy = 1 - before
@@ -230,37 +236,41 @@ def ddim_step(
     t: torch.Tensor,
     t_prev: torch.Tensor,
     eps: torch.Tensor,
-    noise: torch.Tensor,
     alphas_cumprod: torch.Tensor,
-    eta: float,
-    clip: bool | float,
-    recompute_eps: bool,
+    *,
+    noise: torch.Tensor | None = None,
+    eta: float = 0.0,
+    clip: bool | float = True,
+    recompute_eps: bool = False,
 ) -> torch.Tensor:
     """x_p = √ᾱ_p x̂_0 + √(1 − ᾱ_p − σ²) ε + σ z        (Song et al. 2021 eq. 12; σ as in ``ddim_coefficients``)
 
-    With ``clip`` the estimate x̂_0 is first held in [−c, c]. What it then implies about the noise is
-    ε' = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t); ``recompute_eps`` says whether ε' takes the place of ε.
+    With ``clip`` the estimate x̂_0 is clipped to [−c, c]. The noise that belongs to it is
+    ε' = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t); ``recompute_eps`` replaces ε by ε'.
 
     x_t             x_t  (B, ...)  noisy data; any floating dtype, strides and device
     t               t    (B,)      step of every sample, 0 … T − 1
     t_prev          p    (B,)      the step to go to, −1 … t − 1; −1 is the data
     eps             ε    (B, ...)  predicted noise, like x_t
-    noise           z    (B, ...)  standard normal, like x_t; not looked at where σ = 0
     alphas_cumprod  ᾱ    (T,)      float64
+    noise           z    (B, ...)  standard normal, like x_t; not read where σ = 0, may be omitted for η = 0
     eta             η    number    0 (deterministic) to 1
-    clip            c              False: as printed; True: c = 1; or the number c
-    recompute_eps        bool      True: x̂_0, ε' and x_t agree (guided-diffusion); False: the model's ε is kept
+    clip            c              False: as printed; True: c = 1, for data in [−1, 1]; or the number c
+    recompute_eps        bool      True: ε' and so x̂_0, ε and x_t agree (guided-diffusion); False: the model's ε is kept
     returns         x_p  (B, ...)  dtype of x_t
     raises          ValueError if x_t is not floating, eps or noise is not like it, ᾱ is not float64, t or t_prev is out
-                    of range, η lies outside [0, 1], or clip is neither a bool nor positive
+                    of range, η lies outside [0, 1], noise is missing for η > 0, or clip is neither a bool nor positive
     """
     require_floating(x_t, "x_t")
     require_alike(x_t, "x_t", eps, "eps")
-    require_alike(x_t, "x_t", noise, "noise")
     require_table(alphas_cumprod, "alphas_cumprod")
     require_steps(t, x_t, "x_t", alphas_cumprod, "alphas_cumprod")
     require_previous(t_prev, t)
     require_share(eta, "eta")
+    if noise is not None:
+        require_alike(x_t, "x_t", noise, "noise")
+    elif eta:
+        raise ValueError(f"noise was None; it must be given for eta = {eta}, which adds noise.")
     c, t = clip_bound(clip), t.long()
     alpha_bar = alphas_cumprod[t]
     a, b, sigma = _ddim(t, t_prev.long(), alphas_cumprod, eta)
@@ -272,4 +282,6 @@ def ddim_step(
         mean = add_weighted(x_0 * weight(a - b * alpha_bar.sqrt(), x_0), b, x_t)
     else:
         mean = add_weighted(x_0 * weight(a, x_0), b, eps)
-    return add_weighted(mean, sigma, noise.masked_fill(per_sample(sigma == 0, x_t), 0)).to(x_t.dtype)
+    if noise is not None:
+        mean = add_weighted(mean, sigma, noise.masked_fill(per_sample(sigma == 0, x_t), 0))
+    return mean.to(x_t.dtype)

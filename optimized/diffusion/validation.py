@@ -113,6 +113,6 @@ def clip_bound(clip: bool | float) -> float | None:
     return clip
 
 
-def require_rates(steps: float, beta_1: float, beta_T: float) -> None:
-    for value, name in ((steps, "steps"), (beta_1, "beta_1"), (beta_T, "beta_T")):
+def require_rates(steps: float, beta_start: float, beta_end: float) -> None:
+    for value, name in ((steps, "steps"), (beta_start, "beta_start"), (beta_end, "beta_end")):
         require_number(value, name, "a positive number", 0, math.inf)
