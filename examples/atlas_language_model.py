@@ -77,7 +77,7 @@ def perplexity(net: Model, text: torch.Tensor, title: str) -> float:
     with progress, training.evaluating(net):
         for done, batch in enumerate(batches, 1):
             ids, labels, _ = sequences.collate([windows[i] for i in batch], UNKNOWN)
-            loss, count = metrics.token_losses(net(ids[:, :-1]), labels[:, 1:], -100)
+            loss, count = metrics.token_losses(net(ids[:, :-1]), labels[:, 1:])
             losses.append(loss.double())
             counts.append(count)
             move(done, "")
@@ -90,7 +90,7 @@ def bigram(learn: torch.Tensor, held: torch.Tensor, vocabulary: int) -> float:
     before, after = sequences.shift(learn)
     counts.index_put_((before, after), torch.ones(len(before), dtype=torch.float64), accumulate=True)
     before, after = sequences.shift(held)
-    return float(metrics.perplexity(counts.log()[before], after, -100))
+    return float(metrics.perplexity(counts.log()[before], after))
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def needle(net: Model, haystack: torch.Tensor, known: dict[str, int]) -> tuple[f
         for depth in (10, 50, 90):
             for hidden, found in ((digit, right), ((digit + 5) % 10, wrong)):
                 parts = (encode(fact.format(hidden), known), encode(question, known))
-                prompt, _ = metrics.needle_prompt(haystack, *parts, CONTEXT, depth)
+                prompt, _ = metrics.needle_prompt(haystack, *parts, length=CONTEXT, depth=depth)
                 place, answer = torch.tensor([len(prompt) - 1]), encode(str(digit), known)
                 found.append(float(metrics.needle_score(net(prompt[None]), place, answer)[0]))
     return sum(right) / len(right), sum(wrong) / len(wrong)
@@ -124,7 +124,7 @@ def main(out: Path, steps: int, stop: int | None) -> None:
     def step(k: int) -> str:
         chosen = torch.randint(len(windows), (BATCH,), generator=generator)
         ids, labels, _ = sequences.collate([windows[int(i)] for i in chosen], UNKNOWN)
-        loss = metrics.cross_entropy(net(ids[:, :-1]), labels[:, 1:], -100)
+        loss = metrics.cross_entropy(net(ids[:, :-1]), labels[:, 1:])
         accumulator.backward(loss, samples=BATCH)
         return f"loss {curve.add(float(loss.detach())):.3f}"
 

@@ -95,7 +95,7 @@ def picture(samples: torch.Tensor, labels: torch.Tensor, real: torch.Tensor, fil
 @click.option("--stop", type=int, default=None, help="Leave off after so many steps; the next run goes on from there.")
 def main(out: Path, steps: int, samples: int, stop: int | None) -> None:
     x, y, held = images()
-    schedule = diffusion.GaussianDiffusion(diffusion.cosine_betas(TIMES, 0.008, 0.999))
+    schedule = diffusion.GaussianDiffusion(diffusion.cosine_betas(TIMES))
     net, curve, generator = model(), Curve(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
     warmup = training.WarmupCosine(optimizer, warmup=min(50, steps // 2), total=steps, floor=0.05)

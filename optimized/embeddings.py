@@ -18,18 +18,24 @@ ORDERS = ("sin cos", "cos sin")
 
 
 def sinusoidal(
-    t: torch.Tensor, dim: int, max_period: float, shift: int, order: str, *, dtype: torch.dtype | None = None
+    t: torch.Tensor,
+    dim: int,
+    *,
+    shift: int,
+    order: str,
+    max_period: float = 10000.0,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """e(t) = [sin(ω_i t), cos(ω_i t)],  ω_i = P^{−i/(h − shift)},  h = ⌊d/2⌋        (Vaswani et al. 2017 §3.5)
 
     t           t  (...)     time or position, floating or integer, in the unit that the network was trained with
     dim         d  int       width, at least 2; of an odd width the last channel is 0
-    max_period  P  number    10⁴ in the paper, > 1
-    shift          0 or 1    0: Vaswani et al., ADM, DiT;  1: tensor2tensor, DDPM. No default: a network needs its own
-    order          "sin cos" or "cos sin": which half comes first
+    shift          0 or 1    0: Vaswani et al., ADM, DiT;  1: tensor2tensor, DDPM. No default: both are in use
+    order          "sin cos" (Vaswani et al., DDPM) or "cos sin" (ADM, DiT): which half comes first. No default either
+    max_period  P  number    > 1
     dtype                    of the result; that of t, or float32 for integers
     returns     e  (..., d)  e·e = h for every t
-    raises      ValueError   if t is no tensor of real numbers, dim < 2, max_period ≤ 1, or another shift or order
+    raises      ValueError   if t is no tensor of real numbers, dim < 2, max_period ≤ 1, or for another shift or order
     """
     if not isinstance(t, torch.Tensor) or t.is_complex() or t.dtype == torch.bool:
         found = t.dtype if isinstance(t, torch.Tensor) else type(t).__name__

@@ -102,12 +102,14 @@ def _factor(covariance: torch.Tensor) -> torch.Tensor:
 # -- language models --------------------------------------------------------------------------------------------------
 
 
-def token_losses(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+def token_losses(
+    logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = -100
+) -> tuple[torch.Tensor, torch.Tensor]:
     """S = −Σ_t log p_t(w_t),  log p_t(w) = z_tw − log Σ_v exp z_tv;  n = #{t : w_t ≠ ignored}
 
     logits        z  (..., V)  scores of every token of the vocabulary
     labels        w  (...)     the right token, 0 … V − 1, or ``ignore_index``
-    ignore_index     int       label of what does not count: padding; −100 by custom
+    ignore_index     int       label that is left out, such as padding; −100 as in torch
     returns       S  ()        nats, dtype of logits; 0 where nothing counts
                   n  ()        int64, tokens that count: sums over batches weigh every token alike
     raises        ValueError   if logits are not floating, or labels do not fit them
@@ -133,12 +135,12 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> tu
     return torch.where(counts, -log_p, 0.0).sum(), counts.sum()
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = -100) -> torch.Tensor:
     """L = −Σ_t log p_t(w_t) / n, over the n tokens that count
 
     logits        z  (..., V)  scores of every token of the vocabulary
     labels        w  (...)     the right token, 0 … V − 1, or ``ignore_index``
-    ignore_index     int       label of what does not count
+    ignore_index     int       label that is left out
     returns       L  ()        nats per token, dtype of logits; NaN where nothing counts, as 0/0 is
     raises        ValueError   if logits are not floating, or labels do not fit them
     """
@@ -146,12 +148,12 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int)
     return (total / count).to(logits.dtype)
 
 
-def perplexity(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+def perplexity(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = -100) -> torch.Tensor:
     """PPL = exp(−Σ_t log p_t(w_t) / n): every token weighs alike, whatever sequence it stands in
 
     logits        z    (..., V)  scores of every token of the vocabulary
     labels        w    (...)     the right token, 0 … V − 1, or ``ignore_index``
-    ignore_index       int       label of what does not count
+    ignore_index       int       label that is left out
     returns       PPL  ()        V for equal scores, dtype of logits; NaN where nothing counts
     raises        ValueError     if logits are not floating, or labels do not fit them
     """
@@ -206,7 +208,7 @@ def needle_score(
 
 
 def needle_prompt(
-    haystack: torch.Tensor, needle: torch.Tensor, question: torch.Tensor, length: int, depth: int
+    haystack: torch.Tensor, needle: torch.Tensor, question: torch.Tensor, *, length: int, depth: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """h₀ … h_{a−1} needle h_a … h_{k−1} question,  k = min(|h|, n − |needle| − |question|),  a = ⌊k · depth/100⌋
 

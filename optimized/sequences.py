@@ -52,30 +52,27 @@ def stride(length: int, overlap: float) -> int:
 
 
 def sliding_windows(
-    n: int, length: int, stride: int, min_length: int, *, device: Device = None
+    n: int, length: int, *, stride: int | None = None, min_length: int | None = None, device: Device = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """a_i = i s,  b_i = min(a_i + L, n),  i = 0, 1, … until b_i = n; a last window shorter than m is a = n − L instead
 
     n           n  int   tokens there are, at least 0
     length      L  int   tokens in a window, at least 1
-    stride      s  int   tokens from one start to the next, 1 … L, so that nothing lies between two windows
-    min_length  m  int   least tokens in a last window that keeps its place, 1 … L; m = L makes every window full
+    stride      s  int   tokens from one start to the next, 1 … L, so that nothing lies between two windows; None: L
+    min_length  m  int   least tokens in a last window that keeps its place, 1 … L; None: L, every window is full
     returns     a  (W,)  int64, first token of every window, strictly increasing; none for n = 0
                 b  (W,)  int64, one past its last token; every token lies in some window, and for n ≤ L in one
     raises      ValueError if a number is no integer in its range
     """
-    _require_windows(n, length, stride, min_length)
+    require_integer(n, "n", 0)
+    require_integer(length, "length", 1)
+    stride, min_length = length if stride is None else stride, length if min_length is None else min_length
+    require_integer(stride, "stride", 1, length, ", the length: a longer step would leave tokens out")
+    require_integer(min_length, "min_length", 1, length, ", the length: no window could be long enough")
     starts = torch.arange(0, max(n - length, 0) + stride if n else 0, stride, dtype=torch.int64, device=device)
     if n and n - int(starts[-1]) < min_length:
         starts[-1] = max(n - length, 0)
     return starts, (starts + length).clamp(max=n)
-
-
-def _require_windows(n: int, length: int, stride: int, min_length: int) -> None:
-    require_integer(n, "n", 0)
-    require_integer(length, "length", 1)
-    require_integer(stride, "stride", 1, length, ", the length: a longer step would leave tokens out")
-    require_integer(min_length, "min_length", 1, length, ", the length: no window could be long enough")
 
 
 class SlidingWindows(torch.utils.data.Dataset[torch.Tensor]):
@@ -88,12 +85,14 @@ class SlidingWindows(torch.utils.data.Dataset[torch.Tensor]):
     raises      ValueError for what ``stride`` and ``sliding_windows`` refuse, and for no tokens at all
     """
 
-    def __init__(self, tokens: torch.Tensor, length: int, overlap: float = 0.0, min_length: int | None = None) -> None:
+    def __init__(
+        self, tokens: torch.Tensor, length: int, *, overlap: float = 0.0, min_length: int | None = None
+    ) -> None:
         self.tokens: torch.Tensor = require_tokens(tokens, "tokens", 1)
         if not len(tokens):
             raise ValueError("tokens was empty; there must be at least one token to make a window of.")
         step = stride(length, overlap)
-        self.starts, self.stops = sliding_windows(len(tokens), length, step, min_length or length)
+        self.starts, self.stops = sliding_windows(len(tokens), length, stride=step, min_length=min_length)
 
     def __len__(self) -> int:
         return len(self.starts)

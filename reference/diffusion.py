@@ -21,18 +21,18 @@ def _per_sample(c, x):
 # -- schedules --------------------------------------------------------------------------------------------------------
 
 
-def linear_betas(steps, beta_1, beta_T):
+def linear_betas(steps, *, beta_start=1e-4, beta_end=0.02):
     """β_i = β_1 + (β_T − β_1) i / (T − 1)        (Ho et al. 2020 §4: β_1 = 10⁻⁴, β_T = 0.02, T = 1000)
 
-    steps   T    int      number of steps, at least 1
-    beta_1  β_1  number   noise variance of the first step, in (0, 1)
-    beta_T  β_T  number   and of the last
-    returns β    (T,)     β_1 alone for T = 1
+    steps       T    int      number of steps, at least 1
+    beta_start  β_1  number   noise variance of the first step, in (0, 1)
+    beta_end    β_T  number   and of the last
+    returns     β    (T,)     β_1 alone for T = 1
     """
-    return beta_1 + (beta_T - beta_1) * (np.arange(steps) / max(steps - 1, 1))
+    return beta_start + (beta_end - beta_start) * (np.arange(steps) / max(steps - 1, 1))
 
 
-def cosine_alphas_cumprod(u, s):
+def cosine_alphas_cumprod(u, *, s=0.008):
     """ᾱ(u) = f(u)/f(0),  f(u) = cos²(π/2 · (u + s)/(1 + s))        (Nichol & Dhariwal 2021 eq. 17: s = 0.008)
 
     u  u  (...)   share of the way, 0 (clean) to 1 (noise)
@@ -52,78 +52,78 @@ def cosine_alphas_cumprod_vjp(cotangent, u, s):
     return -cotangent * np.pi / (2 * (1 + s)) * np.sin((u + s) / (1 + s) * np.pi) / _cosine_square(0, s)
 
 
-def cosine_betas(steps, s, beta_max):
+def cosine_betas(steps, *, s=0.008, max_beta=0.999):
     """β_t = min(1 − ᾱ((t+1)/T)/ᾱ(t/T), β_max)        (Nichol & Dhariwal 2021 eq. 17: s = 0.008, β_max = 0.999)
 
     steps     T      int     number of steps, at least 1
     s         s      number  offset, ≥ 0
-    beta_max  β_max  number  largest β: ᾱ(1) = 0 would make the last one 1
+    max_beta  β_max  number  largest β: ᾱ(1) = 0 would make the last one 1
     returns   β      (T,)    in (0, β_max]; no lower clip
     """
-    alpha_bar = cosine_alphas_cumprod(np.arange(steps + 1) / steps, s)
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], beta_max)
+    alpha_bar = cosine_alphas_cumprod(np.arange(steps + 1) / steps, s=s)
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta)
 
 
-def quadratic_betas(steps, beta_1, beta_T):
+def quadratic_betas(steps, *, beta_start=1e-4, beta_end=0.02):
     """β_i = β_1 + (β_T − β_1) (i/(T − 1))²: quadratic in i; for the square of a line see ``scaled_linear_betas``
 
-    steps   T    int      number of steps, at least 1
-    beta_1  β_1  number   noise variance of the first step, in (0, 1)
-    beta_T  β_T  number   and of the last
-    returns β    (T,)     β_1 alone for T = 1
+    steps       T    int      number of steps, at least 1
+    beta_start  β_1  number   noise variance of the first step, in (0, 1)
+    beta_end    β_T  number   and of the last
+    returns     β    (T,)     β_1 alone for T = 1
     """
-    return beta_1 + (beta_T - beta_1) * (np.arange(steps) / max(steps - 1, 1)) ** 2
+    return beta_start + (beta_end - beta_start) * (np.arange(steps) / max(steps - 1, 1)) ** 2
 
 
-def scaled_linear_betas(steps, beta_1, beta_T):
+def scaled_linear_betas(steps, *, beta_start=1e-4, beta_end=0.02):
     """β_i = (√β_1 + (√β_T − √β_1) i/(T − 1))²        (latent diffusion, Rombach et al. 2022 (2112.10752), their code)
 
-    steps   T    int      number of steps, at least 1
-    beta_1  β_1  number   noise variance of the first step, in (0, 1)
-    beta_T  β_T  number   and of the last
-    returns β    (T,)     β_1 alone for T = 1
+    steps       T    int      number of steps, at least 1
+    beta_start  β_1  number   noise variance of the first step, in (0, 1)
+    beta_end    β_T  number   and of the last
+    returns     β    (T,)     β_1 alone for T = 1
     """
-    first, last = np.sqrt(beta_1), np.sqrt(beta_T)
+    first, last = np.sqrt(beta_start), np.sqrt(beta_end)
     return (first + (last - first) * (np.arange(steps) / max(steps - 1, 1))) ** 2
 
 
-def sigmoid_betas(steps, beta_1, beta_T):
+def sigmoid_betas(steps, *, beta_start=1e-7, beta_end=2e-3):
     """β_i = β_1 + (β_T − β_1)/(1 + e^{−v_i}),  v_i = −6 + 12 i/(T − 1)        (Xu et al. 2022 (2203.02923), code)
 
-    steps   T    int      number of steps, at least 1
-    beta_1  β_1  number   lower limit, in (0, 1)
-    beta_T  β_T  number   upper limit; neither is reached: 1/(1 + e⁶) = 0.0025 of the way is left at either end
-    returns β    (T,)
+    steps       T    int      number of steps, at least 1
+    beta_start  β_1  number   lower limit, in (0, 1)
+    beta_end    β_T  number   upper limit; neither is reached: 1/(1 + e⁶) = 0.0025 of the way is left at either end
+    returns     β    (T,)
     """
     v = 12 * (np.arange(steps) / max(steps - 1, 1)) - 6
-    return beta_1 + (beta_T - beta_1) / (1 + np.exp(-v))
+    return beta_start + (beta_end - beta_start) / (1 + np.exp(-v))
 
 
-def linear_alphas_cumprod(u, steps, beta_1, beta_T):
+def linear_alphas_cumprod(u, *, steps=1000, beta_start=1e-4, beta_end=0.02):
     """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u²/2)): the limit of ``linear_betas`` for many steps        (Song 2021 eq. 29)
 
-    u       u    (...)   share of the way, 0 (clean) to 1 (noise)
-    steps   T    number  steps that the β are counted in, 1000 for Ho et al.
-    beta_1  β_1  number  noise variance of the first step
-    beta_T  β_T  number  and of the last
-    returns ᾱ    (...)   1 at u = 0
+    u           u    (...)   share of the way, 0 (clean) to 1 (noise)
+    steps       T    number  steps that the β are counted in, 1000 for Ho et al.
+    beta_start  β_1  number  noise variance of the first step
+    beta_end    β_T  number  and of the last
+    returns     ᾱ    (...)   1 at u = 0
     """
-    return np.exp(-steps * (beta_1 * u + (beta_T - beta_1) * u**2 / 2))
+    return np.exp(-steps * (beta_start * u + (beta_end - beta_start) * u**2 / 2))
 
 
-def quadratic_alphas_cumprod(u, steps, beta_1, beta_T):
+def quadratic_alphas_cumprod(u, *, steps=1000, beta_start=1e-4, beta_end=0.02):
     """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u³/3)): the limit of ``quadratic_betas`` for many steps
 
-    u       u    (...)   share of the way, 0 (clean) to 1 (noise)
-    steps   T    number  steps that the β are counted in
-    beta_1  β_1  number  noise variance of the first step
-    beta_T  β_T  number  and of the last
-    returns ᾱ    (...)   1 at u = 0
+    u           u    (...)   share of the way, 0 (clean) to 1 (noise)
+    steps       T    number  steps that the β are counted in
+    beta_start  β_1  number  noise variance of the first step
+    beta_end    β_T  number  and of the last
+    returns     ᾱ    (...)   1 at u = 0
     """
-    return np.exp(-steps * (beta_1 * u + (beta_T - beta_1) * u**3 / 3))
+    return np.exp(-steps * (beta_start * u + (beta_end - beta_start) * u**3 / 3))
 
 
-def karras_sigmas(t, sigma_min, sigma_max, rho):
+def karras_sigmas(t, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     """σ(t) = (σ_max^{1/ρ} + t (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ        (Karras et al. 2022 eq. 5)
 
     t          t      (...)   share of the way, 0 (noise) to 1 (clean): the other way round than the DDPM schedules
@@ -142,7 +142,7 @@ def karras_sigmas_vjp(cotangent, t, sigma_min, sigma_max, rho):
     return cotangent * rho * (low - high) * (high + t * (low - high)) ** (rho - 1)
 
 
-def karras_alphas_cumprod(t, sigma_min, sigma_max, rho):
+def karras_alphas_cumprod(t, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     """ᾱ(t) = 1/(1 + σ(t)²): the share of signal variance that makes x/√(1 + σ²) variance preserving; σ as Karras eq. 5
 
     t          t      (...)   share of the way, 0 (noise) to 1 (clean): ᾱ grows with t
@@ -151,10 +151,10 @@ def karras_alphas_cumprod(t, sigma_min, sigma_max, rho):
     rho        ρ      number  7
     returns    ᾱ      (...)
     """
-    return 1 / (1 + karras_sigmas(t, sigma_min, sigma_max, rho) ** 2)
+    return 1 / (1 + karras_sigmas(t, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho) ** 2)
 
 
-def timesteps(steps, end):
+def timesteps(steps, *, end=1e-3):
     """t_i = 1 + (end − 1) i / (N − 1): from noise (1) to almost clean (end), for schedules that are clean at t = 0
 
     steps    N  int     number of times, at least 2
@@ -217,8 +217,8 @@ def q_sample_vjp(cotangent, x_0, t, noise, alphas_cumprod):
 def p_losses(prediction, noise):
     """L = mean (ε_θ − z)²        (L_simple, Ho et al. 2020 eq. 14)
 
-    prediction  ε_θ  (...)  what the model says the noise was, given x_t and t
-    noise       z    (...)  what it was
+    prediction  ε_θ  (...)  noise predicted by the model from x_t and t
+    noise       z    (...)  true noise
     returns     L    ()     its minimiser is the conditional mean, so that score = −ε_θ/σ
     """
     difference = prediction - noise
@@ -234,8 +234,8 @@ def p_losses_vjp(cotangent, prediction, noise):
 def p_losses_l1(prediction, noise):
     """L = mean |ε_θ − z|: another convention, whose minimiser is the conditional median and not the score
 
-    prediction  ε_θ  (...)  what the model says the noise was, given x_t and t
-    noise       z    (...)  what it was
+    prediction  ε_θ  (...)  noise predicted by the model from x_t and t
+    noise       z    (...)  true noise
     returns     L    ()
     """
     difference = prediction - noise
@@ -310,17 +310,17 @@ def posterior_vjp(mean_cotangent, variance_cotangent, x_0, x_t, t, betas):
     return _per_sample(c_0, x_0) * mean_cotangent, _per_sample(c_t, x_t) * mean_cotangent
 
 
-def p_sample(x_t, t, eps, noise, betas, clip):
+def p_sample(x_t, t, eps, noise, betas, *, clip=True):
     """x_{t−1} = (x_t − β_t/√(1 − ᾱ_t) ε)/√α_t + √β̃_t z,  z = 0 at t = 0        (Ho et al. 2020 Alg. 2)
 
-    With ``clip`` the estimate x̂_0 is first held in [−c, c], and the mean is that of the posterior: μ̃_t(clip(x̂_0), x_t).
+    With ``clip`` the estimate x̂_0 is clipped to [−c, c], and the mean is that of the posterior: μ̃_t(clip(x̂_0), x_t).
 
     x_t      x_t      (B, ...)  noisy data
     t        t        (B,)      step of every sample, 0 … T − 1
     eps      ε        (B, ...)  predicted noise
-    noise    z        (B, ...)  standard normal; not looked at where t = 0
+    noise    z        (B, ...)  standard normal; not read where t = 0
     betas    β        (T,)      float64
-    clip     c                  False: Algorithm 2 as printed; True: c = 1; or the number c
+    clip     c                  False: Algorithm 2 as printed; True: c = 1, for data in [−1, 1]; or the number c
     returns  x_{t−1}  (B, ...)
     """
     alpha_bar = alphas_cumprod(betas)
@@ -336,7 +336,7 @@ def p_sample(x_t, t, eps, noise, betas, clip):
 
 
 def p_sample_vjp(cotangent, x_t, t, eps, noise, betas, clip):
-    """by x_t, ε and z: what the clip holds back passes no gradient"""
+    """by x_t, ε and z: no gradient passes where x̂_0 was clipped"""
     alpha_bar = alphas_cumprod(betas)
     c_0, c_t, variance = posterior_coefficients(t, betas)
     by_noise = np.where(_per_sample(t, x_t) > 0, _per_sample(np.sqrt(variance), x_t) * cotangent, 0.0)
@@ -352,10 +352,10 @@ def p_sample_vjp(cotangent, x_t, t, eps, noise, betas, clip):
     return by_xt + _per_sample(c_t, x_t) * cotangent, by_eps, by_noise
 
 
-def ddim_coefficients(t, t_prev, alphas_cumprod, eta):
+def ddim_coefficients(t, t_prev, alphas_cumprod, *, eta=0.0):
     """a = √ᾱ_p,  b = √(1 − ᾱ_p − σ²),  σ = η √((1 − ᾱ_p)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_p)        (Song et al. 2021 eq. 12, 16)
 
-    The difference under the second root is written as a product of what is not negative,
+    The difference under the second root is written as a product of factors ≥ 0,
     (1 − ᾱ_p − σ²) (1 − ᾱ_t) = (1 − ᾱ_p) ((1 − η²)(1 − ᾱ_t) + η² ᾱ_t (1 − ᾱ_p)/ᾱ_p): as printed its digits are lost, and
     for small ᾱ_t its sign.
 
@@ -376,31 +376,32 @@ def ddim_coefficients(t, t_prev, alphas_cumprod, eta):
     )
 
 
-def ddim_step(x_t, t, t_prev, eps, noise, alphas_cumprod, eta, clip, recompute_eps):
+def ddim_step(x_t, t, t_prev, eps, alphas_cumprod, *, noise=None, eta=0.0, clip=True, recompute_eps=False):
     """x_p = √ᾱ_p x̂_0 + √(1 − ᾱ_p − σ²) ε + σ z        (Song et al. 2021 eq. 12; σ as in ``ddim_coefficients``)
 
-    With ``clip`` the estimate x̂_0 is first held in [−c, c]. What it then implies about the noise is
-    ε' = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t); ``recompute_eps`` says whether ε' takes the place of ε.
+    With ``clip`` the estimate x̂_0 is clipped to [−c, c]. The noise that belongs to it is
+    ε' = (x_t − √ᾱ_t x̂_0)/√(1 − ᾱ_t); ``recompute_eps`` replaces ε by ε'.
 
     x_t             x_t  (B, ...)  noisy data
     t               t    (B,)      step of every sample, 0 … T − 1
     t_prev          p    (B,)      the step to go to, −1 … t − 1; −1 is the data
     eps             ε    (B, ...)  predicted noise
-    noise           z    (B, ...)  standard normal; not looked at where σ = 0
     alphas_cumprod  ᾱ    (T,)      float64
+    noise           z    (B, ...)  standard normal; not read where σ = 0, may be omitted for η = 0
     eta             η    number    0 (deterministic) to 1
-    clip            c              False: as printed; True: c = 1; or the number c
-    recompute_eps        bool      True: x̂_0, ε' and x_t agree (guided-diffusion); False: the model's ε is kept
+    clip            c              False: as printed; True: c = 1, for data in [−1, 1]; or the number c
+    recompute_eps        bool      True: ε' and so x̂_0, ε and x_t agree (guided-diffusion); False: the model's ε is kept
     returns         x_p  (B, ...)
     """
-    a, b, sigma = (_per_sample(c, x_t) for c in ddim_coefficients(t, t_prev, alphas_cumprod, eta))
+    a, b, sigma = (_per_sample(c, x_t) for c in ddim_coefficients(t, t_prev, alphas_cumprod, eta=eta))
     x_0, direction = predict_x0(x_t, t, eps, alphas_cumprod), eps
     if clip is not False:
         c = 1.0 if clip is True else clip
         x_0 = np.minimum(np.maximum(x_0, -c), c)
         if recompute_eps:
             direction = _implied_eps(x_t, t, x_0, alphas_cumprod)
-    return a * x_0 + b * direction + np.where(sigma > 0.0, sigma * noise, 0.0)
+    mean = a * x_0 + b * direction
+    return mean if noise is None else mean + np.where(sigma > 0.0, sigma * noise, 0.0)
 
 
 def _implied_eps(x_t, t, x_0, alphas_cumprod):
@@ -410,8 +411,8 @@ def _implied_eps(x_t, t, x_0, alphas_cumprod):
 
 
 def ddim_step_vjp(cotangent, x_t, t, t_prev, eps, noise, alphas_cumprod, eta, clip, recompute_eps):
-    """by x_t, ε and z: what the clip holds back passes no gradient"""
-    a, b, sigma = (_per_sample(c, x_t) for c in ddim_coefficients(t, t_prev, alphas_cumprod, eta))
+    """by x_t, ε and z: no gradient passes where x̂_0 was clipped"""
+    a, b, sigma = (_per_sample(c, x_t) for c in ddim_coefficients(t, t_prev, alphas_cumprod, eta=eta))
     by_x0, by_direction = a * cotangent, b * cotangent
     by_noise = np.where(sigma > 0.0, sigma * cotangent, 0.0)
     if clip is False:
@@ -466,7 +467,7 @@ def classifier_free_guidance_paper_vjp(cotangent, eps_cond, eps_uncond, w):
     return (1 + w) * cotangent, -w * cotangent
 
 
-def three_channel_guidance(eps_cond, eps_uncond, w):
+def three_channel_guidance(eps_cond, eps_uncond, w=4.0):
     """ε_k = ε_u,k + w (ε_c,k − ε_u,k) for channels k < 3, ε_k = ε_c,k for the others        (DiT, 2212.09748, code)
 
     eps_cond    ε_c  (B, C, ...)  noise predicted with the condition
@@ -485,7 +486,7 @@ def three_channel_guidance_vjp(cotangent, eps_cond, eps_uncond, w):
     return np.concatenate([by_cond, rest], axis=1), np.concatenate([by_uncond, 0 * rest], axis=1)
 
 
-def power_cosine_weight(t, steps, w_max, power):
+def power_cosine_weight(t, *, steps=1000, w_max=4.6, power=4.0):
     """w(t) = 1 + (w_max − 1) (1 − cos(π (1 − t/T)^p))/2        (DiffiT, 2312.02139, code: p = 4)
 
     t        t      (...)   time, 0 (clean) to T (noise)
@@ -500,35 +501,35 @@ def power_cosine_weight(t, steps, w_max, power):
 # -- in continuous time -----------------------------------------------------------------------------------------------
 
 
-def linear_sde_coefficients(t, steps, beta_1, beta_T):
+def linear_sde_coefficients(t, *, steps=1000, beta_start=1e-4, beta_end=0.02):
     """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = T (β_1 + (β_T − β_1) t)        (Song et al. 2021, 2011.13456, eq. 11)
 
-    t       t    (...)   time, 0 (clean) to 1 (noise)
-    steps   T    number  steps that the β are counted in; 0.1 and 20 are T β_1 and T β_T in the paper
-    beta_1  β_1  number  noise variance of the first step
-    beta_T  β_T  number  and of the last
-    returns f    (...)   drift of dx = f x dt + g dw
-            g²   (...)   squared diffusion
+    t           t    (...)   time, 0 (clean) to 1 (noise)
+    steps       T    number  steps that the β are counted in; 0.1 and 20 are T β_1 and T β_T in the paper
+    beta_start  β_1  number  noise variance of the first step
+    beta_end    β_T  number  and of the last
+    returns     f    (...)   drift of dx = f x dt + g dw
+                g²   (...)   squared diffusion
     """
-    beta = steps * (beta_1 + (beta_T - beta_1) * t)
+    beta = steps * (beta_start + (beta_end - beta_start) * t)
     return -beta / 2, beta
 
 
-def quadratic_sde_coefficients(t, steps, beta_1, beta_T):
+def quadratic_sde_coefficients(t, *, steps=1000, beta_start=1e-4, beta_end=0.02):
     """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = T (β_1 + (β_T − β_1) t²)
 
-    t       t    (...)   time, 0 (clean) to 1 (noise)
-    steps   T    number  steps that the β are counted in
-    beta_1  β_1  number  noise variance of the first step
-    beta_T  β_T  number  and of the last
-    returns f    (...)   drift of dx = f x dt + g dw
-            g²   (...)   squared diffusion
+    t           t    (...)   time, 0 (clean) to 1 (noise)
+    steps       T    number  steps that the β are counted in
+    beta_start  β_1  number  noise variance of the first step
+    beta_end    β_T  number  and of the last
+    returns     f    (...)   drift of dx = f x dt + g dw
+                g²   (...)   squared diffusion
     """
-    beta = steps * (beta_1 + (beta_T - beta_1) * t**2)
+    beta = steps * (beta_start + (beta_end - beta_start) * t**2)
     return -beta / 2, beta
 
 
-def cosine_sde_coefficients(t, s):
+def cosine_sde_coefficients(t, *, s=0.008):
     """f = −β/2,  g² = β,  β(t) = −d log ᾱ/dt = π/(1 + s) · tan(π/2 · (t + s)/(1 + s))
 
     t  t  (...)   time, 0 (clean) up to but not 1 (noise), where β is infinite
@@ -540,7 +541,7 @@ def cosine_sde_coefficients(t, s):
     return -beta / 2, beta
 
 
-def karras_sde_coefficients(t, sigma_min, sigma_max, rho):
+def karras_sde_coefficients(t, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     """f = −β/2,  g² = β,  β(t) = d log ᾱ/dt = −2 σ σ'/(1 + σ²), of ᾱ = 1/(1 + σ²): noise grows as t falls from 1 to 0
 
     t          t      (...)   share of the way, 0 (noise) to 1 (clean)
@@ -550,7 +551,7 @@ def karras_sde_coefficients(t, sigma_min, sigma_max, rho):
     returns    f      (...)   drift of dx = f x dτ + g dw in the time τ = 1 − t, in which noise is added
                g²     (...)   squared diffusion
     """
-    sigma = karras_sigmas(t, sigma_min, sigma_max, rho)
+    sigma = karras_sigmas(t, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
     beta = -2 * sigma * karras_sigmas_vjp(1.0, t, sigma_min, sigma_max, rho) / (1 + sigma**2)
     return -beta / 2, beta
 

@@ -61,12 +61,12 @@ def _root(covariance):
 # -- language models --------------------------------------------------------------------------------------------------
 
 
-def token_losses(logits, labels, ignore_index):
+def token_losses(logits, labels, *, ignore_index=-100):
     """S = −Σ_t log p_t(w_t),  log p_t(w) = z_tw − log Σ_v exp z_tv;  n = #{t : w_t ≠ ignored}
 
     logits        z  (..., V)  scores of every token of the vocabulary
     labels        w  (...)     the right token, 0 … V − 1, or ``ignore_index``
-    ignore_index     int       label of what does not count: padding; −100 by custom
+    ignore_index     int       label that is left out, such as padding; −100 as in torch
     returns       S  ()        nats; 0 where nothing counts
                   n  ()        int64, tokens that count: sums over batches weigh every token alike
     """
@@ -91,15 +91,15 @@ def token_losses_vjp(loss_cotangent, count_cotangent, logits, labels, ignore_ind
     return np.where((labels != ignore_index)[..., None], loss_cotangent * away, 0.0)
 
 
-def cross_entropy(logits, labels, ignore_index):
+def cross_entropy(logits, labels, *, ignore_index=-100):
     """L = −Σ_t log p_t(w_t) / n, over the n tokens that count
 
     logits        z  (..., V)  scores of every token of the vocabulary
     labels        w  (...)     the right token, 0 … V − 1, or ``ignore_index``
-    ignore_index     int       label of what does not count
+    ignore_index     int       label that is left out
     returns       L  ()        nats per token; NaN where nothing counts, as 0/0 is
     """
-    total, count = token_losses(logits, labels, ignore_index)
+    total, count = token_losses(logits, labels, ignore_index=ignore_index)
     return total / count
 
 
@@ -109,20 +109,20 @@ def cross_entropy_vjp(cotangent, logits, labels, ignore_index):
     return token_losses_vjp(cotangent / count, 0, logits, labels, ignore_index)
 
 
-def perplexity(logits, labels, ignore_index):
+def perplexity(logits, labels, *, ignore_index=-100):
     """PPL = exp(−Σ_t log p_t(w_t) / n): every token weighs alike, whatever sequence it stands in
 
     logits        z    (..., V)  scores of every token of the vocabulary
     labels        w    (...)     the right token, 0 … V − 1, or ``ignore_index``
-    ignore_index       int       label of what does not count
+    ignore_index       int       label that is left out
     returns       PPL  ()        V for equal scores; NaN where nothing counts
     """
-    return np.exp(cross_entropy(logits, labels, ignore_index))
+    return np.exp(cross_entropy(logits, labels, ignore_index=ignore_index))
 
 
 def perplexity_vjp(cotangent, logits, labels, ignore_index):
     """P̄ PPL ∂L/∂z"""
-    value = perplexity(logits, labels, ignore_index)
+    value = perplexity(logits, labels, ignore_index=ignore_index)
     return cross_entropy_vjp(cotangent * value, logits, labels, ignore_index)
 
 
@@ -172,7 +172,7 @@ def needle_score_vjp(log_cotangent, rank_cotangent, logits, position, answer):
     return np.where(here[:, :, None], away[:, None, :], 0.0)
 
 
-def needle_prompt(haystack, needle, question, length, depth):
+def needle_prompt(haystack, needle, question, *, length, depth):
     """h₀ … h_{a−1} needle h_a … h_{k−1} question,  k = min(|h|, n − |needle| − |question|),  a = ⌊k · depth/100⌋
 
     haystack  h  (H,)  token ids to hide it in; cut at the end to what fits: it alone is cut

@@ -25,16 +25,18 @@ def stride(length, overlap):
     return max(1, length - int(length * overlap))
 
 
-def sliding_windows(n, length, stride, min_length):
+def sliding_windows(n, length, *, stride=None, min_length=None):
     """a_i = i s,  b_i = min(a_i + L, n),  i = 0, 1, … until b_i = n; a last window shorter than m is a = n − L instead
 
     n           n  int   tokens there are, at least 0
     length      L  int   tokens in a window, at least 1
-    stride      s  int   tokens from one start to the next, 1 … L, so that nothing lies between two windows
-    min_length  m  int   least tokens in a last window that keeps its place, 1 … L; m = L makes every window full
+    stride      s  int   tokens from one start to the next, 1 … L, so that nothing lies between two windows; None: L
+    min_length  m  int   least tokens in a last window that keeps its place, 1 … L; None: L, every window is full
     returns     a  (W,)  int64, first token of every window, strictly increasing; none for n = 0
                 b  (W,)  int64, one past its last token; every token lies in some window, and for n ≤ L in one
     """
+    stride = length if stride is None else stride
+    min_length = length if min_length is None else min_length
     if n == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     steps = -(-max(n - length, 0) // stride)

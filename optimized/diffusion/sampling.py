@@ -1,4 +1,4 @@
-"""The loop of a sampler: what the steps of a diffusion model have in common, whatever one step does."""
+"""The sampling loop and its parts: times, noise, the start, the device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import torch
 
-from trueness.optimized.training.optimization import evaluating
+from trueness.optimized._lib.modes import evaluating
 
 Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Step = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]

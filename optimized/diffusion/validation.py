@@ -1,4 +1,4 @@
-"""Shared by the family diffusion: what is refused, in one sentence each, and sums with one weight per sample."""
+"""Argument validation that the modules of this family share: each helper raises ValueError with one sentence."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import math
 
 import torch
 
-from trueness.optimized._lib.validation import require_floating
+from trueness.optimized._lib.dispatch import under_functorch
+from trueness.optimized._lib.validation import INTEGERS, require_floating
 
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-# -- what is refused --------------------------------------------------------------------------------------------------
+Device = torch.device | str | None
 
 
 def require_number(value: float, name: str, allowed: str, low: float, high: float) -> None:
@@ -58,16 +56,19 @@ def require_steps(t: torch.Tensor, x: torch.Tensor, name: str, table: torch.Tens
         raise ValueError(
             f"t was on {t.device} and {table_name} on {table.device}; both must be on {x.device}, where {name} is."
         )
-    if torch.compiler.is_compiling() or t.is_cuda or not t.shape[0]:
+    if not _readable(t):
         return
-    try:
-        low, high = int(t.min()), int(t.max())
-    except RuntimeError:  # under a transformation that knows no values: nothing to read
-        return
+    low, high = int(t.min()), int(t.max())
     if low < 0 or high >= table.shape[0]:
         raise ValueError(
             f"t was between {low} and {high}; it must lie in [0, {table.shape[0]}), the length of {table_name}."
         )
+
+
+def _readable(t: torch.Tensor) -> bool:
+    """Whether the values of t can be read without waiting for a device: on the CPU, under no trace or transform."""
+    plain = type(t) is torch.Tensor and t.device.type == "cpu" and t.shape[0] > 0
+    return plain and not torch.compiler.is_compiling() and not under_functorch()
 
 
 def require_weights(c: torch.Tensor, name: str, x: torch.Tensor) -> None:
@@ -91,12 +92,9 @@ def require_previous(t_prev: torch.Tensor, t: torch.Tensor) -> None:
         raise ValueError(
             f"t_prev was {tuple(t_prev.shape)} on {t_prev.device}; it must be like t, {tuple(t.shape)} on {t.device}."
         )
-    if torch.compiler.is_compiling() or t.is_cuda or not t.shape[0]:
+    if not _readable(t):
         return
-    try:
-        low, gap = int(t_prev.min()), int((t.long() - t_prev.long()).min())
-    except RuntimeError:  # under a transformation that knows no values: nothing to read
-        return
+    low, gap = int(t_prev.min()), int((t.long() - t_prev.long()).min())
     if low < -1 or gap < 1:
         raise ValueError(f"t_prev was as low as {low} and came within {gap} of t; it must lie in [−1, t).")
 
@@ -115,32 +113,6 @@ def clip_bound(clip: bool | float) -> float | None:
     return clip
 
 
-# -- weighted sums ----------------------------------------------------------------------------------------------------
-
-
-def in_place() -> bool:
-    """Whether a sum may grow in place: not while tracing, nor under vmap, where a later term may have more axes."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
-
-
-def weight(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """c (B,) float64 as (B, 1, …) in the type that x is summed in."""
-    working = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return per_sample(c.to(working), x)
-
-
-def per_sample(c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """c (B,) as (B, 1, …), so that it stands beside x (B, …)."""
-    return c.reshape(c.shape + (1,) * (x.ndim - 1))
-
-
-def plus(total: torch.Tensor, c: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """total + c x, in place where that is allowed; ``total`` is ours."""
-    if in_place():
-        return total.addcmul_(x, weight(c, x))
-    return torch.addcmul(total, x, weight(c, x))
-
-
-def weighted_sum(a: torch.Tensor, x: torch.Tensor, b: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """a x + b y, one weight per sample, in the working type."""
-    return plus(x * weight(a, x), b, y)
+def require_rates(steps: float, beta_start: float, beta_end: float) -> None:
+    for value, name in ((steps, "steps"), (beta_start, "beta_start"), (beta_end, "beta_end")):
+        require_number(value, name, "a positive number", 0, math.inf)

@@ -24,6 +24,7 @@ import math
 import torch
 
 from trueness.optimized._lib.dtypes import upcast
+from trueness.optimized._lib.modes import evaluating
 from trueness.optimized._lib.validation import require_count, require_floating
 from trueness.optimized.training.checkpoints import (
     Checkpoint,
@@ -53,7 +54,6 @@ from trueness.optimized.training.optimization import (
     EMA,
     GradientAccumulator,
     WarmupCosine,
-    evaluating,
     require_decay,
     require_schedule,
 )

@@ -363,21 +363,3 @@ class GradientAccumulator:
         self.discard()
         for key in self.COUNTS:
             setattr(self, key, state[key])
-
-
-# -- modes ------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """``module.eval()``, and on leaving every submodule back in the mode that it was in, also after an error.
-
-    ``module.train()`` would put a frozen normalisation layer into training mode as well.
-    """
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield module
-    finally:
-        for part, training in modes:
-            part.training = training

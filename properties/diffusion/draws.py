@@ -17,8 +17,8 @@ from trueness.tools.spec.model import Formula, Implementation
 
 HO = "Ho, Jain & Abbeel 2020 (2006.11239)"
 SCHEDULES = {
-    "linear": lambda steps: true.linear_betas(steps, 1e-4, 0.02),
-    "cosine": lambda steps: true.cosine_betas(steps, 0.008, 0.999),
+    "linear": lambda steps: true.linear_betas(steps),
+    "cosine": lambda steps: true.cosine_betas(steps),
 }
 DRAWS = {"steps": st.integers(1, 40), "schedule": st.sampled_from(tuple(SCHEDULES))}
 MADE_ONCE = "a schedule is made once and not learned; the laws prove its vjp where it has one"

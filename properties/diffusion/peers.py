@@ -133,10 +133,10 @@ def diffusers_defaults(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip:
 def diffusers_betas(kind: str) -> Any:
     """The β of a DDPMScheduler, which are float32."""
 
-    def call(steps: int, beta_1: float, beta_T: float, *, dtype: Any, device: Any) -> Any:
+    def call(steps: int, beta_start: float, beta_end: float, *, dtype: Any, device: Any) -> Any:
         from diffusers import DDPMScheduler
 
-        options: Any = {"beta_start": beta_1, "beta_end": beta_T, "beta_schedule": kind}
+        options: Any = {"beta_start": beta_start, "beta_end": beta_end, "beta_schedule": kind}
         made: Any = DDPMScheduler(num_train_timesteps=steps, **options)
         return made.betas.to(device=device, dtype=dtype, copy=True)
 

@@ -21,15 +21,15 @@ from trueness.tools.spec.inputs import Scalar, Table
 SONG = "Song et al. 2021 (2011.13456)"
 ENDS = (
     Scalar("steps", st.integers(1, 200)),
-    Scalar("beta_1", st.floats(1e-5, 1e-3)),
-    Scalar("beta_T", st.floats(2e-3, 0.5)),
+    Scalar("beta_start", st.floats(1e-5, 1e-3)),
+    Scalar("beta_end", st.floats(2e-3, 0.5)),
 )
 # in continuous time T counts nothing, so that it is a number like the others; ``length`` is how many times are drawn
 LENGTH = {"length": st.integers(1, 40)}
 RATES = (
     Scalar("steps", st.sampled_from((1000, 100, 50.5))),
-    Scalar("beta_1", st.floats(1e-5, 1e-3)),
-    Scalar("beta_T", st.floats(2e-3, 0.05)),
+    Scalar("beta_start", st.floats(1e-5, 1e-3)),
+    Scalar("beta_end", st.floats(2e-3, 0.05)),
 )
 KARRAS = (
     Scalar("sigma_min", st.floats(1e-3, 0.1)),
@@ -70,7 +70,7 @@ FORMULAS = (
         "Nichol & Dhariwal 2021 (2102.09672) eq. 17",
         Scalar("steps", st.integers(1, 200)),
         Scalar("s", st.sampled_from((0.008, 0.02, 0.001))),
-        Scalar("beta_max", st.sampled_from((0.999, 0.99))),
+        Scalar("max_beta", st.sampled_from((0.999, 0.99))),
     ),
     schedule(
         "karras_sigmas",

@@ -12,18 +12,18 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
-from trueness.optimized.diffusion.validation import INTEGERS
+from trueness.optimized._lib.validation import INTEGERS
+from trueness.properties._lib.laws import F64, assert_within, bound
 from trueness.properties.diffusion import draws, peers
 from trueness.properties.diffusion.laws import (
     COSINE,
     DIGITS,
-    F64,
     LINEAR,
-    assert_is,
+    VERSIONS,
     assert_prints,
     both,
-    bound,
     every,
+    flat,
     given,
     ours,
     schedules,
@@ -38,12 +38,12 @@ from trueness.tools.arithmetic.formats import precision, round_to
 
 
 @both("cosine_betas")
-@given(steps=st.integers(1, 300), s=st.floats(0.001, 0.1), beta_max=st.floats(0.9, 0.999))
+@given(steps=st.integers(1, 300), s=st.floats(0.001, 0.1), max_beta=st.floats(0.9, 0.999))
 def test_cosine_betas_lie_above_zero_and_not_above_their_maximum(
-    function: Any, steps: int, s: float, beta_max: float
+    function: Any, steps: int, s: float, max_beta: float
 ) -> None:
-    beta = function(steps, s, beta_max)
-    assert (beta > 0).all() and (beta <= beta_max).all() and beta[-1] == beta_max
+    beta = function(steps, s, max_beta)
+    assert (beta > 0).all() and (beta <= max_beta).all() and beta[-1] == max_beta
 
 
 @both("alphas_cumprod")
@@ -57,10 +57,10 @@ def test_the_share_of_signal_falls_strictly_between_one_and_zero(function: Any, 
 @given(steps=st.integers(2, 200), s=st.floats(0.001, 0.1))
 def test_cosine_betas_multiply_back_to_the_cosine_until_the_cap(function: Any, steps: int, s: float) -> None:
     def law(s: Any) -> Any:
-        return true.alphas_cumprod(true.cosine_betas(steps, s, 0.999))[:-1]
+        return true.alphas_cumprod(true.cosine_betas(steps, s=s))[:-1]
 
-    found = function(true.cosine_betas(steps, s, 0.999))[:-1]
-    assert_is(true.cosine_alphas_cumprod(np.arange(1, steps) / steps, s), found, law, s, reduction=steps)
+    found = function(true.cosine_betas(steps, s=s))[:-1]
+    assert_within(true.cosine_alphas_cumprod(np.arange(1, steps) / steps, s=s), found, law, s, reduction=steps)
 
 
 @both("cosine_alphas_cumprod")
@@ -72,7 +72,7 @@ def test_the_cosine_is_its_forty_digit_value(function: Any, s: float, u: np.ndar
             return mpmath.cos((mpmath.mpf(u) + mpmath.mpf(s)) / (1 + mpmath.mpf(s)) * mpmath.pi / 2) ** 2
 
         want = np.array([float(f(float(x)) / f(0)) for x in u])
-    assert_is(want, function(u, s), true.cosine_alphas_cumprod, u, s)
+    assert_within(want, function(u, s), flat.cosine_alphas_cumprod, u, s)
     assert function(np.zeros(1), s)[0] == 1
 
 
@@ -82,11 +82,11 @@ def test_linear_betas_are_evenly_spaced_from_the_first_to_the_last(
     function: Any, steps: int, first: float, last: float
 ) -> None:
     def law(first: Any, last: Any) -> Any:
-        return true.linear_betas(steps, first, last)
+        return true.linear_betas(steps, beta_start=first, beta_end=last)
 
     beta = function(steps, first, last)
     assert beta[0] == first
-    assert_is(np.linspace(first, last, steps), beta, law, first, last)
+    assert_within(np.linspace(first, last, steps), beta, law, first, last)
 
 
 @both("karras_sigmas")
@@ -97,8 +97,8 @@ def test_karras_sigmas_fall_from_the_largest_to_the_smallest(
     t = np.linspace(0, 1, 20)
     sigma = function(t, low, high, rho)
     assert (np.diff(sigma) < 0).all()
-    assert_is(high, sigma[:1], true.karras_sigmas, t[:1], low, high, rho)
-    assert_is(low, sigma[-1:], true.karras_sigmas, t[-1:], low, high, rho)
+    assert_within(high, sigma[:1], flat.karras_sigmas, t[:1], low, high, rho)
+    assert_within(low, sigma[-1:], flat.karras_sigmas, t[-1:], low, high, rho)
 
 
 @both("timesteps")
@@ -106,11 +106,11 @@ def test_karras_sigmas_fall_from_the_largest_to_the_smallest(
 def test_times_fall_from_one_and_never_below_their_end(function: Any, steps: int, end: float) -> None:
     t = function(steps, end)
     assert t[0] == 1 and (np.diff(t) < 0).all()
-    assert_is(end, t[-1:], lambda end: true.timesteps(steps, end)[-1:], end)
+    assert_within(end, t[-1:], lambda end: true.timesteps(steps, end=end)[-1:], end)
 
 
 def test_float32_times_stay_apart() -> None:
-    t = fast.timesteps(1000, 0.01, dtype=torch.float32)
+    t = fast.timesteps(1000, end=0.01, dtype=torch.float32)
     assert (t.diff() < -torch.finfo(torch.float32).eps).all() and t.dtype == torch.float32
 
 
@@ -119,8 +119,8 @@ def test_float32_times_stay_apart() -> None:
     [
         (true.alphas_cumprod, true.alphas_cumprod_vjp, COSINE[:50], ()),
         (true.sigmas, true.sigmas_vjp, true.alphas_cumprod(LINEAR), ()),
-        (true.cosine_alphas_cumprod, true.cosine_alphas_cumprod_vjp, np.linspace(0.01, 0.99, 30), (0.008,)),
-        (true.karras_sigmas, true.karras_sigmas_vjp, np.linspace(0, 1, 30), (0.002, 80.0, 7.0)),
+        (flat.cosine_alphas_cumprod, true.cosine_alphas_cumprod_vjp, np.linspace(0.01, 0.99, 30), (0.008,)),
+        (flat.karras_sigmas, true.karras_sigmas_vjp, np.linspace(0, 1, 30), (0.002, 80.0, 7.0)),
     ],
 )
 def test_the_complex_step_proves_the_vjp_of_a_schedule(function: Any, vjp: Any, point: Any, rest: Any) -> None:
@@ -132,10 +132,10 @@ def test_the_complex_step_proves_the_vjp_of_a_schedule(function: Any, vjp: Any, 
     def law(g: Any, point: Any) -> Any:
         return np.sum(vjp(g, point, *rest) * v)
 
-    assert_is(g @ tangent, law(g, point), law, g, point, reduction=len(point))
+    assert_within(g @ tangent, law(g, point), law, g, point, reduction=len(point))
     x = torch.from_numpy(point.copy()).requires_grad_()
-    (grad,) = torch.autograd.grad(getattr(fast, function.__name__)(x, *rest), x, torch.from_numpy(g))
-    assert_is(vjp(g, point, *rest), grad.numpy(), vjp, g, point, *rest, reduction=len(point))
+    (grad,) = torch.autograd.grad(getattr(VERSIONS.optimized, function.__name__)(x, *rest), x, torch.from_numpy(g))
+    assert_within(vjp(g, point, *rest), grad.numpy(), vjp, g, point, *rest, reduction=len(point))
 
 
 # -- golden values: 40-digit mpmath, as many digits as are printed ----------------------------------------------------
@@ -174,7 +174,7 @@ GOLDEN_KARRAS = {
 @both("cosine_alphas_cumprod")
 def test_golden_values_of_the_cosine_schedule(function: Any) -> None:
     u = np.array(list(GOLDEN_COSINE))
-    B = bound(true.cosine_alphas_cumprod, u, 0.008).B
+    B = bound(flat.cosine_alphas_cumprod, u, 0.008).B
     for text, out, b in zip(GOLDEN_COSINE.values(), function(u, 0.008), B, strict=True):
         assert_prints(text, out, b)
 
@@ -204,10 +204,10 @@ def test_golden_values_of_the_karras_schedule(function: Any) -> None:
     t = np.array(list(GOLDEN_KARRAS))
 
     def share(t: Any) -> Any:
-        return 1 / (1 + true.karras_sigmas(t, 0.002, 80.0, 7.0) ** 2)
+        return 1 / (1 + true.karras_sigmas(t) ** 2)
 
     sigma = function(t, 0.002, 80.0, 7.0)
-    B, C = bound(true.karras_sigmas, t, 0.002, 80.0, 7.0).B, bound(share, t).B
+    B, C = bound(flat.karras_sigmas, t, 0.002, 80.0, 7.0).B, bound(share, t).B
     for i, (text, alpha_bar) in enumerate(GOLDEN_KARRAS.values()):
         assert_prints(text, sigma[i], B[i])
         assert_prints(alpha_bar, 1 / (1 + sigma[i] ** 2), C[i])
@@ -226,7 +226,7 @@ def test_data_of_unit_variance_keeps_unit_variance(function: Any, beta: np.ndarr
     def law(alpha_bar: Any, q_sample: Any = true.q_sample) -> Any:
         return q_sample(one, t, 0 * one, alpha_bar) ** 2 + q_sample(0 * one, t, one, alpha_bar) ** 2
 
-    assert_is(1, law(alpha_bar, function), law, alpha_bar)
+    assert_within(1, law(alpha_bar, function), law, alpha_bar)
 
 
 @both("q_sample")
@@ -246,7 +246,7 @@ def test_the_estimate_from_the_true_noise_is_the_data(function: Any, seed: int, 
     def law(x_0: Any, noise: Any, alpha_bar: Any, predict_x0: Any = true.predict_x0) -> Any:
         return predict_x0(true.q_sample(x_0, t, noise, alpha_bar), t, noise, alpha_bar)
 
-    assert_is(x_0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar)
+    assert_within(x_0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar)
 
 
 @both("p_losses")
@@ -259,7 +259,7 @@ def test_a_model_that_knows_the_data_has_no_loss(function: Any, seed: int, beta:
         signal, sigma = (true._per_sample(np.sqrt(c), x_0) for c in (alpha_bar, 1 - alpha_bar))
         return p_losses((true.q_sample(x_0, t, noise, alpha_bar) - signal * x_0) / sigma, noise)
 
-    assert_is(0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar, reduction=x_0.size)
+    assert_within(0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar, reduction=x_0.size)
     assert function(x_0, x_0) == 0 < function(x_0, noise)
 
 
@@ -284,7 +284,7 @@ def test_the_posterior_mean_of_a_clean_trajectory_stays_on_it(function: Any, bet
         alpha_bar = true.alphas_cumprod(beta)
         return c_0 + c_t * np.sqrt(alpha_bar) - np.sqrt(np.concatenate([np.ones(1), alpha_bar[:-1]]))
 
-    assert_is(0, law(beta, function), law, beta, reduction=len(beta))
+    assert_within(0, law(beta, function), law, beta, reduction=len(beta))
 
 
 @both("posterior")
@@ -298,7 +298,7 @@ def test_a_step_back_from_the_marginal_reaches_the_marginal(function: Any, beta:
         alpha_bar = true.alphas_cumprod(beta)
         return variance + c_t**2 * (1 - alpha_bar) - (1 - np.concatenate([np.ones(1), alpha_bar[:-1]]))
 
-    assert_is(0, law(beta, function), law, beta, reduction=len(beta))
+    assert_within(0, law(beta, function), law, beta, reduction=len(beta))
 
 
 @pytest.mark.parametrize("beta", [LINEAR, COSINE], ids=["linear", "cosine"])
@@ -319,7 +319,7 @@ def test_the_posterior_and_its_identities_at_forty_digits(posterior: Any, beta: 
                 row.append(float(value))
             before = now
     for k, (found, values) in enumerate(zip(weights(posterior, beta, t), want, strict=True)):
-        assert_is(values, found, lambda b, k=k: weights(true.posterior, b, t)[k], beta, reduction=len(beta))
+        assert_within(values, found, lambda b, k=k: weights(true.posterior, b, t)[k], beta, reduction=len(beta))
 
 
 @both("posterior")
@@ -328,7 +328,7 @@ def test_the_first_posterior_is_the_data_without_variance(function: Any, beta: n
     start = np.array([0])
     c_0, c_t, variance = weights(function, beta, start)
     assert c_t[0] == 0 and variance[0] == 0
-    assert_is(1, c_0, lambda b: weights(true.posterior, b, start)[0], beta, reduction=len(beta))
+    assert_within(1, c_0, lambda b: weights(true.posterior, b, start)[0], beta, reduction=len(beta))
 
 
 @both("posterior")
@@ -341,7 +341,7 @@ def test_the_posterior_is_a_product_of_gaussians(function: Any, beta: np.ndarray
         before = true.alphas_cumprod(beta)[:-1]
         return weights(posterior, beta, t)[2] * ((1 - beta[1:]) / beta[1:] + 1 / (1 - before))
 
-    assert_is(1, law(beta, function), law, beta, reduction=len(beta))
+    assert_within(1, law(beta, function), law, beta, reduction=len(beta))
 
 
 @both("p_sample")
@@ -351,11 +351,11 @@ def test_algorithm_2_is_the_posterior_at_the_estimate(function: Any, seed: int, 
     x_t, eps, noise = np.random.default_rng(seed).standard_normal((3, len(beta), 2))
     t = every(beta)
 
-    def law(x_t: Any, eps: Any, noise: Any, beta: Any, p_sample: Any = true.p_sample, clip: Any = 1e9) -> Any:
+    def law(x_t: Any, eps: Any, noise: Any, beta: Any, p_sample: Any = flat.p_sample, clip: Any = 1e9) -> Any:
         return p_sample(x_t, t, eps, noise, beta, clip)
 
     arguments = (x_t, eps, noise, beta)
-    assert_is(law(*arguments, function, False), law(*arguments, function), law, *arguments, reduction=len(beta))
+    assert_within(law(*arguments, function, False), law(*arguments, function), law, *arguments, reduction=len(beta))
 
 
 @both("p_sample")
@@ -367,10 +367,10 @@ def test_the_last_step_returns_the_clipped_estimate_and_looks_at_no_noise(
     t, alpha_bar = np.array([0]), true.alphas_cumprod(beta)
 
     def law(x_t: Any, eps: Any, beta: Any) -> Any:
-        return true.p_sample(x_t, t, eps, noise, beta, c)
+        return true.p_sample(x_t, t, eps, noise, beta, clip=c)
 
     want = np.clip(true.predict_x0(x_t, t, eps, alpha_bar), -float(c), float(c))
-    assert_is(want, function(x_t, t, eps, noise, beta, c), law, x_t, eps, beta, reduction=len(beta))
+    assert_within(want, function(x_t, t, eps, noise, beta, c), law, x_t, eps, beta, reduction=len(beta))
     assert np.array_equal(function(x_t, t, eps, noise, beta, c), function(x_t, t, eps, noise * np.nan, beta, c))
 
 
@@ -386,9 +386,9 @@ def test_diffusers_takes_the_noise_it_is_given() -> None:
     zero = np.zeros((1, 4))
 
     def law(beta: Any) -> Any:
-        return true.p_sample(zero, t.numpy(), zero, noise.numpy(), beta, True)
+        return true.p_sample(zero, t.numpy(), zero, noise.numpy(), beta)
 
-    assert_is(law(LINEAR), found.numpy(), law, LINEAR, reduction=1000)
+    assert_within(law(LINEAR), found.numpy(), law, LINEAR, reduction=1000)
 
 
 @pytest.mark.parametrize("clip", [False, True], ids=["unclipped", "clipped"])
@@ -411,11 +411,11 @@ def test_digits_walk_back_with_diffusers_step_by_step(dtype: str, table: Any, sc
         t = np.full(len(x), i)
         eps = round_to((x - math.sqrt(alpha_bar[i]) * x_0) / math.sqrt(1 - alpha_bar[i]), dtype)
         noise = round_to(generator.standard_normal(x.shape), dtype)
-        allowed = bounds(true.p_sample, [x, t, eps, noise, beta, clip], units, fmt, 1)[0]
+        allowed = bounds(flat.p_sample, [x, t, eps, noise, beta, clip], units, fmt, 1)[0]
         x_t, e, z = (torch.from_numpy(a).to(fmt.torch) for a in (x, eps, noise))
         steps = torch.from_numpy(t)
         found, _ = peers.step(made, e, steps, x_t, z)
-        mine = fast.p_sample(x_t, steps, e, z, torch.from_numpy(beta), clip)
+        mine = fast.p_sample(x_t, steps, e, z, torch.from_numpy(beta), clip=clip)
         assert allowed.ratio(mine.double().numpy()).max() <= LIMITS["fused"], f"ours at step {i}"
         assert allowed.ratio(found.double().numpy()).max() <= LIMITS["eager"], f"diffusers at step {i}"
         x = found.double().numpy()
@@ -426,9 +426,9 @@ def test_diffusers_cosine_betas_are_the_reference_rounded_once() -> None:
     diffusers = pytest.importorskip("diffusers")
     made = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2").betas
     single = precision("float32")
-    allowed = bounds(lambda s: true.cosine_betas(1000, s, 0.999), [0.008], [F64.u], single, 1)[0]
+    allowed = bounds(lambda s: true.cosine_betas(1000, s=s), [0.008], [F64.u], single, 1)[0]
     assert allowed.ratio(made.double().numpy()).max() <= LIMITS["fused"]
-    assert torch.equal(made, fast.cosine_betas(1000, 0.008, 0.999, dtype=torch.float32))
+    assert torch.equal(made, fast.cosine_betas(1000, dtype=torch.float32))
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -451,20 +451,22 @@ REFUSED = {
     "alphas_cumprod had shape (5, 1)": lambda: fast.q_sample(X, STEPS, X, TABLE[:, None]),
     "betas was list": lambda: fast.alphas_cumprod([0.1]),  # type: ignore[arg-type]
     "betas had shape (0,)": lambda: fast.alphas_cumprod(TABLE[:0]),
-    "clip was -1.0; it must be False, True or a positive number": lambda: fast.p_sample(X, STEPS, X, X, TABLE, -1.0),
-    "clip was None": lambda: fast.p_sample(X, STEPS, X, X, TABLE, None),  # type: ignore[arg-type]
+    "clip was -1.0; it must be False, True or a positive number": lambda: fast.p_sample(
+        X, STEPS, X, X, TABLE, clip=-1.0
+    ),
+    "clip was None": lambda: fast.p_sample(X, STEPS, X, X, TABLE, clip=None),  # type: ignore[arg-type]
     "noise was (3, 2)": lambda: fast.p_losses(X, X.T),
     "prediction had dtype torch.int64": lambda: fast.p_losses(X.long(), X.long()),
-    "steps was 0; it must be an integer of at least 1": lambda: fast.linear_betas(0, 1e-4, 0.02),
-    "steps was 1; it must be an integer of at least 2": lambda: fast.timesteps(1, 0.01),
-    "steps was 2.5": lambda: fast.cosine_betas(2.5, 0.008, 0.999),  # type: ignore[arg-type]
-    "beta_1 was 0": lambda: fast.linear_betas(10, 0, 0.02),
-    "beta_T was 1.0; it must be a number in (0, 1)": lambda: fast.linear_betas(10, 1e-4, 1.0),
-    "beta_max was nan": lambda: fast.cosine_betas(10, 0.008, math.nan),
-    "s was -0.1; it must be a finite number of at least 0": lambda: fast.cosine_betas(10, -0.1, 0.999),
-    "end was 0": lambda: fast.timesteps(10, 0),
-    "u had dtype torch.int64": lambda: fast.cosine_alphas_cumprod(torch.tensor([0]), 0.008),
-    "rho was 0; it must be a positive number": lambda: fast.karras_sigmas(TABLE, 0.002, 80, 0),
+    "steps was 0; it must be an integer of at least 1": lambda: fast.linear_betas(0),
+    "steps was 1; it must be an integer of at least 2": lambda: fast.timesteps(1, end=0.01),
+    "steps was 2.5": lambda: fast.cosine_betas(2.5),  # type: ignore[arg-type]
+    "beta_start was 0": lambda: fast.linear_betas(10, beta_start=0),
+    "beta_end was 1.0; it must be a number in (0, 1)": lambda: fast.linear_betas(10, beta_end=1.0),
+    "max_beta was nan": lambda: fast.cosine_betas(10, max_beta=math.nan),
+    "s was -0.1; it must be a finite number of at least 0": lambda: fast.cosine_betas(10, s=-0.1),
+    "end was 0": lambda: fast.timesteps(10, end=0),
+    "u had dtype torch.int64": lambda: fast.cosine_alphas_cumprod(torch.tensor([0])),
+    "rho was 0; it must be a positive number": lambda: fast.karras_sigmas(TABLE, rho=0),
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from trueness.tools.arithmetic.formats import precision
 
 F64 = precision("float64")
 T = 20
-BETAS = fast.linear_betas(T, 1e-3, 0.4)
+BETAS = fast.linear_betas(T, beta_start=1e-3, beta_end=0.4)
 PROCESS = fast.GaussianDiffusion(BETAS)
 SHAPE = (2, 3)
 
@@ -134,7 +136,7 @@ def test_samples_have_the_asked_type_whatever_the_model_returns(dtype: torch.dty
 
 
 # data left at the last step, and a start of variance 9: a step that is missing can be seen at either end
-SHORT = fast.GaussianDiffusion(fast.linear_betas(T, 0.05, 0.1))
+SHORT = fast.GaussianDiffusion(fast.linear_betas(T, beta_start=0.05, beta_end=0.1))
 
 
 def normal_chain(variance: float, steps: list[int], kind: str) -> float:
@@ -150,8 +152,8 @@ def normal_chain(variance: float, steps: list[int], kind: str) -> float:
 
         def step(x: Any, e: Any, z: Any, now: Any = now, before: Any = before) -> float:
             if kind == "ddpm":
-                return float(true.p_sample(x, now, e, z, betas, False)[0, 0])
-            return float(true.ddim_step(x, now, before, e, z, table, 1.0, False, False)[0, 0])
+                return float(true.p_sample(x, now, e, z, betas, clip=False)[0, 0])
+            return float(true.ddim_step(x, now, before, e, table, noise=z, eta=1.0, clip=False)[0, 0])
 
         v = step(one, eps, 0 * one) ** 2 * v + step(0 * one, 0 * eps, one) ** 2
     return v
@@ -182,13 +184,13 @@ def test_normal_data_come_out_with_the_variance_of_the_chain(kind: str, steps: i
 
 def test_a_training_pair_is_the_forward_process_at_uniform_steps() -> None:
     x_0 = torch.randn(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x_t, t, noise = PROCESS.training_pair(x_0, torch.Generator().manual_seed(1))
+    x_t, t, noise = PROCESS.training_pair(x_0, generator=torch.Generator().manual_seed(1))
     assert torch.equal(x_t, fast.q_sample(x_0, t, noise, PROCESS.alphas_cumprod))
     counts = torch.bincount(t, minlength=T).double()
     expected = len(x_0) / T
     assert len(counts) == T and (counts - expected).abs().max() <= 5 * math.sqrt(expected * (1 - 1 / T))
     assert abs(float(noise.var()) - 1) <= 5 * math.sqrt(2 / (noise.numel() - 1))
-    again = PROCESS.training_pair(x_0, torch.Generator().manual_seed(1))
+    again = PROCESS.training_pair(x_0, generator=torch.Generator().manual_seed(1))
     assert all(torch.equal(a, b) for a, b in zip(again, (x_t, t, noise), strict=True))
 
 
@@ -212,3 +214,59 @@ def test_bad_input_is_refused_in_one_sentence(sentence: str) -> None:
         REFUSED[sentence]()
     message = str(caught.value)
     assert message.startswith(sentence) and message.endswith(".") and "must" in message and "\n" not in message
+
+
+# -- the object -------------------------------------------------------------------------------------------------------
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda process: pickle.loads(pickle.dumps(process)),
+    "to the same device": lambda process: process.to("cpu"),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_copy_samples_the_same_numbers(copied: str) -> None:
+    process = COPIES[copied](PROCESS)
+    assert type(process) is fast.GaussianDiffusion and process.steps == T
+    assert torch.equal(process.betas, PROCESS.betas) and torch.equal(process.alphas_cumprod, PROCESS.alphas_cumprod)
+    for sample in (
+        lambda p: p.ddpm(Zero(), SHAPE, generator=torch.Generator().manual_seed(0)),
+        lambda p: p.ddim(Zero(), SHAPE, steps=5, eta=1.0, generator=torch.Generator().manual_seed(0)),
+    ):
+        assert torch.equal(sample(process), sample(PROCESS))
+
+
+@pytest.mark.parametrize("copied", ["deepcopy", "pickle"])
+def test_a_copy_has_tables_of_its_own(copied: str) -> None:
+    process = COPIES[copied](PROCESS)
+    process.alphas_cumprod.zero_()
+    assert PROCESS.alphas_cumprod.all()
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "meta",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")),
+    ],
+)
+def test_moving_returns_a_copy_and_leaves_the_tables_of_the_original_where_they_are(device: str) -> None:
+    moved = PROCESS.to(device)
+    assert moved is not PROCESS and moved.steps == T
+    assert {moved.betas.device.type, moved.alphas_cumprod.device.type} == {device}
+    assert moved.betas.dtype == moved.alphas_cumprod.dtype == torch.float64
+    assert {PROCESS.betas.device.type, PROCESS.alphas_cumprod.device.type} == {"cpu"}
+    if device == "cuda":
+        assert torch.equal(moved.alphas_cumprod.cpu(), PROCESS.alphas_cumprod), "moved, not computed again"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_defaults_are_those_of_ddim_for_images(dtype: torch.dtype) -> None:
+    """50 steps, η = 0, x̂_0 clipped to [−1, 1], ε of the model kept: as the scheduler of diffusers has them."""
+    process = fast.GaussianDiffusion(fast.linear_betas(100))
+    x_T = 5 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    told = process.ddim(Zero(), SHAPE, steps=50, eta=0.0, clip=True, recompute_eps=False, x_T=x_T, dtype=dtype)
+    assert torch.equal(process.ddim(Zero(), SHAPE, x_T=x_T, dtype=dtype), told)
+    free = process.ddim(Zero(), SHAPE, clip=False, x_T=x_T, dtype=dtype)
+    assert told.abs().max() <= 1 < free.abs().max()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from trueness.optimized import diffusion as fast
-from trueness.properties.diffusion.laws import F64, assert_is, assert_prints, both, bound, given, ours, schedules, seeds
+from trueness.properties._lib.laws import F64, assert_within, bound
+from trueness.properties.diffusion.laws import assert_prints, both, each, flat, given, schedules, seeds
 from trueness.reference import diffusion as true
 from trueness.tools.arithmetic.complex_step import directional_derivative
 
@@ -21,54 +22,55 @@ T = np.linspace(0, 0.98, 50)
 # name of a continuous schedule → (its own arguments, the direction of time in which noise grows)
 CONTINUOUS = {"linear": (RATES, 1), "quadratic": (RATES, 1), "cosine": ((0.008,), 1), "karras": (PAPER, -1)}
 kinds = pytest.mark.parametrize("kind", CONTINUOUS)
-rooms = pytest.mark.parametrize("room", [lambda name: getattr(true, name), ours], ids=["reference", "ours"])
 
 
 # -- the equation -----------------------------------------------------------------------------------------------------
 
 
 @kinds
-@rooms
-def test_beta_is_minus_the_derivative_of_log_alpha_bar(room: Any, kind: str) -> None:
+@each
+def test_beta_is_minus_the_derivative_of_log_alpha_bar(version: Any, kind: str) -> None:
     """by complex step: d log ᾱ/dt = ᾱ'/ᾱ"""
     rest, sign = CONTINUOUS[kind]
-    share = getattr(true, f"{kind}_alphas_cumprod")
+    share = getattr(flat, f"{kind}_alphas_cumprod")
     (slope,) = directional_derivative(share, [T, *rest], [np.ones_like(T), *(None for _ in rest)])
-    _, beta = room(f"{kind}_sde_coefficients")(T, *rest)
+    _, beta = version(f"{kind}_sde_coefficients")(T, *rest)
 
     def law(t: Any) -> Any:
         """as the schedule has it: rounding of ᾱ' and of ᾱ are those of β and of ᾱ"""
-        return getattr(true, f"{kind}_sde_coefficients")(t, *rest)[1] * (share(t, *rest) / share(t, *rest))
+        return getattr(flat, f"{kind}_sde_coefficients")(t, *rest)[1] * (share(t, *rest) / share(t, *rest))
 
-    assert_is(-sign * slope / share(T, *rest), beta, law, T)
+    assert_within(-sign * slope / share(T, *rest), beta, law, T)
 
 
 @kinds
-@rooms
-def test_the_process_preserves_variance_one_and_adds_noise(room: Any, kind: str) -> None:
+@each
+def test_the_process_preserves_variance_one_and_adds_noise(version: Any, kind: str) -> None:
     """dv/dt = 2 f v + g² is 0 at v = 1, exactly, and β ≥ 0."""
-    f, g_squared = room(f"{kind}_sde_coefficients")(T, *CONTINUOUS[kind][0])
+    f, g_squared = version(f"{kind}_sde_coefficients")(T, *CONTINUOUS[kind][0])
     assert (2 * f + g_squared == 0).all() and (g_squared > 0).all()
 
 
 @kinds
-@rooms
-def test_alpha_bar_is_the_exponential_of_the_integral_of_beta(room: Any, kind: str) -> None:
+@each
+def test_alpha_bar_is_the_exponential_of_the_integral_of_beta(version: Any, kind: str) -> None:
     """scipy.integrate.quad, to within its own estimate of its error."""
     rest, sign = CONTINUOUS[kind]
-    share = room(f"{kind}_alphas_cumprod")
+    share = version(f"{kind}_alphas_cumprod")
     for low, high in ((0.0, 0.3), (0.3, 0.9)):
-        total, error = integrate.quad(lambda t: getattr(true, f"{kind}_sde_coefficients")(t, *rest)[1], low, high)
+        total, error = integrate.quad(lambda t: getattr(flat, f"{kind}_sde_coefficients")(t, *rest)[1], low, high)
         ends = share(np.array([low, high]), *rest)
         gap = -sign * np.log(ends[1] / ends[0])
         # ᾱ is exp of a number of the size of the integral, which carries its rounding
         assert abs(gap - total) <= error + 16 * F64.u * (1 + total)
 
 
-@rooms
+@each
 @pytest.mark.parametrize("kind", ["linear", "quadratic", "cosine"])
 @pytest.mark.parametrize("deviation", [0.3, 1.0, 2.0])
-def test_the_probability_flow_carries_normal_data_along_its_marginals(room: Any, kind: str, deviation: float) -> None:
+def test_the_probability_flow_carries_normal_data_along_its_marginals(
+    version: Any, kind: str, deviation: float
+) -> None:
     """For N(0, s²) the score is −x/v, v = ᾱ s² + 1 − ᾱ, and x(t)/x(0) = √(v(t)/s²).
 
     A step of the solver errs by at most atol + rtol |x|; an error at x_k is carried to the end by x(1)/x_k.
@@ -76,7 +78,7 @@ def test_the_probability_flow_carries_normal_data_along_its_marginals(room: Any,
     rest, _ = CONTINUOUS[kind]
     rtol, atol, end = 1e-8, 1e-10, 0.98
     share, coefficients, drift = (
-        room(name) for name in (f"{kind}_alphas_cumprod", f"{kind}_sde_coefficients", "probability_flow_drift")
+        version(name) for name in (f"{kind}_alphas_cumprod", f"{kind}_sde_coefficients", "probability_flow_drift")
     )
 
     def variance(t: float) -> float:
@@ -94,10 +96,10 @@ def test_the_probability_flow_carries_normal_data_along_its_marginals(room: Any,
     assert found.success and abs(path[-1] - want) <= ((atol + rtol * np.abs(path)) * np.abs(want / path)).sum()
 
 
-@rooms
+@each
 @given(seed=seeds, beta=schedules, deviation=st.floats(0.2, 3))
 def test_the_score_of_normal_data_follows_from_its_exact_prediction(
-    room: Any, seed: int, beta: np.ndarray, deviation: float
+    version: Any, seed: int, beta: np.ndarray, deviation: float
 ) -> None:
     """E[z | x_t] = √(1 − ᾱ) x/v gives the score −x/v of N(0, v)."""
     x, t = np.random.default_rng(seed).standard_normal((len(beta), 3)), np.arange(len(beta))
@@ -109,7 +111,7 @@ def test_the_score_of_normal_data_follows_from_its_exact_prediction(
 
     share = true.alphas_cumprod(beta)[:, None]
     want = -x / (share * deviation**2 + 1 - share)
-    assert_is(want, law(x, beta, room("score_from_eps")), law, x, beta, reduction=len(beta))
+    assert_within(want, law(x, beta, version("score_from_eps")), law, x, beta, reduction=len(beta))
 
 
 @both("probability_flow_drift")
@@ -121,7 +123,7 @@ def test_nothing_moves_where_the_data_are_standard_normal(function: Any, seed: i
     def law(x: Any, beta: Any, drift: Any = true.probability_flow_drift) -> Any:
         return drift(x, -x, -beta / 2, beta)
 
-    assert_is(0, law(x, beta, function), law, x, beta)
+    assert_within(0, law(x, beta, function), law, x, beta)
 
 
 # -- rival schedules --------------------------------------------------------------------------------------------------
@@ -131,70 +133,70 @@ ends = {"first": st.floats(1e-5, 1e-3), "last": st.floats(2e-3, 0.9)}
 
 
 @pytest.mark.parametrize("name", BETAS)
-@rooms
+@each
 @given(steps=st.integers(2, 200), **ends)
-def test_betas_grow_and_stay_between_their_ends(room: Any, name: str, steps: int, first: float, last: float) -> None:
-    beta = room(name)(steps, first, last)
-    B = bound(lambda a, b: getattr(true, name)(steps, a, b), first, last).B
+def test_betas_grow_and_stay_between_their_ends(version: Any, name: str, steps: int, first: float, last: float) -> None:
+    beta = version(name)(steps, first, last)
+    B = bound(lambda a, b: getattr(flat, name)(steps, a, b), first, last).B
     assert (np.diff(beta) > 0).all()
     assert beta[0] >= first - B[0] and beta[-1] <= last + B[-1]
     if name == "sigmoid_betas":
         return
 
     def law(first: Any, last: Any) -> Any:
-        return getattr(true, name)(steps, first, last)[[0, -1]]
+        return getattr(flat, name)(steps, first, last)[[0, -1]]
 
-    assert_is(np.array([first, last]), beta[[0, -1]], law, first, last)
-    assert_is(first, room(name)(1, first, last), lambda a, b: getattr(true, name)(1, a, b), first, last)
+    assert_within(np.array([first, last]), beta[[0, -1]], law, first, last)
+    assert_within(first, version(name)(1, first, last), lambda a, b: getattr(flat, name)(1, a, b), first, last)
 
 
-@rooms
+@each
 @given(steps=st.integers(1, 200), **ends)
-def test_the_sigmoid_is_symmetric_about_its_middle(room: Any, steps: int, first: float, last: float) -> None:
+def test_the_sigmoid_is_symmetric_about_its_middle(version: Any, steps: int, first: float, last: float) -> None:
     """β_i + β_{T−1−i} = β_1 + β_T"""
 
-    def law(first: Any, last: Any, betas: Any = true.sigmoid_betas) -> Any:
+    def law(first: Any, last: Any, betas: Any = flat.sigmoid_betas) -> Any:
         beta = betas(steps, first, last)
         return beta + beta[::-1]
 
     if steps > 1:
-        assert_is(first + last, law(first, last, room("sigmoid_betas")), law, first, last)
+        assert_within(first + last, law(first, last, version("sigmoid_betas")), law, first, last)
 
 
-@rooms
+@each
 @given(steps=st.integers(2, 200), **ends)
 def test_the_log_odds_of_the_sigmoid_are_a_line_from_minus_six_to_six(
-    room: Any, steps: int, first: float, last: float
+    version: Any, steps: int, first: float, last: float
 ) -> None:
-    def law(first: Any, last: Any, betas: Any = true.sigmoid_betas) -> Any:
+    def law(first: Any, last: Any, betas: Any = flat.sigmoid_betas) -> Any:
         beta = betas(steps, first, last)
         return np.log((beta - first) / (last - beta))
 
-    assert_is(np.linspace(-6, 6, steps), law(first, last, room("sigmoid_betas")), law, first, last)
+    assert_within(np.linspace(-6, 6, steps), law(first, last, version("sigmoid_betas")), law, first, last)
 
 
-@rooms
+@each
 @given(steps=st.integers(2, 200), **ends)
-def test_the_root_of_scaled_linear_betas_is_a_line(room: Any, steps: int, first: float, last: float) -> None:
-    def law(first: Any, last: Any, betas: Any = true.scaled_linear_betas) -> Any:
+def test_the_root_of_scaled_linear_betas_is_a_line(version: Any, steps: int, first: float, last: float) -> None:
+    def law(first: Any, last: Any, betas: Any = flat.scaled_linear_betas) -> Any:
         return np.sqrt(betas(steps, first, last))
 
-    want = true.linear_betas(steps, first**0.5, last**0.5)
-    assert_is(want, law(first, last, room("scaled_linear_betas")), law, first, last)
+    want = true.linear_betas(steps, beta_start=first**0.5, beta_end=last**0.5)
+    assert_within(want, law(first, last, version("scaled_linear_betas")), law, first, last)
 
 
 @pytest.mark.parametrize("kind", ["linear", "quadratic"])
-@rooms
-def test_many_steps_approach_continuous_time(room: Any, kind: str) -> None:
+@each
+def test_many_steps_approach_continuous_time(version: Any, kind: str) -> None:
     """log ∏ (1 − β) = −Σβ − Σβ²/2 − …; Σβ of a growing β lies within β_T of its integral.
 
     The rest is at most Σβ²/(2 (1 − β)); both fall like 1/n when every step is divided into n.
     """
-    want = np.log(room(f"{kind}_alphas_cumprod")(np.ones(1), *RATES)[0])
+    want = np.log(version(f"{kind}_alphas_cumprod")(np.ones(1), *RATES)[0])
     for n in (1, 2, 4, 8, 16):
-        beta = room(f"{kind}_betas")(1000 * n, 1e-4 / n, 0.02 / n)
+        beta = version(f"{kind}_betas")(1000 * n, 1e-4 / n, 0.02 / n)
         allowed = beta.max() + (beta**2 / (2 * (1 - beta))).sum()
-        assert allowed < 0.1 / n and abs(np.log(room("alphas_cumprod")(beta)[-1]) - want) <= allowed
+        assert allowed < 0.1 / n and abs(np.log(version("alphas_cumprod")(beta)[-1]) - want) <= allowed
 
 
 GOLDEN_KARRAS = {
@@ -211,44 +213,44 @@ GOLDEN_KARRAS = {
 @both("karras_alphas_cumprod")
 def test_golden_values_of_the_share_of_signal_of_karras(function: Any) -> None:
     t = np.array(list(GOLDEN_KARRAS))
-    B = bound(true.karras_alphas_cumprod, t, *PAPER).B
+    B = bound(flat.karras_alphas_cumprod, t, *PAPER).B
     for text, out, b in zip(GOLDEN_KARRAS.values(), function(t, *PAPER), B, strict=True):
         assert_prints(text, out, b)
     assert (np.diff(function(T, *PAPER)) > 0).all(), "it grows with t: t = 0 is noise"
 
 
-@rooms
-def test_golden_values_of_the_equation(room: Any) -> None:
-    f, g_squared = room("cosine_sde_coefficients")(np.array([0.3]), 0.008)
+@each
+def test_golden_values_of_the_equation(version: Any) -> None:
+    f, g_squared = version("cosine_sde_coefficients")(np.array([0.3]), 0.008)
     assert (f"{f[0]:.4f}", f"{g_squared[0]:.4f}") == ("-0.8112", "1.6224")
-    _, beta = room("karras_sde_coefficients")(np.array([0.5]), *PAPER)
+    _, beta = version("karras_sde_coefficients")(np.array([0.5]), *PAPER)
     assert f"{beta[0]:.3f}" == "15.456"
-    sigma = [(1 - share(0.01)) ** 0.5 for share in (cosine(room), linear(room))]
+    sigma = [(1 - share(0.01)) ** 0.5 for share in (cosine(version), linear(version))]
     assert [f"{s:.4f}" for s in sigma] == ["0.0251", "0.0446"]
 
 
-def cosine(room: Any) -> Any:
-    return lambda t: room("cosine_alphas_cumprod")(np.array([t]), 0.008)[0]
+def cosine(version: Any) -> Any:
+    return lambda t: version("cosine_alphas_cumprod")(np.array([t]), 0.008)[0]
 
 
-def linear(room: Any) -> Any:
-    return lambda t: room("linear_alphas_cumprod")(np.array([t]), *RATES)[0]
+def linear(version: Any) -> Any:
+    return lambda t: version("linear_alphas_cumprod")(np.array([t]), *RATES)[0]
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 X, TIME = torch.zeros(2, 3), torch.linspace(0, 0.9, 2, dtype=torch.float64)
 REFUSED = {
-    "steps was 0": lambda: fast.sigmoid_betas(0, 1e-4, 0.02),
-    "beta_1 was -0.1": lambda: fast.quadratic_betas(10, -0.1, 0.02),
-    "beta_T was 1": lambda: fast.scaled_linear_betas(10, 1e-4, 1),
-    "u had dtype torch.int64": lambda: fast.linear_alphas_cumprod(torch.tensor([0]), *RATES),
-    "beta_T was 0; it must be a positive number": lambda: fast.quadratic_alphas_cumprod(TIME, 1000, 1e-4, 0),
-    "steps was 0; it must be a positive number": lambda: fast.linear_sde_coefficients(TIME, 0, 1e-4, 0.02),
-    "t had dtype torch.int64": lambda: fast.quadratic_sde_coefficients(torch.tensor([0]), *RATES),
-    "s was -1; it must be a finite number": lambda: fast.cosine_sde_coefficients(TIME, -1),
-    "sigma_min was 0": lambda: fast.karras_sde_coefficients(TIME, 0, 80.0, 7.0),
-    "rho was nan": lambda: fast.karras_alphas_cumprod(TIME, 0.002, 80.0, float("nan")),
+    "steps was 0": lambda: fast.sigmoid_betas(0, beta_start=1e-4, beta_end=0.02),
+    "beta_start was -0.1": lambda: fast.quadratic_betas(10, beta_start=-0.1),
+    "beta_end was 1": lambda: fast.scaled_linear_betas(10, beta_end=1),
+    "u had dtype torch.int64": lambda: fast.linear_alphas_cumprod(torch.tensor([0])),
+    "beta_end was 0; it must be a positive number": lambda: fast.quadratic_alphas_cumprod(TIME, beta_end=0),
+    "steps was 0; it must be a positive number": lambda: fast.linear_sde_coefficients(TIME, steps=0),
+    "t had dtype torch.int64": lambda: fast.quadratic_sde_coefficients(torch.tensor([0])),
+    "s was -1; it must be a finite number": lambda: fast.cosine_sde_coefficients(TIME, s=-1),
+    "sigma_min was 0": lambda: fast.karras_sde_coefficients(TIME, sigma_min=0),
+    "rho was nan": lambda: fast.karras_alphas_cumprod(TIME, rho=float("nan")),
     "eps was list": lambda: fast.score_from_eps([0.0], torch.tensor([0]), TIME),  # type: ignore[arg-type]
     "f was (3,) torch.float64 on cpu; it must be (2,)": lambda: fast.probability_flow_drift(
         X, X, torch.zeros(3, dtype=torch.float64), TIME

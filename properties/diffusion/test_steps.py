@@ -12,16 +12,16 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
+from trueness.properties._lib.laws import assert_within, bound
 from trueness.properties.diffusion.laws import (
     COSINE,
     DIGITS,
     LINEAR,
-    assert_is,
     assert_prints,
     both,
-    bound,
+    each,
+    flat,
     given,
-    ours,
     schedules,
     seeds,
 )
@@ -29,7 +29,6 @@ from trueness.reference import diffusion as true
 
 etas = st.sampled_from((0.0, 0.3, 1.0))
 longer = schedules.filter(lambda beta: len(beta) > 1)
-rooms = pytest.mark.parametrize("room", [lambda name: getattr(true, name), ours], ids=["reference", "ours"])
 
 
 def jumps(seed: int, steps: int, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -47,27 +46,27 @@ def signal(alpha_bar: Any, t: Any) -> Any:
 # -- DDIM -------------------------------------------------------------------------------------------------------------
 
 
-@rooms
+@each
 @given(seed=seeds, beta=longer)
-def test_with_eta_one_and_adjacent_steps_ddim_is_ddpm(room: Any, seed: int, beta: np.ndarray) -> None:
+def test_with_eta_one_and_adjacent_steps_ddim_is_ddpm(version: Any, seed: int, beta: np.ndarray) -> None:
     """The variance is β̃ and the mean that of Algorithm 2."""
     x_t, eps, noise = np.random.default_rng(seed).standard_normal((3, len(beta), 2))
     t = np.arange(len(beta))
-    step = room("ddim_step")
+    step = version("ddim_step")
 
-    def law(x_t: Any, eps: Any, noise: Any, beta: Any, step: Any = true.ddim_step) -> Any:
+    def law(x_t: Any, eps: Any, noise: Any, beta: Any, step: Any = flat.ddim_step) -> Any:
         return step(x_t, t, t - 1, eps, noise, true.alphas_cumprod(beta), 1.0, False, False)
 
     arguments = (x_t, eps, noise, beta)
-    assert_is(
-        room("p_sample")(x_t, t, eps, noise, beta, False), law(*arguments, step), law, *arguments, reduction=len(t)
+    assert_within(
+        version("p_sample")(x_t, t, eps, noise, beta, False), law(*arguments, step), law, *arguments, reduction=len(t)
     )
 
-    def spread(beta: Any, coefficients: Any = true.ddim_coefficients) -> Any:
+    def spread(beta: Any, coefficients: Any = flat.ddim_coefficients) -> Any:
         return coefficients(t, t - 1, true.alphas_cumprod(beta), 1.0)[2] ** 2
 
-    variance = room("posterior_coefficients")(t, beta)[2]
-    assert_is(variance, spread(beta, room("ddim_coefficients")), spread, beta, reduction=len(t))
+    variance = version("posterior_coefficients")(t, beta)[2]
+    assert_within(variance, spread(beta, version("ddim_coefficients")), spread, beta, reduction=len(t))
 
 
 @both("ddim_coefficients")
@@ -76,12 +75,12 @@ def test_every_eta_reaches_the_same_marginal(function: Any, seed: int, beta: np.
     """a² = ᾱ_p and b² + σ² = 1 − ᾱ_p"""
     t, p = jumps(seed, len(beta))
 
-    def law(beta: Any, coefficients: Any = true.ddim_coefficients) -> Any:
+    def law(beta: Any, coefficients: Any = flat.ddim_coefficients) -> Any:
         alpha_bar = true.alphas_cumprod(beta)
         a, b, sigma = coefficients(t, p, alpha_bar, eta)
         return np.stack([a**2 - signal(alpha_bar, p), b**2 + sigma**2 - (1 - signal(alpha_bar, p))])
 
-    assert_is(0, law(beta, function), law, beta, reduction=len(beta))
+    assert_within(0, law(beta, function), law, beta, reduction=len(beta))
 
 
 @both("ddim_step")
@@ -92,14 +91,14 @@ def test_a_deterministic_step_with_the_true_noise_is_the_forward_process(
     t, p = jumps(seed, len(beta))
     x_0, noise = np.random.default_rng(seed).standard_normal((2, len(t), 3))
 
-    def law(x_0: Any, noise: Any, beta: Any, step: Any = true.ddim_step) -> Any:
+    def law(x_0: Any, noise: Any, beta: Any, step: Any = flat.ddim_step) -> Any:
         alpha_bar = true.alphas_cumprod(beta)
         x_t = true.q_sample(x_0, t, noise, alpha_bar)
         return step(x_t, t, p, noise, 0 * noise, alpha_bar, 0.0, False, False)
 
     share = signal(true.alphas_cumprod(beta), p)[:, None]
     want = np.sqrt(share) * x_0 + np.sqrt(1 - share) * noise
-    assert_is(want, law(x_0, noise, beta, function), law, x_0, noise, beta, reduction=len(beta))
+    assert_within(want, law(x_0, noise, beta, function), law, x_0, noise, beta, reduction=len(beta))
 
 
 @both("ddim_step")
@@ -108,13 +107,13 @@ def test_two_deterministic_steps_with_one_prediction_are_one(function: Any, seed
     x_t, eps = np.random.default_rng(seed).standard_normal((2, 1, 4))
     t, m, p = (np.array([k]) for k in (len(beta) - 1, len(beta) // 2, 0))
 
-    def law(x_t: Any, eps: Any, beta: Any, step: Any = true.ddim_step) -> Any:
+    def law(x_t: Any, eps: Any, beta: Any, step: Any = flat.ddim_step) -> Any:
         alpha_bar = true.alphas_cumprod(beta)
         half = step(x_t, t, m, eps, 0 * eps, alpha_bar, 0.0, False, False)
         return step(half, m, p, eps, 0 * eps, alpha_bar, 0.0, False, False)
 
     want = function(x_t, t, p, eps, 0 * eps, true.alphas_cumprod(beta), 0.0, False, False)
-    assert_is(want, law(x_t, eps, beta, function), law, x_t, eps, beta, reduction=len(beta))
+    assert_within(want, law(x_t, eps, beta, function), law, x_t, eps, beta, reduction=len(beta))
 
 
 @both("ddim_step")
@@ -138,12 +137,12 @@ def test_the_step_to_the_data_is_the_clipped_estimate(
     t, p = np.arange(len(beta)), np.full(len(beta), -1)
     x_t, eps = 3 * np.random.default_rng(seed).standard_normal((2, len(t), 3))
 
-    def law(x_t: Any, eps: Any, beta: Any, step: Any = true.ddim_step) -> Any:
+    def law(x_t: Any, eps: Any, beta: Any, step: Any = flat.ddim_step) -> Any:
         return step(x_t, t, p, eps, 0 * eps, true.alphas_cumprod(beta), eta, clip, again)
 
     estimate = true.predict_x0(x_t, t, eps, true.alphas_cumprod(beta))
     want = np.clip(estimate, -float(clip), float(clip))
-    assert_is(want, law(x_t, eps, beta, function), law, x_t, eps, beta, reduction=len(beta))
+    assert_within(want, law(x_t, eps, beta, function), law, x_t, eps, beta, reduction=len(beta))
 
 
 @both("ddim_step")
@@ -160,12 +159,12 @@ def test_a_recomputed_prediction_is_the_one_whose_estimate_is_clipped(
         share = alpha_bar[t].reshape(-1, 1)
         return (x_t - np.sqrt(share) * x_0) / np.sqrt(1 - share)
 
-    def law(x_t: Any, eps: Any, noise: Any, beta: Any, step: Any = true.ddim_step) -> Any:
+    def law(x_t: Any, eps: Any, noise: Any, beta: Any, step: Any = flat.ddim_step) -> Any:
         again = implied(x_t, eps, beta)
         return step(x_t, t, p, again, noise, true.alphas_cumprod(beta), eta, False, False)
 
     want = function(x_t, t, p, eps, noise, true.alphas_cumprod(beta), eta, True, True)
-    assert_is(want, law(x_t, eps, noise, beta, function), law, x_t, eps, noise, beta, reduction=len(beta))
+    assert_within(want, law(x_t, eps, noise, beta, function), law, x_t, eps, noise, beta, reduction=len(beta))
 
 
 @pytest.mark.parametrize("beta", [LINEAR, COSINE], ids=["linear", "cosine"])
@@ -189,9 +188,9 @@ def test_the_coefficients_are_the_printed_ones_at_forty_digits(function: Any, be
     for k, (found, values) in enumerate(zip(function(t, p, true.alphas_cumprod(beta), eta), want, strict=True)):
 
         def law(beta: Any, k: int = k) -> Any:
-            return true.ddim_coefficients(t, p, true.alphas_cumprod(beta), eta)[k]
+            return true.ddim_coefficients(t, p, true.alphas_cumprod(beta), eta=eta)[k]
 
-        assert_is(values, found, law, beta, reduction=len(beta))
+        assert_within(values, found, law, beta, reduction=len(beta))
 
 
 GOLDEN_DDIM = {
@@ -201,19 +200,19 @@ GOLDEN_DDIM = {
 }
 
 
-@rooms
+@each
 @pytest.mark.parametrize("eta", GOLDEN_DDIM)
-def test_golden_values_of_ddim(room: Any, eta: float) -> None:
+def test_golden_values_of_ddim(version: Any, eta: float) -> None:
     t, p, zero = np.array([500]), np.array([480]), np.zeros((1, 1))
     x, eps = np.full((1, 1), 0.3), np.full((1, 1), -0.7)
 
     def estimate(x: Any, eps: Any, beta: Any, predict: Any = true.predict_x0) -> Any:
         return predict(x, t, eps, true.alphas_cumprod(beta))
 
-    def mean(x: Any, eps: Any, beta: Any, step: Any = true.ddim_step) -> Any:
+    def mean(x: Any, eps: Any, beta: Any, step: Any = flat.ddim_step) -> Any:
         return step(x, t, p, eps, zero, true.alphas_cumprod(beta), eta, False, False)
 
-    def deviation(beta: Any, coefficients: Any = true.ddim_coefficients) -> Any:
+    def deviation(beta: Any, coefficients: Any = flat.ddim_coefficients) -> Any:
         return coefficients(t, p, true.alphas_cumprod(beta), eta)[2]
 
     sigma, middle = GOLDEN_DDIM[eta]
@@ -223,7 +222,7 @@ def test_golden_values_of_ddim(room: Any, eta: float) -> None:
         (middle, mean, "ddim_step", (x, eps, LINEAR)),
     ):
         B = bound(law, *arguments, reduction=1000).B.item()
-        assert_prints(text, law(*arguments, room(name)).item(), B)
+        assert_prints(text, law(*arguments, version(name)).item(), B)
 
 
 # -- guidance ---------------------------------------------------------------------------------------------------------
@@ -241,7 +240,9 @@ def predictions(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_weight_one_is_conditional_and_weight_zero_is_not(function: Any, seed: int) -> None:
     cond, uncond = predictions(seed)
     assert np.array_equal(function(cond, uncond, 0.0), uncond)
-    assert_is(cond, function(cond, uncond, 1.0), lambda c, u: true.classifier_free_guidance(c, u, 1.0), cond, uncond)
+    assert_within(
+        cond, function(cond, uncond, 1.0), lambda c, u: true.classifier_free_guidance(c, u, 1.0), cond, uncond
+    )
 
 
 @both("classifier_free_guidance_paper")
@@ -260,44 +261,44 @@ def test_guidance_is_affine_in_its_weight_and_symmetric_in_its_roles(function: A
     def line(c: Any, u: Any, w: Any) -> Any:
         return (1 - w) * u + w * c
 
-    assert_is(line(cond, uncond, w), function(cond, uncond, w), line, cond, uncond, w)
+    assert_within(line(cond, uncond, w), function(cond, uncond, w), line, cond, uncond, w)
 
     def exchanged(c: Any, u: Any, w: Any, guide: Any = true.classifier_free_guidance) -> Any:
         return guide(u, c, 1 - w)
 
-    assert_is(function(cond, uncond, w), exchanged(cond, uncond, w, function), exchanged, cond, uncond, w)
+    assert_within(function(cond, uncond, w), exchanged(cond, uncond, w, function), exchanged, cond, uncond, w)
 
 
-@rooms
+@each
 @given(seed=seeds, w=weights)
-def test_the_papers_weight_is_smaller_by_one(room: Any, seed: int, w: float) -> None:
+def test_the_papers_weight_is_smaller_by_one(version: Any, seed: int, w: float) -> None:
     cond, uncond = predictions(seed)
 
     def law(c: Any, u: Any, w: Any, guide: Any = true.classifier_free_guidance) -> Any:
         return guide(c, u, 1 + w)
 
-    want = room("classifier_free_guidance_paper")(cond, uncond, w)
-    assert_is(want, law(cond, uncond, w, room("classifier_free_guidance")), law, cond, uncond, w)
+    want = version("classifier_free_guidance_paper")(cond, uncond, w)
+    assert_within(want, law(cond, uncond, w, version("classifier_free_guidance")), law, cond, uncond, w)
 
 
 @pytest.mark.parametrize("name", ["classifier_free_guidance", "classifier_free_guidance_paper"])
-@rooms
+@each
 @given(seed=seeds, w=weights)
-def test_where_the_condition_says_nothing_no_weight_does(room: Any, name: str, seed: int, w: float) -> None:
+def test_where_the_condition_says_nothing_no_weight_does(version: Any, name: str, seed: int, w: float) -> None:
     cond, _ = predictions(seed)
 
     def law(c: Any, w: Any) -> Any:
         return getattr(true, name)(c, c, w)
 
-    assert_is(cond, room(name)(cond, cond, w), law, cond, w)
+    assert_within(cond, version(name)(cond, cond, w), law, cond, w)
 
 
-@rooms
+@each
 @given(seed=seeds, w=weights, channels=st.integers(1, 6))
-def test_of_a_latent_three_channels_are_guided(room: Any, seed: int, w: float, channels: int) -> None:
+def test_of_a_latent_three_channels_are_guided(version: Any, seed: int, w: float, channels: int) -> None:
     cond, uncond = np.random.default_rng(seed).standard_normal((2, 2, channels, 3))
-    found = room("three_channel_guidance")(cond, uncond, w)
-    whole = room("classifier_free_guidance")(cond, uncond, w)
+    found = version("three_channel_guidance")(cond, uncond, w)
+    whole = version("classifier_free_guidance")(cond, uncond, w)
     assert np.array_equal(found[:, :3], whole[:, :3]) and np.array_equal(found[:, 3:], cond[:, 3:])
 
 
@@ -309,10 +310,10 @@ def test_guidance_sets_in_towards_the_data(function: Any, steps: float, w_max: f
     w = function(t, steps, w_max, power)
 
     def start(w_max: Any) -> Any:
-        return true.power_cosine_weight(np.zeros(1), steps, w_max, power)
+        return true.power_cosine_weight(np.zeros(1), steps=steps, w_max=w_max, power=power)
 
-    assert_is(w_max, w[:1], start, w_max)
-    B = bound(lambda w_max: true.power_cosine_weight(t, steps, w_max, power), w_max).B
+    assert_within(w_max, w[:1], start, w_max)
+    B = bound(lambda w_max: true.power_cosine_weight(t, steps=steps, w_max=w_max, power=power), w_max).B
     assert (np.diff(w) <= B[1:] + B[:-1]).all() and w[-1] == 1
 
 
@@ -322,7 +323,7 @@ GOLDEN_WEIGHT = {0.0: "4.6", 250.0: "1.8184", 500.0: "1.0346", 750.0: "1.0001", 
 @both("power_cosine_weight")
 def test_golden_values_of_the_power_cosine_weight(function: Any) -> None:
     t = np.array(list(GOLDEN_WEIGHT))
-    B = bound(true.power_cosine_weight, t, 1000, 4.6, 4.0).B
+    B = bound(flat.power_cosine_weight, t, 1000, 4.6, 4.0).B
     for text, out, b in zip(GOLDEN_WEIGHT.values(), function(t, 1000, 4.6, 4.0), B, strict=True):
         assert_prints(text, out, b)
 
@@ -356,7 +357,7 @@ REFUSED = {
     "eps_cond had shape (2,); it must have an axis of channels": lambda: fast.three_channel_guidance(
         X[:, 0], X[:, 0], 1
     ),
-    "power was 0; it must be a positive number": lambda: fast.power_cosine_weight(TABLE, 1000, 4.6, 0),
+    "power was 0; it must be a positive number": lambda: fast.power_cosine_weight(TABLE, power=0),
 }
 
 

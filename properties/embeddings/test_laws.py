@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import hypothesis
 import mpmath
 import numpy as np
 import pytest
@@ -14,33 +13,25 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import embeddings as fast
-from trueness.properties.embeddings import ORDERS
+from trueness.properties._lib import laws
+from trueness.properties._lib.laws import F64
+from trueness.properties.embeddings import FORMULAS, ORDERS
 from trueness.reference import embeddings as true
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
-from trueness.tools.arithmetic.formats import precision
-from trueness.tools.checks.core import settings_for
 
-F64 = precision("float64")
 times = st.floats(0, 1000)
 dims, shifts, orders = st.integers(2, 40), st.sampled_from((0, 1)), st.sampled_from(ORDERS)
 
 
-def given(**strategies: Any) -> Callable[[Any], Any]:
-    """As everywhere in the project: derandomized, without a clock."""
-    return lambda law: settings_for(40)(hypothesis.given(**strategies)(law))
-
-
-def ours(t: np.ndarray, *rest: Any) -> np.ndarray:
-    return fast.sinusoidal(torch.from_numpy(t), *rest).numpy()
-
-
-both = pytest.mark.parametrize("function", [true.sinusoidal, ours], ids=["reference", "ours"])
+given = partial(laws.given, 40)
+VERSIONS = laws.Versions(true, fast, FORMULAS)
+both = VERSIONS.both("sinusoidal")
 
 
 def rounding(t: np.ndarray, *rest: Any) -> np.ndarray:
     """What honest float64 implementations may differ by."""
     units = [F64.u, 0.0, 0.0, 0.0, 0.0]
-    return LIMITS["eager"] * bounds(true.sinusoidal, [t, *rest], units, F64, 1)[0].B  # type: ignore[no-any-return]
+    return LIMITS["eager"] * bounds(VERSIONS.reference.sinusoidal, [t, *rest], units, F64, 1)[0].B  # type: ignore[no-any-return]
 
 
 @both
@@ -160,35 +151,35 @@ def test_neighbouring_times_are_no_farther_apart_than_their_difference_allows(
 def test_steps_up_to_a_thousand_are_rounded_once_whatever_the_format(shift: int, dim: int, dtype: torch.dtype) -> None:
     """Bit for bit the float64 embedding, rounded: a float32 angle would be off by 1000 · 2⁻²⁴."""
     t = torch.tensor([0, 1, 17, 250, 999]).to(dtype)
-    wide = fast.sinusoidal(t.double(), dim, 1e4, shift, "sin cos")
-    assert torch.equal(fast.sinusoidal(t, dim, 1e4, shift, "sin cos"), wide.to(dtype))
+    wide = fast.sinusoidal(t.double(), dim, shift=shift, order="sin cos")
+    assert torch.equal(fast.sinusoidal(t, dim, shift=shift, order="sin cos"), wide.to(dtype))
 
 
 def test_integer_steps_give_float32_unless_told_otherwise() -> None:
     t = torch.arange(5)
-    e = fast.sinusoidal(t, 8, 1e4, 0, "sin cos")
-    assert e.dtype == torch.float32 and torch.equal(e, fast.sinusoidal(t.float(), 8, 1e4, 0, "sin cos"))
-    assert fast.sinusoidal(t, 8, 1e4, 0, "sin cos", dtype=torch.bfloat16).dtype == torch.bfloat16
+    e = fast.sinusoidal(t, 8, shift=0, order="sin cos")
+    assert e.dtype == torch.float32 and torch.equal(e, fast.sinusoidal(t.float(), 8, shift=0, order="sin cos"))
+    assert fast.sinusoidal(t, 8, shift=0, order="sin cos", dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
 def test_times_of_any_shape_get_one_axis_more(shape: tuple[int, ...]) -> None:
-    assert fast.sinusoidal(torch.ones(shape), 7, 1e4, 1, "cos sin").shape == (*shape, 7)
+    assert fast.sinusoidal(torch.ones(shape), 7, shift=1, order="cos sin").shape == (*shape, 7)
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: fast.sinusoidal(3.0, 8, 1e4, 0, "sin cos"), "t was float; it must be a torch.Tensor"),  # type: ignore[arg-type]
-        (lambda: fast.sinusoidal(torch.ones(3, dtype=torch.bool), 8, 1e4, 0, "sin cos"), "t was torch.bool"),
+        (lambda: fast.sinusoidal(3.0, 8, shift=0, order="sin cos"), "t was float; it must be a torch.Tensor"),  # type: ignore[arg-type]
+        (lambda: fast.sinusoidal(torch.ones(3, dtype=torch.bool), 8, shift=0, order="sin cos"), "t was torch.bool"),
         (
-            lambda: fast.sinusoidal(torch.ones(3), 1, 1e4, 0, "sin cos"),
+            lambda: fast.sinusoidal(torch.ones(3), 1, shift=0, order="sin cos"),
             "dim was 1; it must be an integer of at least 2",
         ),
-        (lambda: fast.sinusoidal(torch.ones(3), 8, 1.0, 0, "sin cos"), "max_period was 1.0"),
-        (lambda: fast.sinusoidal(torch.ones(3), 8, 1e4, 2, "sin cos"), r"shift was 2; it must be 0 \(Vaswani"),
-        (lambda: fast.sinusoidal(torch.ones(3), 8, 1e4, 0, "interleaved"), "order was 'interleaved'"),
-        (lambda: fast.sinusoidal(torch.ones(3), 8, 1e4, None, "sin cos"), "shift was None"),  # type: ignore[arg-type]
+        (lambda: fast.sinusoidal(torch.ones(3), 8, max_period=1.0, shift=0, order="sin cos"), "max_period was 1.0"),
+        (lambda: fast.sinusoidal(torch.ones(3), 8, shift=2, order="sin cos"), r"shift was 2; it must be 0 \(Vaswani"),
+        (lambda: fast.sinusoidal(torch.ones(3), 8, shift=0, order="interleaved"), "order was 'interleaved'"),
+        (lambda: fast.sinusoidal(torch.ones(3), 8, shift=None, order="sin cos"), "shift was None"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call: Any, sentence: str) -> None:
@@ -198,4 +189,4 @@ def test_bad_input_is_refused_with_a_sentence(call: Any, sentence: str) -> None:
 
 def test_neither_convention_is_a_default() -> None:
     with pytest.raises(TypeError, match="shift"):
-        fast.sinusoidal(torch.ones(3), 8, 1e4)  # type: ignore[call-arg]
+        fast.sinusoidal(torch.ones(3), 8)  # type: ignore[call-arg]

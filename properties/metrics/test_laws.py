@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import hypothesis
 import mpmath
 import numpy as np
 import pytest
@@ -14,48 +13,20 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import metrics as fast
+from trueness.properties._lib import laws
+from trueness.properties._lib.laws import F64
+from trueness.properties.metrics import FORMULAS
 from trueness.reference import metrics as true
-from trueness.tools.arithmetic.bounds import LIMITS, Bound, bounds
-from trueness.tools.arithmetic.formats import precision
-from trueness.tools.checks.core import settings_for
+from trueness.tools.arithmetic.bounds import LIMITS
 
-F64 = precision("float64")
-DIGITS, EXAMPLES = 40, 20
+DIGITS = 40
 IGNORED = -100
+VERSIONS = laws.Versions(true, fast, FORMULAS)
+flat, ours, both = VERSIONS.reference, VERSIONS.ours, VERSIONS.both
+given = partial(laws.given, 20)
+bound, assert_within = partial(laws.bound, reduction=64), partial(laws.assert_within, reduction=64)
 seeds = st.integers(0, 2**16)
 sizes = st.integers(1, 5)
-
-
-def given(**strategies: Any) -> Callable[[Any], Any]:
-    """As everywhere in the project: derandomized, without a clock."""
-    return lambda law: settings_for(EXAMPLES)(hypothesis.given(**strategies)(law))
-
-
-def ours(name: str) -> Callable[..., Any]:
-    """The optimized function on NumPy arrays."""
-
-    def call(*arguments: Any) -> Any:
-        natives = [torch.from_numpy(np.array(a)) if isinstance(a, np.ndarray) else a for a in arguments]
-        result = getattr(fast, name)(*natives)
-        return tuple(y.numpy() for y in result) if isinstance(result, tuple) else result.numpy()
-
-    return call
-
-
-def both(name: str) -> Any:
-    return pytest.mark.parametrize("function", [getattr(true, name), ours(name)], ids=["reference", "ours"])
-
-
-def bound(function: Callable[..., Any], *arguments: Any, reduction: int = 64) -> Bound:
-    """The float64 bound of the first output."""
-    units = [F64.u if np.asarray(a).dtype.kind == "f" else 0.0 for a in arguments]
-    with np.errstate(all="ignore"):
-        return bounds(function, arguments, units, F64, reduction)[0]
-
-
-def assert_is(want: Any, out: Any, law: Callable[..., Any], *arguments: Any) -> None:
-    """``out`` is ``want`` to within what rounding does to ``law(*arguments)``."""
-    assert (np.abs(np.asarray(out) - want) <= LIMITS["eager"] * bound(law, *arguments).B).all()
 
 
 def covariance(generator: np.random.Generator, d: int, rank: int) -> np.ndarray:
@@ -92,7 +63,7 @@ def test_the_distance_is_symmetric_and_never_negative(function: Any, seed: int, 
     m1, s1, m2, s2 = gaussians(seed, d)
     there, back = function(m1, s1, m2, s2), function(m2, s2, m1, s1)
     assert there >= 0
-    assert_is(there, back, true.frechet_distance, m1, s1, m2, s2)
+    assert_within(there, back, true.frechet_distance, m1, s1, m2, s2)
 
 
 @both("frechet_distance")
@@ -105,7 +76,7 @@ def test_a_common_rotation_changes_nothing(function: Any, seed: int, d: int) -> 
         return true.frechet_distance(q @ m1, q @ s1 @ q.T, q @ m2, q @ s2 @ q.T)
 
     turned = function(q @ m1, q @ s1 @ q.T, q @ m2, q @ s2 @ q.T)
-    assert_is(function(m1, s1, m2, s2), turned, law, m1, s1, m2, s2, q)
+    assert_within(function(m1, s1, m2, s2), turned, law, m1, s1, m2, s2, q)
 
 
 @both("frechet_distance")
@@ -114,13 +85,13 @@ def test_a_common_shift_changes_nothing_and_one_of_a_mean_adds_its_square(functi
     m1, s1, m2, s2 = gaussians(seed, d)
     zero, shift = np.zeros(d), np.random.default_rng([seed, 1]).standard_normal(d)
     at_home = function(zero, s1, zero, s2)
-    assert_is(at_home + np.sum(shift**2), function(shift, s1, zero, s2), true.frechet_distance, shift, s1, zero, s2)
+    assert_within(at_home + np.sum(shift**2), function(shift, s1, zero, s2), true.frechet_distance, shift, s1, zero, s2)
     away = function(m1 + shift, s1, m2 + shift, s2)
 
     def law(m1: Any, s1: Any, m2: Any, s2: Any, shift: Any) -> Any:
         return true.frechet_distance(m1 + shift, s1, m2 + shift, s2)
 
-    assert_is(function(m1, s1, m2, s2), away, law, m1, s1, m2, s2, shift)
+    assert_within(function(m1, s1, m2, s2), away, law, m1, s1, m2, s2, shift)
 
 
 @both("frechet_distance")
@@ -132,7 +103,7 @@ def test_the_distance_is_of_second_degree_in_the_unit(function: Any, seed: int, 
         return true.frechet_distance(scale * m1, scale**2 * s1, scale * m2, scale**2 * s2)
 
     scaled = function(scale * m1, scale**2 * s1, scale * m2, scale**2 * s2)
-    assert_is(scale**2 * function(m1, s1, m2, s2), scaled, law, m1, s1, m2, s2, scale)
+    assert_within(scale**2 * function(m1, s1, m2, s2), scaled, law, m1, s1, m2, s2, scale)
 
 
 @both("frechet_distance")
@@ -141,7 +112,7 @@ def test_in_one_dimension_it_is_the_closed_form(function: Any, m: Any, s: Any) -
     """(μ₁ − μ₂)² + (σ₁ − σ₂)²"""
     (m1, m2), (s1, s2) = (np.array([[x] for x in pair]) for pair in (m, s))
     arguments = m1, s1[:, None] ** 2, m2, s2[:, None] ** 2
-    assert_is((m[0] - m[1]) ** 2 + (s[0] - s[1]) ** 2, function(*arguments), true.frechet_distance, *arguments)
+    assert_within((m[0] - m[1]) ** 2 + (s[0] - s[1]) ** 2, function(*arguments), true.frechet_distance, *arguments)
 
 
 @both("frechet_distance")
@@ -156,7 +127,7 @@ def test_covariances_that_commute_have_the_closed_form(function: Any, seed: int,
         return true.frechet_distance(zero, q * values[0] @ q.T, zero, q * values[1] @ q.T)
 
     found = function(zero, q * values[0] @ q.T, zero, q * values[1] @ q.T)
-    assert_is(np.sum((np.sqrt(values[0]) - np.sqrt(values[1])) ** 2), found, law, values, q)
+    assert_within(np.sum((np.sqrt(values[0]) - np.sqrt(values[1])) ** 2), found, law, values, q)
 
 
 @both("frechet_distance")
@@ -196,7 +167,7 @@ def test_the_distance_is_its_forty_digit_value(function: Any, seed: int, d: int,
     factors = generator.integers(-3, 4, (2, d, rank)).astype(float)
     m1, m2 = generator.standard_normal((2, d))
     arguments = m1, factors[0] @ factors[0].T, m2, factors[1] @ factors[1].T
-    assert_is(forty_digits(*arguments), function(*arguments), true.frechet_distance, *arguments)
+    assert_within(forty_digits(*arguments), function(*arguments), true.frechet_distance, *arguments)
 
 
 def test_a_root_of_the_product_loses_half_of_the_digits_where_ours_does_not() -> None:
@@ -220,7 +191,7 @@ def test_a_root_of_a_singular_product_may_be_nan_in_scipy_where_ours_is_its_fort
     assert np.isnan(linalg.sqrtm(one @ two)).any()
     arguments = np.zeros(3), one, np.zeros(3), two
     for function in (true.frechet_distance, ours("frechet_distance")):
-        assert_is(forty_digits(*arguments), function(*arguments), true.frechet_distance, *arguments)
+        assert_within(forty_digits(*arguments), function(*arguments), true.frechet_distance, *arguments)
 
 
 @both("frechet_distance")
@@ -245,9 +216,9 @@ def test_a_covariance_is_that_of_differences_and_does_not_see_a_shift(function: 
         flat = away.reshape(n * n, d)
         return flat.T @ flat / (2 * n * (n - 1))
 
-    assert_is(differences.T @ differences / (2 * n * (n - 1)), sigma, law, x)
+    assert_within(differences.T @ differences / (2 * n * (n - 1)), sigma, law, x)
     assert np.array_equal(sigma, sigma.T)
-    assert_is(np.mean(x, 0), mean, lambda x: np.sum(x, axis=0) / n, x)
+    assert_within(np.mean(x, 0), mean, lambda x: np.sum(x, axis=0) / n, x)
 
 
 def test_the_estimate_is_biased_upwards_for_few_samples() -> None:
@@ -312,7 +283,7 @@ def test_a_uniform_guess_has_the_vocabulary_for_its_perplexity(
 ) -> None:
     _, labels = text(seed, 2, 3, vocabulary)
     logits = np.full((2, 3, vocabulary), level)
-    assert_is(vocabulary, function(logits, labels, IGNORED), true.perplexity, logits, labels, IGNORED)
+    assert_within(vocabulary, function(logits, labels, IGNORED), flat.perplexity, logits, labels, IGNORED)
 
 
 @both("perplexity")
@@ -322,7 +293,7 @@ def test_perplexity_lies_between_one_and_what_the_worst_token_gives(function: An
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     each = np.take_along_axis(log_p, np.maximum(labels, 0)[..., None], -1)[..., 0][labels != IGNORED]
     found = function(logits, labels, IGNORED)
-    slack = LIMITS["eager"] * bound(true.perplexity, logits, labels, IGNORED).B
+    slack = LIMITS["eager"] * bound(flat.perplexity, logits, labels, IGNORED).B
     assert 1 - slack <= np.exp(-each.max()) - slack <= found <= np.exp(-each.min()) + slack
 
 
@@ -333,9 +304,9 @@ def test_a_constant_added_to_all_scores_changes_nothing(function: Any, seed: int
     shift = np.random.default_rng([seed, 1]).standard_normal((2, 3, 1))
 
     def law(logits: Any, shift: Any) -> Any:
-        return true.perplexity(logits + shift, labels, IGNORED)
+        return true.perplexity(logits + shift, labels)
 
-    assert_is(function(logits, labels, IGNORED), function(logits + shift, labels, IGNORED), law, logits, shift)
+    assert_within(function(logits, labels, IGNORED), function(logits + shift, labels, IGNORED), law, logits, shift)
 
 
 @both("token_losses")
@@ -348,7 +319,7 @@ def test_ignored_labels_add_nothing_whatever_their_scores_are(
     more = np.pad(labels, ((0, 0), (0, width)), constant_values=IGNORED)
     (total, count), (padded, same) = function(logits, labels, IGNORED), function(wide, more, IGNORED)
     assert count == same == (labels != IGNORED).sum()
-    assert_is(total, padded, lambda logits: true.token_losses(logits, labels, IGNORED)[0], logits)
+    assert_within(total, padded, lambda logits: true.token_losses(logits, labels)[0], logits)
 
 
 @both("corpus_perplexity")
@@ -356,12 +327,10 @@ def test_ignored_labels_add_nothing_whatever_their_scores_are(
 def test_a_corpus_has_the_perplexity_of_its_tokens_however_it_is_cut(function: Any, seed: int, parts: int) -> None:
     logits, labels = text(seed, 6, 4, 5)
     cuts = np.sort(np.random.default_rng(seed).integers(0, 7, parts - 1))
-    batches = [
-        true.token_losses(z, w, IGNORED) for z, w in zip(np.split(logits, cuts), np.split(labels, cuts), strict=True)
-    ]
+    batches = [true.token_losses(z, w) for z, w in zip(np.split(logits, cuts), np.split(labels, cuts), strict=True)]
     losses, tokens = np.array([s for s, _ in batches]), np.array([n for _, n in batches])
-    whole = true.perplexity(logits, labels, IGNORED)
-    assert_is(whole, function(losses, tokens), true.perplexity, logits, labels, IGNORED)
+    whole = true.perplexity(logits, labels)
+    assert_within(whole, function(losses, tokens), flat.perplexity, logits, labels, IGNORED)
 
 
 @both("perplexity")
@@ -380,9 +349,9 @@ def test_weights_of_tokens_are_not_weights_of_sequences(function: Any) -> None:
 def test_where_nothing_counts_there_is_no_mean_and_the_sum_is_zero(name: str) -> None:
     logits, labels = np.zeros((2, 3, 4)), np.full((2, 3), IGNORED)
     with np.errstate(invalid="ignore"):
-        for function in (getattr(true, name), ours(name)):
+        for function in (getattr(flat, name), ours(name)):
             assert np.isnan(function(logits, labels, IGNORED))
-        assert all(f(logits, labels, IGNORED) == (0, 0) for f in (true.token_losses, ours("token_losses")))
+        assert all(f(logits, labels, IGNORED) == (0, 0) for f in (flat.token_losses, ours("token_losses")))
         nothing = np.zeros(1), np.zeros(1, np.int64)
         assert all(np.isnan(f(*nothing)) for f in (true.corpus_perplexity, ours("corpus_perplexity")))
         beside = np.array([3.0, 0.0]), np.array([2, 0])
@@ -391,7 +360,7 @@ def test_where_nothing_counts_there_is_no_mean_and_the_sum_is_zero(name: str) ->
 
 def test_a_batch_of_padding_leaves_no_trace_in_the_gradient() -> None:
     logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    total, count = fast.token_losses(logits, torch.full((2, 3), IGNORED), IGNORED)
+    total, count = fast.token_losses(logits, torch.full((2, 3), IGNORED))
     total.backward()  # type: ignore[no-untyped-call]
     assert int(count) == 0 and logits.grad is not None and not logits.grad.any()
 
@@ -410,7 +379,7 @@ def test_ranks_are_a_permutation_and_follow_the_log_likelihood(
     log_p, rank = function(logits, position, np.arange(vocabulary))
     assert sorted(rank) == list(range(1, vocabulary + 1))
     assert (np.argsort(rank) == np.argsort(-log_p)).all() and rank.dtype == np.int64
-    assert_is(
+    assert_within(
         1,
         np.exp(log_p).sum(),
         lambda z: np.sum(np.exp(true.needle_score(z, position, np.arange(vocabulary))[0])),
@@ -454,7 +423,7 @@ def test_the_needle_and_the_question_are_always_whole(
 @given(haystack=st.integers(0, 20), depths=st.lists(st.integers(0, 100), min_size=2, max_size=5).map(sorted))
 def test_a_deeper_needle_lies_deeper(haystack: int, depths: list[int]) -> None:
     parts = np.arange(haystack), np.array([100]), np.array([200])
-    starts = [int(true.needle_prompt(*parts, 15, d)[1]) for d in depths]
+    starts = [int(true.needle_prompt(*parts, length=15, depth=d)[1]) for d in depths]
     assert starts == sorted(starts)
 
 
@@ -473,18 +442,27 @@ PARTS = torch.arange(4), torch.arange(2), torch.arange(1)
         (lambda: fast.frechet_distance(MEAN, SIGMA, MEAN[:1], SIGMA), r"mean_2 had shape \(1,\); it must be \(2,\)"),
         (lambda: fast.frechet_distance(MEAN, SIGMA[:1], MEAN, SIGMA), r"covariance_1 had shape \(1, 2\)"),
         (lambda: fast.frechet_distance(SIGMA, SIGMA, MEAN, SIGMA), r"mean_1 had shape \(2, 2\); it must be \(d,\)"),
-        (lambda: fast.perplexity(LOGITS, LABELS + 4, IGNORED), "labels held 4; it must lie in 0 … 3, or -100"),
-        (lambda: fast.perplexity(LOGITS, LABELS - 1, IGNORED), "labels held -1; it must lie in 0 … 3, or -100"),
-        (lambda: fast.cross_entropy(LOGITS, LABELS[:1], IGNORED), r"labels had shape \(1, 3\); it must be \(2, 3\)"),
-        (lambda: fast.cross_entropy(LOGITS, LABELS.float(), IGNORED), "labels had dtype torch.float32"),
-        (lambda: fast.token_losses(LOGITS, LABELS, None), "ignore_index was None"),  # type: ignore[arg-type]
+        (
+            lambda: fast.perplexity(LOGITS, LABELS + 4),
+            "labels held 4; it must lie in 0 … 3, or -100",
+        ),
+        (
+            lambda: fast.perplexity(LOGITS, LABELS - 1),
+            "labels held -1; it must lie in 0 … 3, or -100",
+        ),
+        (
+            lambda: fast.cross_entropy(LOGITS, LABELS[:1]),
+            r"labels had shape \(1, 3\); it must be \(2, 3\)",
+        ),
+        (lambda: fast.cross_entropy(LOGITS, LABELS.float()), "labels had dtype torch.float32"),
+        (lambda: fast.token_losses(LOGITS, LABELS, ignore_index=None), "ignore_index was None"),  # type: ignore[arg-type]
         (lambda: fast.corpus_perplexity(MEAN, torch.ones(3).long()), r"losses had shape \(2,\); it must be \(3,\)"),
         (lambda: fast.corpus_perplexity(MEAN, torch.tensor([1, -1])), "tokens held -1"),
         (lambda: fast.needle_score(LOGITS, LABELS[:, 0] + 3, LABELS[:, 0]), "position held 3; it must lie in 0 … 2"),
         (lambda: fast.needle_score(LOGITS, LABELS[:, 0], LABELS[:, 0] + 4), "answer held 4; it must lie in 0 … 3"),
-        (lambda: fast.needle_prompt(*PARTS, 2, 50), "length was 2; it must be an integer at least 3"),
-        (lambda: fast.needle_prompt(*PARTS, 9, 101), "depth was 101; it must be an integer from 0 to 100"),
-        (lambda: fast.needle_prompt(PARTS[0], PARTS[1][:0], PARTS[2], 9, 5), "needle was empty"),
+        (lambda: fast.needle_prompt(*PARTS, length=2, depth=50), "length was 2; it must be an integer at least 3"),
+        (lambda: fast.needle_prompt(*PARTS, length=9, depth=101), "depth was 101; it must be an integer from 0 to 100"),
+        (lambda: fast.needle_prompt(PARTS[0], PARTS[1][:0], PARTS[2], length=9, depth=5), "needle was empty"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(call: Any, sentence: str) -> None:

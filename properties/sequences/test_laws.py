@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import hypothesis
@@ -14,36 +14,14 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import sequences as fast
+from trueness.properties._lib import laws
+from trueness.properties.sequences import FORMULAS
 from trueness.reference import sequences as true
-from trueness.tools.checks.core import settings_for
 
-EXAMPLES = 40
 VOCABULARY = 9
-
-
-def given(**strategies: Any) -> Callable[[Any], Any]:
-    """As everywhere in the project: derandomized, without a clock."""
-    return lambda law: settings_for(EXAMPLES)(hypothesis.given(**strategies)(law))
-
-
-def natives(value: Any) -> Any:
-    if isinstance(value, list):
-        return [natives(v) for v in value]
-    return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
-
-
-def ours(name: str) -> Callable[..., Any]:
-    """The optimized function on NumPy arrays."""
-
-    def call(*arguments: Any) -> Any:
-        result = getattr(fast, name)(*(natives(a) for a in arguments))
-        return tuple(y.numpy() for y in result) if isinstance(result, tuple) else result
-
-    return call
-
-
-def both(name: str) -> Any:
-    return pytest.mark.parametrize("function", [getattr(true, name), ours(name)], ids=["reference", "ours"])
+VERSIONS = laws.Versions(true, fast, FORMULAS)
+flat, ours, both = VERSIONS.reference, VERSIONS.ours, VERSIONS.both
+given = partial(laws.given, 40)
 
 
 @st.composite
@@ -123,7 +101,7 @@ def test_strides_of_the_documented_cases() -> None:
 )  # fmt: skip
 def test_windows_that_cannot_be_are_refused_by_name(arguments: Any, name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} was .*; it must be an integer"):
-        fast.sliding_windows(*arguments)
+        VERSIONS.optimized.sliding_windows(*arguments)
 
 
 @given(case=windows(), overlap=st.floats(0, 1, exclude_max=True))
@@ -131,8 +109,8 @@ def test_the_data_set_gives_the_tokens_of_its_windows(case: Any, overlap: float)
     n, length, _, least = case
     hypothesis.assume(n > 0)
     tokens = torch.arange(n) + 7
-    data = fast.SlidingWindows(tokens, length, overlap, least)
-    starts, stops = true.sliding_windows(n, length, true.stride(length, overlap), least)
+    data = fast.SlidingWindows(tokens, length, overlap=overlap, min_length=least)
+    starts, stops = true.sliding_windows(n, length, stride=true.stride(length, overlap), min_length=least)
     assert len(data) == len(starts)
     assert [w.tolist() for w in data] == [list(range(a + 7, b + 7)) for a, b in zip(starts, stops, strict=True)]
     assert data[-1].tolist() == data[len(data) - 1].tolist()
@@ -251,7 +229,7 @@ def test_the_last_rows_are_held_in_order_for_every_sample(
     function: Any, capacity: int, pushes: list[int], first: list[int]
 ) -> None:
     """Against collections.deque, with samples that have already pushed different numbers of rows."""
-    read = true.ring_read if function is true.ring_push else ours("ring_read")
+    read = flat.ring_read if function is true.ring_push else ours("ring_read")
     buffer, position = np.zeros((len(first), capacity, 2, 3)), np.zeros(len(first), np.int64)
     held: list[deque[np.ndarray]] = [deque(maxlen=capacity) for _ in first]
     generator = np.random.default_rng(0)

@@ -39,9 +39,9 @@ def snr_sigma(x_0: Any, t: Any, noise: Any, alphas_cumprod: Any) -> Any:
     return true._per_sample(np.sqrt(alpha_bar), x_0) * x_0 + true._per_sample(sigma, x_0) * noise
 
 
-def without_offset(steps: int, s: Any, beta_max: Any) -> Any:
+def without_offset(steps: int, s: Any, max_beta: Any) -> Any:
     """s = 0, whatever was asked for"""
-    return true.cosine_betas(steps, 0.0, beta_max)
+    return true.cosine_betas(steps, s=0.0, max_beta=max_beta)
 
 
 def not_normalised(u: Any, s: Any) -> Any:
@@ -49,19 +49,19 @@ def not_normalised(u: Any, s: Any) -> Any:
     return true._cosine_square(u, s)
 
 
-def tutorial_clip(steps: int, s: Any, beta_max: Any) -> Any:
+def tutorial_clip(steps: int, s: Any, max_beta: Any) -> Any:
     """β held in [10⁻⁴, 0.9999]"""
-    return np.minimum(np.maximum(true.cosine_betas(steps, s, 0.9999), 1e-4), 0.9999)
+    return np.minimum(np.maximum(true.cosine_betas(steps, s=s, max_beta=0.9999), 1e-4), 0.9999)
 
 
-def clipped_below(steps: int, s: Any, beta_max: Any) -> Any:
+def clipped_below(steps: int, s: Any, max_beta: Any) -> Any:
     """β held above 10⁻³: the limits of α read as limits of β"""
-    return np.maximum(true.cosine_betas(steps, s, beta_max), 1e-3)
+    return np.maximum(true.cosine_betas(steps, s=s, max_beta=max_beta), 1e-3)
 
 
 def down_to_zero(steps: int, end: Any) -> Any:
     """linspace(1, 0, N)"""
-    return true.timesteps(steps, 0.0)
+    return true.timesteps(steps, end=0.0)
 
 
 # -- the homework -----------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def noise_at_the_end(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: A
     """z is added at t = 0 as well, with variance β_0"""
     last = true._per_sample(t == 0, x_t)
     added = np.where(last, true._per_sample(np.sqrt(betas[t]), x_t) * noise, 0.0)
-    return true.p_sample(x_t, t, eps, noise, betas, clip) + added
+    return true.p_sample(x_t, t, eps, noise, betas, clip=clip) + added
 
 
 def swapped(x_0: Any, x_t: Any, t: Any, betas: Any) -> Any:
@@ -102,7 +102,7 @@ def signal_of_this_step(x_0: Any, x_t: Any, t: Any, betas: Any) -> Any:
 
 def always_clipped(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any) -> Any:
     """x̂_0 held in [−1, 1] unasked"""
-    return true.p_sample(x_t, t, eps, noise, betas, True)
+    return true.p_sample(x_t, t, eps, noise, betas)
 
 
 def divided_by_variance(x_t: Any, t: Any, eps: Any, alphas_cumprod: Any) -> Any:
@@ -127,9 +127,9 @@ def second_for_first(x_0: Any, x_t: Any, t: Any, betas: Any) -> Any:
 # -- float32 tables ---------------------------------------------------------------------------------------------------
 
 
-def float32_linspace(steps: int, beta_1: Any, beta_T: Any) -> Any:
+def float32_linspace(steps: int, beta_start: Any, beta_end: Any) -> Any:
     """torch.linspace in float32"""
-    return torch.linspace(float(plain(beta_1)), float(plain(beta_T)), steps, dtype=torch.float32).double().numpy()
+    return torch.linspace(float(plain(beta_start)), float(plain(beta_end)), steps, dtype=torch.float32).double().numpy()
 
 
 def float32_alphas_cumprod(betas: Any) -> Any:
@@ -198,7 +198,7 @@ def float32_p_sample(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: A
 
 # -- discriminating inputs --------------------------------------------------------------------------------------------
 
-LINEAR = true.linear_betas(1000, 1e-4, 0.02)
+LINEAR = true.linear_betas(1000)
 HALF_WAY = np.array([0.5])
 ONE, ZERO, START = np.ones((1, 1)), np.zeros((1, 1)), np.array([0])
 SMOOTH_HALVES = {
@@ -369,7 +369,7 @@ BUGS = (
         finding="It was right. The weight would be off by √α_t, which is 1 % at the end of the linear schedule.",
         evidence=show("DDPM_03"),
         variant=signal_of_this_step,
-        discriminating_input=(ONE, ZERO, np.array([49]), true.cosine_betas(50, 0.008, 0.999)),
+        discriminating_input=(ONE, ZERO, np.array([49]), true.cosine_betas(50)),
     ),
     Bug(
         id="DDPM-04",
@@ -417,7 +417,7 @@ BUGS = (
         verdict="convention",
         source=f"{HO} Alg. 2 has no clip; their code has",
         finding="Right for images in [−1, 1] and wrong for anything else: N(0, 1) data comes out with variance 0.516. "
-        "Here clip is an argument without a default.",
+        "Here clip=True is the default, as in diffusers; clip=False is Algorithm 2 as printed.",
         evidence=show("DDPM_06a"),
         variant=always_clipped,
         discriminating_input=(np.full((1, 1), 3.0), np.array([10]), ZERO, ZERO, LINEAR, False),
@@ -469,7 +469,7 @@ BUGS = (
                 "The product inherits the rounding of every 1 − β: ᾱ is off by 1.3e-5 relative at the end of the "
                 "cosine schedule, where 1 − β = 0.001 has kept 5 digits.",
                 float32_alphas_cumprod,
-                (true.cosine_betas(1000, 0.008, 0.999),),
+                (true.cosine_betas(1000),),
                 ALL_HALVES,
             ),
             (
@@ -479,7 +479,7 @@ BUGS = (
                 "diffusers DDPMScheduler; the homework",
                 "1 − ᾱ of a rounded ᾱ keeps 3 digits at the start: σ_0 is off by 2.6e-4 relative.",
                 float32_sigmas,
-                (true.alphas_cumprod(true.cosine_betas(1000, 0.008, 0.999)),),
+                (true.alphas_cumprod(true.cosine_betas(1000)),),
                 SMOOTH_HALVES,
             ),
             (

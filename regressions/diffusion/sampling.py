@@ -24,7 +24,7 @@ DIT = "Peebles & Xie 2023 (2212.09748), code"
 
 def clipped_every_step(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any) -> Any:
     """variance β_t, and x_{t−1} itself held in [−1, 1]"""
-    mean = true.p_sample(x_t, t, eps, 0 * noise, betas, False)
+    mean = true.p_sample(x_t, t, eps, 0 * noise, betas, clip=False)
     spread = np.where(true._per_sample(t, x_t) > 0, true._per_sample(np.sqrt(betas[t]), x_t) * noise, 0.0)
     return np.minimum(np.maximum(mean + spread, -1), 1)
 
@@ -38,14 +38,18 @@ def ddim_with(direction: Any = None, recompute: bool | None = None, to_one: bool
         before = t_prev if to_one else np.maximum(t_prev, 0)
         if not to_one and (t <= before).any():  # the first step then goes nowhere, and its formula says so
             moved = np.where(t <= before, -1, before)
-            still = true.ddim_step(x_t, t, moved, eps, noise, alphas_cumprod, eta, clip, again)
+            still = true.ddim_step(
+                x_t, t, moved, eps, alphas_cumprod, noise=noise, eta=eta, clip=clip, recompute_eps=again
+            )
             there = at_first(x_t, t, eps, alphas_cumprod, clip, again)
             return np.where(true._per_sample(t <= before, x_t), there, still)
         again = again if recompute is None else recompute
-        right = true.ddim_step(x_t, t, before, eps, noise, alphas_cumprod, eta, clip, again)
+        right = true.ddim_step(
+            x_t, t, before, eps, alphas_cumprod, noise=noise, eta=eta, clip=clip, recompute_eps=again
+        )
         if direction is None:
             return right
-        a, b, sigma = true.ddim_coefficients(t, before, alphas_cumprod, eta)
+        a, b, sigma = true.ddim_coefficients(t, before, alphas_cumprod, eta=eta)
         x_0 = true.predict_x0(x_t, t, eps, alphas_cumprod)
         if clip is not False:
             c = 1.0 if clip is True else clip
@@ -111,7 +115,7 @@ def constant_weight(t: Any, steps: Any, w_max: Any, power: Any) -> Any:
 
 def weight_turned_around(t: Any, steps: Any, w_max: Any, power: Any) -> Any:
     """(t/T)^p: guided at the noisy end"""
-    return true.power_cosine_weight(steps - t, steps, w_max, power)
+    return true.power_cosine_weight(steps - t, steps=steps, w_max=w_max, power=power)
 
 
 def power_of_the_cosine(t: Any, steps: Any, w_max: Any, power: Any) -> Any:
@@ -121,8 +125,8 @@ def power_of_the_cosine(t: Any, steps: Any, w_max: Any, power: Any) -> Any:
 
 # -- discriminating inputs --------------------------------------------------------------------------------------------
 
-LINEAR = true.alphas_cumprod(true.linear_betas(1000, 1e-4, 0.02))
-COSINE = true.alphas_cumprod(true.cosine_betas(1000, 0.008, 0.999))
+LINEAR = true.alphas_cumprod(true.linear_betas(1000))
+COSINE = true.alphas_cumprod(true.cosine_betas(1000))
 ONE, ZERO = np.ones((1, 1)), np.zeros((1, 1))
 FROM, TO, LAST = np.array([500]), np.array([480]), np.array([-1])
 PAIR = (np.array([1.0, -0.5]), np.array([0.25, 2.0]))
@@ -184,7 +188,7 @@ BUGS = (
             np.array([500]),
             np.zeros((1, 3)),
             np.ones((1, 3)),
-            true.linear_betas(1000, 1e-4, 0.02),
+            true.linear_betas(1000),
             False,
         ),
     ),
@@ -232,7 +236,7 @@ BUGS = (
         verdict="convention",
         source=DDIM,
         finding="Then x̂_0, ε and x_t no longer agree: the step leaves the trajectory that runs through x_t. "
-        "Here recompute_eps is an argument without a default.",
+        "Here recompute_eps=False, the default of diffusers, keeps ε.",
         evidence=show("DDPM_10b"),
         variant=ddim_with(recompute=False),
         discriminating_input=(np.full((1, 1), 3.0), FROM, TO, ZERO, ZERO, LINEAR, 0.0, True, True),

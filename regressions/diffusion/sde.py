@@ -30,14 +30,14 @@ def exploding_sign(t: Any, s: Any) -> Any:
 
     With β = −ᾱ'/ᾱ, (σ²)' = β/ᾱ, so that σ'/σ = β/(2 (1 − ᾱ)) and 2 σ σ' = β/ᾱ.
     """
-    _, beta = true.cosine_sde_coefficients(t, s)
-    alpha_bar = true.cosine_alphas_cumprod(t, s)
+    _, beta = true.cosine_sde_coefficients(t, s=s)
+    alpha_bar = true.cosine_alphas_cumprod(t, s=s)
     return -beta / (2 * (1 - alpha_bar)), np.maximum(-beta / alpha_bar, 0)
 
 
 def clamped_orientation(t: Any, sigma_min: Any, sigma_max: Any, rho: Any) -> Any:
     """β = max(−d log ᾱ/dt, 0) of an ᾱ that grows with t"""
-    _, beta = true.karras_sde_coefficients(t, sigma_min, sigma_max, rho)
+    _, beta = true.karras_sde_coefficients(t, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
     clamped = np.maximum(-beta, 0)
     return -clamped / 2, clamped
 
@@ -45,8 +45,8 @@ def clamped_orientation(t: Any, sigma_min: Any, sigma_max: Any, rho: Any) -> Any
 def central_difference(t: Any, s: Any) -> Any:
     """β from ᾱ at t ± 10⁻³, held in [0, 1]"""
     before, after = np.maximum(t - 1e-3, 0), np.minimum(t + 1e-3, 1)
-    slope = (true.cosine_alphas_cumprod(after, s) - true.cosine_alphas_cumprod(before, s)) / (after - before)
-    beta = np.maximum(-slope / true.cosine_alphas_cumprod(t, s), 0)
+    slope = (true.cosine_alphas_cumprod(after, s=s) - true.cosine_alphas_cumprod(before, s=s)) / (after - before)
+    beta = np.maximum(-slope / true.cosine_alphas_cumprod(t, s=s), 0)
     return -beta / 2, beta
 
 
@@ -75,7 +75,7 @@ def snr_score(eps: Any, t: Any, alphas_cumprod: Any) -> Any:
 
 def without_offset(u: Any, s: Any) -> Any:
     """cos²(πu/2)"""
-    return true.cosine_alphas_cumprod(u, 0.0)
+    return true.cosine_alphas_cumprod(u, s=0.0)
 
 
 def not_normalised(u: Any, s: Any) -> Any:
@@ -85,41 +85,51 @@ def not_normalised(u: Any, s: Any) -> Any:
 
 def turned_around(t: Any, sigma_min: Any, sigma_max: Any, rho: Any) -> Any:
     """t = 0 read as clean, as the DDPM schedules have it"""
-    return true.karras_sigmas(1 - t, sigma_min, sigma_max, rho)
+    return true.karras_sigmas(1 - t, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
 
 
 def evenly_spaced_sigma(t: Any, sigma_min: Any, sigma_max: Any, rho: Any) -> Any:
     """ρ = 1, whatever was asked for"""
-    return true.karras_sigmas(t, sigma_min, sigma_max, 1.0)
+    return true.karras_sigmas(t, sigma_min=sigma_min, sigma_max=sigma_max, rho=1.0)
 
 
 def deviation_for_variance(t: Any, sigma_min: Any, sigma_max: Any, rho: Any) -> Any:
     """1/(1 + σ)"""
-    return 1 / (1 + true.karras_sigmas(t, sigma_min, sigma_max, rho))
+    return 1 / (1 + true.karras_sigmas(t, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho))
 
 
-def one_minus_time(u: Any, steps: Any, beta_1: Any, beta_T: Any) -> Any:
+def one_minus_time(u: Any, steps: Any, beta_start: Any, beta_end: Any) -> Any:
     """1 − u"""
     return 1 - u
 
 
-def not_integrated(u: Any, steps: Any, beta_1: Any, beta_T: Any) -> Any:
+def not_integrated(u: Any, steps: Any, beta_start: Any, beta_end: Any) -> Any:
     """exp(−T β(u) u): the last β for all that came before"""
-    return np.exp(-steps * (beta_1 + (beta_T - beta_1) * u**2) * u)
+    return np.exp(-steps * (beta_start + (beta_end - beta_start) * u**2) * u)
 
 
-def reaching_its_ends(steps: int, beta_1: Any, beta_T: Any) -> Any:
+def square_of_a_line(steps: int, beta_start: Any, beta_end: Any) -> Any:
+    """(√β_1 + (√β_T − √β_1) i/(T − 1))²"""
+    return true.scaled_linear_betas(steps, beta_start=beta_start, beta_end=beta_end)
+
+
+def quadratic_in_the_step(steps: int, beta_start: Any, beta_end: Any) -> Any:
+    """β_1 + (β_T − β_1) (i/(T − 1))²"""
+    return true.quadratic_betas(steps, beta_start=beta_start, beta_end=beta_end)
+
+
+def reaching_its_ends(steps: int, beta_start: Any, beta_end: Any) -> Any:
     """the sigmoid stretched so that the first β is β_1 and the last β_T"""
     low, high = 1 / (1 + np.exp(6.0)), 1 / (1 + np.exp(-6.0))
-    share = (true.sigmoid_betas(steps, 0.0, 1.0) - low) / (high - low)
-    return beta_1 + (beta_T - beta_1) * share
+    share = (true.sigmoid_betas(steps, beta_start=0.0, beta_end=1.0) - low) / (high - low)
+    return beta_start + (beta_end - beta_start) * share
 
 
 def per_step(coefficients: Any) -> Any:
     """β of one step where the β of unit time belongs"""
 
-    def variant(t: Any, steps: Any, beta_1: Any, beta_T: Any) -> Any:
-        return coefficients(t, 1, beta_1, beta_T)
+    def variant(t: Any, steps: Any, beta_start: Any, beta_end: Any) -> Any:
+        return coefficients(t, steps=1, beta_start=beta_start, beta_end=beta_end)
 
     return variant
 
@@ -356,7 +366,7 @@ BUGS = (
         source="Rombach et al. 2022 (2112.10752), their code",
         finding="(√β_1 + …)² and β_1 + (…)² share their ends and differ in between by up to 6.6e-4 of 0.02. Two names.",
         evidence=show("FSB_04c"),
-        variant=true.scaled_linear_betas,
+        variant=square_of_a_line,
         discriminating_input=RATES,
     ),
     Bug(
@@ -369,7 +379,7 @@ BUGS = (
         source="Rombach et al. 2022 (2112.10752), their code",
         finding="The other way round.",
         evidence=show("FSB_04d"),
-        variant=true.quadratic_betas,
+        variant=quadratic_in_the_step,
         discriminating_input=RATES,
     ),
     Bug(

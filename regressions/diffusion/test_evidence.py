@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from trueness.optimized import diffusion as fast
+from trueness.properties.diffusion.laws import COSINE, LINEAR, flat
 from trueness.reference import diffusion as true
 from trueness.regressions import diffusion as wrong
-from trueness.regressions.diffusion import LINEAR
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
 from trueness.tools.arithmetic.formats import precision
 
-COSINE = true.cosine_betas(1000, 0.008, 0.999)
 F64 = precision("float64")
 FLOAT32 = torch.cumprod(1 - torch.from_numpy(COSINE).float(), 0)
 
@@ -40,15 +39,15 @@ def test_without_the_offset_the_first_noise_is_too_small_ATLAS_04a() -> None:
     assert f"{wrong.without_offset(1000, 0.008, 0.999)[0]:.4g}" == "2.467e-06"
     assert f"{COSINE[0]:.4e} {COSINE[499]:.4e}" == "4.1284e-05 3.1459e-03"
     assert (COSINE == 0.999).sum() == 1
-    assert true.cosine_alphas_cumprod(np.zeros(1), 0.0)[0] == 1, "s = 0 preserves the signal at t = 0 as well"
+    assert true.cosine_alphas_cumprod(np.zeros(1), s=0.0)[0] == 1, "s = 0 preserves the signal at t = 0 as well"
     u = np.linspace(0, 1, 100_001)
-    gap = np.abs(true.cosine_alphas_cumprod(u, 0.0) - true.cosine_alphas_cumprod(u, 0.008))
+    gap = np.abs(true.cosine_alphas_cumprod(u, s=0.0) - true.cosine_alphas_cumprod(u))
     assert f"{gap.max():.2e} at {u[gap.argmax()]:.3f}" == "7.14e-03 at 0.354"
 
 
 def test_clean_data_is_not_quite_clean_ATLAS_04b() -> None:
     assert f"{wrong.not_normalised(np.zeros(1), 0.008)[0]:.9f}" == "0.999844591"
-    assert true.cosine_alphas_cumprod(np.zeros(1), 0.008)[0] == 1
+    assert true.cosine_alphas_cumprod(np.zeros(1))[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -61,16 +60,16 @@ def test_clipping_small_betas_moves_the_whole_schedule_ATLAS_04c_ATLAS_04d(varia
 
 
 def test_clipping_alpha_at_a_thousandth_is_the_cap_of_beta_ATLAS_04d() -> None:
-    uncapped = true.cosine_betas(1000, 0.008, 1.0)
+    uncapped = true.cosine_betas(1000, max_beta=1.0)
     assert np.allclose(1 - np.clip(1 - uncapped, 0.001, 1), COSINE, rtol=0, atol=F64.u)
 
 
 def test_the_last_time_is_the_noisiest_of_its_own_schedule_ATLAS_10() -> None:
-    sigma = true.karras_sigmas(np.array([0.0, 0.01, 1.0]), 0.002, 80.0, 7.0)
+    sigma = true.karras_sigmas(np.array([0.0, 0.01, 1.0]))
     assert sigma.round(3).tolist() == [80.0, 75.733, 0.002], "t = 0 is noise and not data; nothing is divided by zero"
-    assert wrong.down_to_zero(10, 0.01)[-1] == 0 < true.timesteps(10, 0.01)[-1]
+    assert wrong.down_to_zero(10, 0.01)[-1] == 0 < true.timesteps(10, end=0.01)[-1]
     with pytest.raises(ValueError, match="end was 0"):
-        fast.timesteps(10, 0)
+        fast.timesteps(10, end=0)
 
 
 # -- the homework -----------------------------------------------------------------------------------------------------
@@ -130,7 +129,7 @@ def test_noise_is_added_at_the_last_step_DDPM_03() -> None:
     def last(p_sample: Any, noise: float) -> float:
         return float(p_sample(x, start, 0 * x, noise * x, LINEAR, False)[0, 0])
 
-    assert last(true.p_sample, 1.0) == last(true.p_sample, -1.0)
+    assert last(flat.p_sample, 1.0) == last(flat.p_sample, -1.0)
     assert last(wrong.noise_at_the_end, 1.0) != last(wrong.noise_at_the_end, -1.0)
 
 
@@ -217,7 +216,7 @@ def test_clipping_unasked_halves_the_variance_of_normal_data_DDPM_06a() -> None:
     one, zero = np.full((1, 1), 3.0), np.zeros((1, 1))
     start = np.array([0])
     assert wrong.always_clipped(one, start, zero, zero, LINEAR, False) < 1.001 < 3
-    assert true.p_sample(one, start, zero, zero, LINEAR, False) > 3
+    assert true.p_sample(one, start, zero, zero, LINEAR, clip=False) > 3
 
 
 def test_dividing_by_the_variance_does_not_return_the_data_DDPM_06b() -> None:
@@ -256,12 +255,12 @@ def sample(loop: Any, beta: np.ndarray) -> np.ndarray:
     for i in loop:
         t = np.array([i])
         eps = (x - np.sqrt(table[t]) * 0.5) / np.sqrt(1 - table[t])
-        x = true.p_sample(x, t, eps, generator.standard_normal(x.shape), beta, True)
+        x = true.p_sample(x, t, eps, generator.standard_normal(x.shape), beta)
     return x
 
 
 def test_a_loop_that_misses_a_step_reads_past_the_table_or_stays_noisy_DDPM_09() -> None:
-    beta = true.linear_betas(50, 1e-3, 0.4)
+    beta = true.linear_betas(50, beta_start=1e-3, beta_end=0.4)
     result = sample(reversed(range(50)), beta)
     allowed = LIMITS["eager"] * 50 * F64.u / (1 - true.alphas_cumprod(beta)[0])
     assert np.abs(result - 0.5).max() <= allowed and ((result + 1) / 2 <= 1).all()

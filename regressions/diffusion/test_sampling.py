@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from trueness.optimized import diffusion as fast
+from trueness.properties.diffusion.laws import LINEAR, flat
 from trueness.properties.diffusion.peers import ddim_scheduler
 from trueness.reference import diffusion as true
 from trueness.regressions.diffusion import sampling as wrong
@@ -20,9 +21,8 @@ from trueness.tools.arithmetic.formats import precision
 
 F64 = precision("float64")
 T = 20
-BETAS = fast.linear_betas(T, 0.05, 0.1)
+BETAS = fast.linear_betas(T, beta_start=0.05, beta_end=0.1)
 PROCESS = fast.GaussianDiffusion(BETAS)
-LINEAR = true.linear_betas(1000, 1e-4, 0.02)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -102,7 +102,7 @@ def test_clipping_x_at_every_step_halves_its_variance_DDPM_06c() -> None:
     def variance(step: Any) -> str:
         return f"{float((weights * step**2).sum()):.4f}"
 
-    free = true.p_sample(x, t, eps, 0 * z, LINEAR, False) + math.sqrt(LINEAR[500]) * z
+    free = true.p_sample(x, t, eps, 0 * z, LINEAR, clip=False) + math.sqrt(LINEAR[500]) * z
     assert variance(free) == "1.0000"
     assert variance(wrong.clipped_every_step(x, t, eps, z, LINEAR, False))[:5] == closed[:5]
 
@@ -119,14 +119,14 @@ def walked(times: list[int]) -> torch.Tensor:
         share = table[t][:, None]
         eps = (1 - share).sqrt() * x / (share / 4 + 1 - share)
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        x = fast.p_sample(x, t, eps, noise, BETAS, False)
+        x = fast.p_sample(x, t, eps, noise, BETAS, clip=False)
     return x
 
 
 def test_a_loop_in_the_papers_numbers_reads_past_the_table_DDPM_09b() -> None:
     x, first = torch.zeros(1, 1), torch.tensor([T])
     with pytest.raises(ValueError, match=r"t was between 20 and 20; it must lie in \[0, 20\)"):
-        fast.p_sample(x, first, x, x, BETAS, False)
+        fast.p_sample(x, first, x, x, BETAS, clip=False)
     with pytest.raises(IndexError):
         walked(list(range(T, 0, -1)))
 
@@ -159,13 +159,13 @@ def moments(step: Any, eta: float) -> tuple[float, float, float]:
 def test_without_minus_sigma_squared_the_marginal_is_too_wide_DDPM_10a() -> None:
     share = true.alphas_cumprod(LINEAR)[480]
     for eta in (0.0, 0.5, 1.0):
-        a, b, sigma = moments(true.ddim_step, eta)
+        a, b, sigma = moments(flat.ddim_step, eta)
         # weights of ε go through (1 − ᾱ_t)/ᾱ_t = 12 on their way to x̂_0 and back
         assert abs(a * a + b * b + sigma * sigma - 1) <= 3 * 24 * F64.u
         assert abs(a * a - share) <= 3 * 24 * F64.u
     _, b, sigma = moments(wrong.ddim_with(wrong.whole_noise), 1.0)
     assert f"{sigma:.4f}" == "0.4203" and b * b + sigma * sigma > 1 - share + 0.17
-    assert moments(wrong.ddim_with(wrong.whole_noise), 0.0) == moments(true.ddim_step, 0.0), "invisible at η = 0"
+    assert moments(wrong.ddim_with(wrong.whole_noise), 0.0) == moments(flat.ddim_step, 0.0), "invisible at η = 0"
 
 
 def test_the_two_ways_with_a_clipped_estimate_agree_where_nothing_is_clipped_DDPM_10b_DDPM_10c() -> None:
@@ -173,7 +173,10 @@ def test_the_two_ways_with_a_clipped_estimate_agree_where_nothing_is_clipped_DDP
     zero, far = np.zeros((1, 1)), np.full((1, 1), 3.0)
 
     def both(x: Any) -> list[float]:
-        return [float(true.ddim_step(x, t, p, zero, zero, table, 0.0, True, again)[0, 0]) for again in (True, False)]
+        return [
+            float(true.ddim_step(x, t, p, zero, table, noise=zero, clip=True, recompute_eps=again)[0, 0])
+            for again in (True, False)
+        ]
 
     kept = both(0.01 * far)
     assert abs(kept[0] - kept[1]) <= 16 * F64.u
@@ -196,11 +199,11 @@ def test_five_steps_of_the_cosine_schedule_are_nan_in_diffusers_DDPM_10d() -> No
     assert made.timesteps[0] == 999
     x = torch.ones(1, 4)
     assert made.step(x, 999, x, eta=1.0).prev_sample.isnan().all()
-    table = torch.from_numpy(true.alphas_cumprod(true.cosine_betas(1000, 0.008, 0.999)))
+    table = torch.from_numpy(true.alphas_cumprod(true.cosine_betas(1000)))
     t, p = torch.tensor([999]), torch.tensor([799])
-    assert fast.ddim_step(x, t, p, x, x, table, 1.0, False, False).isfinite().all()
+    assert fast.ddim_step(x, t, p, x, table, noise=x, eta=1.0, clip=False).isfinite().all()
     exact = table[999] * (1 - table[799]) ** 2 / (table[799] * (1 - table[999]))
-    root = fast.ddim_coefficients(t, p, table, 1.0)[1]
+    root = fast.ddim_coefficients(t, p, table, eta=1.0)[1]
     assert abs(root[0] ** 2 / exact - 1) <= 16 * F64.u and f"{exact:.1e}" == "2.1e-08"
 
 
@@ -209,7 +212,7 @@ def test_the_last_step_ends_at_the_data_and_not_at_the_first_noise_DDPM_10e() ->
     x_0, noise = torch.zeros(1, 4, dtype=torch.float64), torch.ones(1, 4, dtype=torch.float64)
     t, p = torch.tensor([500]), torch.tensor([-1])
     x_t = fast.q_sample(x_0, t, noise, table)
-    ours = fast.ddim_step(x_t, t, p, noise, noise, table, 0.0, False, False)
+    ours = fast.ddim_step(x_t, t, p, noise, table, noise=noise, clip=False)
     assert ours.abs().max() <= 4 * 4 * F64.u  # σ/√ᾱ = 3.4, subtracted from itself
     pytest.importorskip("diffusers")
     ends = []
@@ -238,7 +241,7 @@ def test_guidance_in_both_forms_and_with_its_roles_exchanged_DDPM_11a_DDPM_11b_D
 
 def test_half_of_the_way_the_guidance_is_hardly_there_DIFFIT_14a_DIFFIT_14d_DIFFIT_14g() -> None:
     t = np.array([0.0, 250.0, 500.0, 750.0, 1000.0])
-    assert true.power_cosine_weight(t, 1000, 4.6, 4.0).round(4).tolist() == [4.6, 1.8184, 1.0346, 1.0001, 1.0]
+    assert true.power_cosine_weight(t).round(4).tolist() == [4.6, 1.8184, 1.0346, 1.0001, 1.0]
     assert (wrong.constant_weight(t, 1000, 4.6, 4.0) == 4.6).all()
     assert wrong.weight_turned_around(t, 1000, 4.6, 4.0).round(4).tolist() == [1.0, 1.0001, 1.0346, 1.8184, 4.6]
     assert wrong.power_of_the_cosine(t, 1000, 4.6, 4.0).round(3).tolist()[2] == 1.225
@@ -295,7 +298,7 @@ def test_q_sample_adds_the_noise_that_p_sample_takes_away_DDPM_13() -> None:
     x_0, noise = np.ones((1, 4)), np.full((1, 4), 0.5)
     start, table = np.array([0]), true.alphas_cumprod(LINEAR)
     noisy = true.q_sample(x_0, start, noise, table)
-    clean = true.p_sample(noisy, start, noise, noise, LINEAR, False)
+    clean = true.p_sample(noisy, start, noise, noise, LINEAR, clip=False)
     assert (np.abs(clean - x_0) <= 16 * F64.u / (1 - table[0])).all() and (noisy != x_0).all()
 
 
@@ -306,7 +309,7 @@ def trained(steps: int) -> tuple[Network, list[float]]:
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     x_0 = torch.tensor([[0.5, -0.5], [-0.5, 0.5]]).repeat(64, 1)
     for _ in range(steps):
-        x_t, t, noise = PROCESS.training_pair(x_0, generator)
+        x_t, t, noise = PROCESS.training_pair(x_0, generator=generator)
         loss = fast.p_losses(model(x_t, t), noise)
         optimiser.zero_grad()
         loss.backward()
@@ -339,7 +342,7 @@ def test_sampling_ends_in_the_range_of_the_data_and_training_goes_on_DDPM_15() -
 
 def chain(fixed: bool) -> torch.Tensor:
     """The homework's 1000 float32 steps, before (``posterior mean``) and after (``return x̂_0 at t = 0``)."""
-    alpha = torch.from_numpy(1 - true.cosine_betas(1000, 0.008, 0.999)).float()
+    alpha = torch.from_numpy(1 - true.cosine_betas(1000)).float()
     table = torch.cumprod(alpha, 0)
     before = torch.cat([torch.ones(1), table[:-1]])
     beta = 1 - alpha

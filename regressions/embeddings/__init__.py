@@ -16,29 +16,29 @@ VASWANI = "Vaswani et al. 2017 (1706.03762) §3.5; Ho et al. 2020 after tensor2t
 
 def always_shift_one(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
     """half − 1 whatever was asked for"""
-    return true.sinusoidal(t, dim, max_period, 1, order)
+    return true.sinusoidal(t, dim, max_period=max_period, shift=1, order=order)
 
 
 def always_shift_zero(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
     """half whatever was asked for"""
-    return true.sinusoidal(t, dim, max_period, 0, order)
+    return true.sinusoidal(t, dim, max_period=max_period, shift=0, order=order)
 
 
 def interleaved(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
     """sin, cos, sin, cos, …: as the paper's formula counts channels, and as no diffusion code does"""
-    e, half = true.sinusoidal(t, dim, max_period, shift, order), dim // 2
+    e, half = true.sinusoidal(t, dim, max_period=max_period, shift=shift, order=order), dim // 2
     pairs = np.stack([e[..., :half], e[..., half : 2 * half]], axis=-1).reshape((*e.shape[:-1], 2 * half))
     return np.concatenate([pairs, e[..., 2 * half :]], axis=-1)
 
 
 def always_sin_first(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
     """sin first whatever was asked for"""
-    return true.sinusoidal(t, dim, max_period, shift, "sin cos")
+    return true.sinusoidal(t, dim, max_period=max_period, shift=shift, order="sin cos")
 
 
 def unit_time(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
     """t/1000: time in [0, 1] where the frequencies are made for steps"""
-    return true.sinusoidal(t / 1000, dim, max_period, shift, order)
+    return true.sinusoidal(t / 1000, dim, max_period=max_period, shift=shift, order=order)
 
 
 STEPS = np.array([1.0, 10.0, 0.5])

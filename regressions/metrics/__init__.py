@@ -21,12 +21,12 @@ CHONG = "Heusel et al. 2017 (1706.08500); Chong & Forsyth 2020 (1911.07023)"
 
 def clamped(logits: Any, labels: Any, ignore_index: int) -> Any:
     """exp(min(L, 10)) ≤ 22026.47"""
-    return np.exp(np.minimum(true.cross_entropy(logits, labels, ignore_index), 10.0))
+    return np.exp(np.minimum(true.cross_entropy(logits, labels, ignore_index=ignore_index), 10.0))
 
 
 def by_sequence(logits: Any, labels: Any, ignore_index: int) -> Any:
     """exp of the mean over sequences of the mean over their tokens"""
-    pairs = [true.token_losses(z, w, ignore_index) for z, w in zip(logits, labels, strict=True)]
+    pairs = [true.token_losses(z, w, ignore_index=ignore_index) for z, w in zip(logits, labels, strict=True)]
     each = np.stack([total / count for total, count in pairs if count])
     return np.exp(np.sum(each) / len(each))
 
@@ -45,7 +45,7 @@ def mean_of_perplexities(losses: Any, tokens: Any) -> Any:
 
 def capacity(logits: Any, labels: Any, ignore_index: int) -> Any:
     """−L, called the capacity of a memory"""
-    return -true.cross_entropy(logits, labels, ignore_index)
+    return -true.cross_entropy(logits, labels, ignore_index=ignore_index)
 
 
 # -- needle -----------------------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from trueness.optimized import metrics as fast
+from trueness.properties._lib.laws import F64, Versions
+from trueness.properties.metrics import FORMULAS
 from trueness.reference import metrics as true
 from trueness.regressions import metrics as wrong
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
-from trueness.tools.arithmetic.formats import precision
 
-F64 = precision("float64")
+flat = Versions(true, fast, FORMULAS).reference
 
 
 def same(left: Any, right: Any, function: Any, *arguments: Any, reduction: int = 64) -> bool:
@@ -34,11 +35,11 @@ def test_a_capped_perplexity_cannot_tell_bad_from_hopeless_MEM_30() -> None:
     def sure_of(score: float) -> tuple[Any, Any, int]:
         return np.array([[[score, 0.0]]]), np.array([[1]]), -100
 
-    capped, plain = ([f(*sure_of(s)) for s in (11.0, 16.0, 40.0)] for f in (wrong.clamped, true.perplexity))
+    capped, plain = ([f(*sure_of(s)) for s in (11.0, 16.0, 40.0)] for f in (wrong.clamped, flat.perplexity))
     assert capped == [np.exp(10.0)] * 3
     assert all(b > 100 * a for a, b in pairwise(plain))
     uniform = np.zeros((1, 1, 50257)), np.array([[1]]), -100
-    assert wrong.clamped(*uniform) < 22027 < round(float(true.perplexity(*uniform))) == 50257
+    assert wrong.clamped(*uniform) < 22027 < round(float(flat.perplexity(*uniform))) == 50257
 
 
 def halves(logits: np.ndarray, labels: np.ndarray, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -57,9 +58,9 @@ def test_weighting_by_sequences_depends_on_how_a_text_is_cut_MEM_33a() -> None:
     right, by_sequence = [], []
     for width in (10, 9, 4, 3):
         z, w = (np.stack(x) for x in zip(*halves(logits, labels, width), strict=True))
-        right.append(float(true.perplexity(z, w, -100)))
+        right.append(float(true.perplexity(z, w)))
         by_sequence.append(float(wrong.by_sequence(z, w, -100)))
-    assert all(same(p, right[0], true.perplexity, logits, labels, -100) for p in right)
+    assert all(same(p, right[0], flat.perplexity, logits, labels, -100) for p in right)
     assert len({round(p, 3) for p in by_sequence}) == len(by_sequence)
 
 
@@ -97,10 +98,10 @@ def test_the_needle_and_the_question_are_cut_off_MEM_34b() -> None:
     haystack, needle, question, length, depth = wrong.PROMPT
     cut, start = wrong.cut_off(haystack, needle, question, length, depth)
     assert not np.isin([*needle, *question], cut).any() and start >= len(cut), "there is nothing to find"
-    prompt, at = true.needle_prompt(haystack, needle, question, length, depth)
+    prompt, at = true.needle_prompt(haystack, needle, question, length=length, depth=depth)
     assert len(prompt) == length and prompt[at : at + 2].tolist() == needle.tolist() and prompt[-1] == 200
     with pytest.raises(ValueError, match="needle and question are 3 tokens, and are not cut"):
-        fast.needle_prompt(*(torch.from_numpy(x) for x in (haystack, needle, question)), 2, depth)
+        fast.needle_prompt(*(torch.from_numpy(x) for x in (haystack, needle, question)), length=2, depth=depth)
 
 
 def test_a_needle_outside_of_the_context_is_an_error_and_not_a_score_MEM_34c() -> None:
@@ -126,8 +127,8 @@ def test_ten_times_as_many_items_leave_the_capacity_where_it_was_MEM_35() -> Non
     logits, labels = np.zeros((1, 8, 2)), np.zeros((1, 8), np.int64)
     few = wrong.capacity(logits, labels, -100)
     many = wrong.capacity(np.tile(logits, (10, 1, 1)), np.tile(labels, (10, 1)), -100)
-    assert same(few, many, true.cross_entropy, logits, labels, -100)
-    assert few == -true.cross_entropy(logits, labels, -100) and f"{few:.6f}" == f"{-np.log(2):.6f}" and few < 0
+    assert same(few, many, flat.cross_entropy, logits, labels, -100)
+    assert few == -true.cross_entropy(logits, labels) and f"{few:.6f}" == f"{-np.log(2):.6f}" and few < 0
 
 
 # -- FID --------------------------------------------------------------------------------------------------------------

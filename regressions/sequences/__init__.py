@@ -66,7 +66,7 @@ def repeated(n: int, length: int, stride: int, min_length: int) -> Any:
     """a short text is first repeated 2 + ⌊m/n⌋ times"""
     if 0 < n < min_length:
         n *= 2 + min_length // n
-    return true.sliding_windows(n, length, stride, min_length)
+    return true.sliding_windows(n, length, stride=stride, min_length=min_length)
 
 
 # -- pairs and batches ------------------------------------------------------------------------------------------------
