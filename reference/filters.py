@@ -149,7 +149,7 @@ def blur_vjp(cotangent, x, k, sigma):
 # -- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def tile_window(n, kind):
+def tile_window(n, kind="hann"):
     """triangular: w_i = 2 m/(n + 1) for odd n, (2 m − 1)/n for even, m = min(i + 1, n − i)
     hann: w_i = sin²(π (i + 1)/(n + 1))
 
@@ -163,7 +163,7 @@ def tile_window(n, kind):
     return np.sin(np.pi * (i + 1) / (n + 1)) ** 2
 
 
-def tile_starts(length, tile, overlap):
+def tile_starts(length, tile, overlap=0.125):
     """s_k = min(k · stride, L − T),  stride = max(1, ⌊T (1 − overlap)⌋),  k = 0 … ⌈(L − T)/stride⌉
 
     length   L  int     length of the axis
@@ -189,7 +189,7 @@ def _mass(h, w, rows, columns, height, width, window):
     return weights, sum(_placed(weights, top, left, height, width) for top, left in places)
 
 
-def blend(tiles, rows, columns, height, width, window):
+def blend(tiles, rows, columns, *, height, width, window="hann"):
     """y = Σ_k w_k t_k / Σ_k w_k, tile k placed at (rows[k], columns[k]), w = w_y w_xᵀ of `tile_window`
 
     tiles    t  (N, ..., h, w)  what was computed for every tile
@@ -214,7 +214,7 @@ def blend_vjp(cotangent, tiles, rows, columns, height, width, window):
     return np.stack([weights * share[..., top : top + h, left : left + w] for top, left in places])
 
 
-def tiled(model, x, tile, overlap, window):
+def tiled(model, x, tile, *, overlap=0.125, window="hann"):
     """y = blend of model(x cut out at s_k),  s_k = `tile_starts` of both axes
 
     model       callable     (..., h, w) → (..., h, w)
@@ -231,4 +231,4 @@ def tiled(model, x, tile, overlap, window):
     )
     places = zip(rows.tolist(), columns.tolist(), strict=True)
     tiles = np.stack([model(x[..., top : top + h, left : left + w]) for top, left in places])
-    return blend(tiles, rows, columns, height, width, window)
+    return blend(tiles, rows, columns, height=height, width=width, window=window)

@@ -69,10 +69,11 @@ def first_image(values: list[Any]) -> Any:
 def blend(out: bool) -> Any:
     def prepare(tiles: torch.Tensor, rows: Any, columns: Any, height: int, width: int, window: str) -> Any:
         places = [int(i) for i in rows], [int(i) for i in columns]
+        options = {"height": height, "width": width, "window": window}
         if not out:
-            return lambda: filters.blend(tiles, *places, height, width, window)
+            return lambda: filters.blend(tiles, *places, **options)
         image = torch.zeros((*tiles.shape[1:-2], height, width), dtype=tiles.dtype)
-        return lambda: filters.blend(tiles, *places, height, width, window, out=image)
+        return lambda: filters.blend(tiles, *places, **options, out=image)
 
     return prepare
 

@@ -213,7 +213,9 @@ def blur(x: torch.Tensor, k: int, sigma: float, *, out: torch.Tensor | None = No
 # -- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def tile_window(n: int, kind: str, *, dtype: torch.dtype = torch.float64, device: Device = None) -> torch.Tensor:
+def tile_window(
+    n: int, kind: str = "hann", *, dtype: torch.dtype = torch.float64, device: Device = None
+) -> torch.Tensor:
     """triangular: w_i = 2 m/(n + 1) for odd n, (2 m − 1)/n for even, m = min(i + 1, n − i)
     hann: w_i = sin²(π (i + 1)/(n + 1))
 
@@ -230,7 +232,7 @@ def tile_window(n: int, kind: str, *, dtype: torch.dtype = torch.float64, device
     return torch.sin(math.pi * (i + 1) / (n + 1)).square().to(dtype)
 
 
-def tile_starts(length: int, tile: int, overlap: float, *, device: Device = None) -> torch.Tensor:
+def tile_starts(length: int, tile: int, overlap: float = 0.125, *, device: Device = None) -> torch.Tensor:
     """s_k = min(k · stride, L − T),  stride = max(1, ⌊T (1 − overlap)⌋),  k = 0 … ⌈(L − T)/stride⌉
 
     length   L  int     length of the axis
@@ -270,10 +272,10 @@ def blend(
     tiles: torch.Tensor,
     rows: Sequence[int] | torch.Tensor,
     columns: Sequence[int] | torch.Tensor,
+    *,
     height: int,
     width: int,
-    window: str,
-    *,
+    window: str = "hann",
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """y = Σ_k w_k t_k / Σ_k w_k, tile k placed at (rows[k], columns[k]), w = w_y w_xᵀ of `tile_window`
@@ -334,7 +336,12 @@ def _require_canvas(out: torch.Tensor, tiles: torch.Tensor, size: tuple[int, int
 
 
 def tiled(
-    model: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, tile: int, overlap: float, window: str
+    model: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    tile: int,
+    *,
+    overlap: float = 0.125,
+    window: str = "hann",
 ) -> torch.Tensor:
     """y = blend of model(x cut out at s_k),  s_k = `tile_starts` of both axes, one tile in memory at a time
 

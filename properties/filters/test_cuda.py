@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="triton is not installed: pip install trito
 
 LAWS = """
 import json, torch
-from trueness.optimized import _filters_operators as operators, _filters_triton as kernels
+from trueness.optimized.filters.cuda import kernels, operators
 
 g = torch.Generator().manual_seed(0)
 rows, columns = [0, 0, 0, 5, 5, 5], [0, 90, 130, 0, 90, 130]
@@ -42,8 +42,8 @@ print(json.dumps(found))
 
 PLANES = """
 import json, torch
-from trueness.optimized import _filters_fft as transforms, _filters_operators as operators
-from trueness.optimized import _filters_triton as large, _filters_triton_planes as small
+from trueness.optimized.filters import fft as transforms
+from trueness.optimized.filters.cuda import kernels as large, operators, planes as small
 
 def compiled(height, width):
     watched, small.interpreted = small.interpreted, lambda: False
@@ -95,9 +95,8 @@ print(json.dumps(found))
 
 BROKEN = """
 import sys
-from trueness.optimized import _filters_tiles as places, _filters_triton as kernels
-from trueness.optimized import _filters_triton_planes as planes
-from trueness.properties import _filters_triton as declared
+from trueness.optimized.filters.cuda import kernels, planes
+from trueness.properties.filters import cuda as declared
 from trueness.tools.run.runner import Job, run_job
 
 broken, formula, name = sys.argv[1:]

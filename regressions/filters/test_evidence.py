@@ -130,7 +130,7 @@ def test_a_window_that_ends_in_zero_blackens_the_border_ATLAS_12_ATLAS_12c(windo
 def test_a_window_without_zeros_keeps_the_border_ATLAS_12_ATLAS_12c(kind: str) -> None:
     x, y = identity(lambda n: true.tile_window(n, kind))
     assert (np.abs(y - x) <= 17 * F64.u * x).all()  # at most four tiles: four products and sums, twice, one division
-    tiled = fast.tiled(lambda t: t, torch.from_numpy(x), 16, 0.25, kind).numpy()
+    tiled = fast.tiled(lambda t: t, torch.from_numpy(x), 16, overlap=0.25, window=kind).numpy()
     assert (np.abs(tiled - x) <= 17 * F64.u * x).all()
 
 
@@ -155,7 +155,7 @@ def test_a_long_image_is_cut_along_its_long_side_ATLAS_12d() -> None:
         seen.append(tuple(t.shape[-2:]))
         return t
 
-    fast.tiled(model, x, 16, 0.25, "hann")
+    fast.tiled(model, x, 16, overlap=0.25, window="hann")
     whole = 16 >= min(x.shape[-2:])
     assert whole and set(seen) == {(16, 16)} and len(seen) == 33
 
@@ -175,7 +175,7 @@ def test_nine_tiles_cover_what_took_sixteen_evaluations_ATLAS_12f() -> None:
     assert len(wrong.end_computed_twice(40, 16, 0.25)) ** 2 == 16
     assert len(true.tile_starts(40, 16, 0.25)) ** 2 == 9
     calls: list[int] = []
-    fast.tiled(lambda t: calls.append(1) or t, torch.zeros(1, 40, 40), 16, 0.25, "hann")  # type: ignore[func-returns-value]
+    fast.tiled(lambda t: calls.append(1) or t, torch.zeros(1, 40, 40), 16, overlap=0.25, window="hann")  # type: ignore[func-returns-value]
     assert len(calls) == 9
 
 
@@ -184,7 +184,7 @@ def test_without_the_shifted_last_tile_pixels_stay_empty_ATLAS_12g() -> None:
     assert starts[-1] + 16 == 40 < 41
     rows = columns = torch.from_numpy(starts)
     with pytest.raises(ValueError, match="uncovered"):
-        fast.blend(torch.zeros(3, 16, 16), rows, columns, 41, 16, "hann")
+        fast.blend(torch.zeros(3, 16, 16), rows, columns, height=41, width=16)
 
 
 # -- blur -------------------------------------------------------------------------------------------------------------
