@@ -24,6 +24,17 @@ class Config:
     mode: str = "plain"
 
 
+class Layer(NamedTuple):
+    w: int
+    config: Config
+    unused: int = 9
+
+
+class Network(NamedTuple):
+    layer: Layer
+    b: int
+
+
 def plain(x, w, b, eps, mode):
     return x, w, b, eps, mode
 
@@ -49,13 +60,33 @@ def all_structures(x, *, weights: Weights | None = None, config: Config = Config
     return x, weights.w, weights.b, config.eps, config.mode
 
 
+def nested(x, network: Network):
+    (w, config, unused), b = network
+    assert unused == 9
+    return x, w, b, config.eps, config.mode
+
+
+def nested_by_keyword(x, *, network: Network | None = None, mode):
+    assert network is not None
+    return x, network.layer.w, network.b, network.layer.config.eps, mode
+
+
 def two_words(a, *, weights: Weights, config: Config):
     return (a, Weights(*weights)), config.eps, config.mode
 
 
 @pytest.mark.parametrize(
     "function",
-    [plain, other_names, keywords, keywords_of_other_places, weights, all_structures, partial(keywords, out=1)],
+    [
+        plain,
+        other_names,
+        keywords,
+        keywords_of_other_places,
+        weights,
+        all_structures,
+        partial(keywords, out=1),
+        nested,
+    ],
 )
 def test_every_argument_arrives_in_its_place(function) -> None:
     assert positional(function, NAMES)(1, 2, 3, 4.0, "five") == (1, 2, 3, 4.0, "five")
@@ -63,6 +94,17 @@ def test_every_argument_arrives_in_its_place(function) -> None:
 
 def test_tuples_inside_a_result_are_unpacked() -> None:
     assert positional(two_words, NAMES)(1, 2, 3, 4.0, "five") == (1, 2, 3, 4.0, "five")
+
+
+def test_an_argument_may_go_to_a_structure_inside_a_structure_and_by_keyword() -> None:
+    assert positional(nested_by_keyword, NAMES)(1, 2, 3, 4.0, "five") == (1, 2, 3, 4.0, "five")
+
+
+def test_a_structure_without_any_of_the_arguments_is_left_to_its_default() -> None:
+    def function(x, *, gain, network: Network | None = None):
+        return x, gain, network
+
+    assert positional(function, ("x", "gain"))(1, 2) == (1, 2, None)
 
 
 def test_a_function_of_positions_alone_is_returned_as_it_is() -> None:
