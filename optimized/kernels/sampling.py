@@ -6,8 +6,11 @@ import math
 
 import torch
 
+from trueness.optimized.kernels import frequencies
 from trueness.optimized.kernels.sorf import power
 from trueness.optimized.kernels.validation import require_count, require_positive
+
+__all__ = ["sample_frequencies", "sample_offsets", "sample_orthogonal_frequencies", "sample_signs"]
 
 SPECTRA = ("gaussian", "laplacian_l1", "laplacian_l2", "cauchy_product", "cauchy_radial", "matern")
 
@@ -45,8 +48,6 @@ def sample_frequencies(
     returns     W (d, D) in ``dtype``
     raises      ValueError for another kernel or a number that does not fit
     """
-    from trueness.optimized.kernels import functional
-
     if kernel not in SPECTRA:
         raise ValueError(f"kernel was {kernel!r}; allowed are {', '.join(SPECTRA)}.")
     require_count(dimensions, "dimensions")
@@ -61,23 +62,23 @@ def sample_frequencies(
 
     shape = (dimensions, features)
     if kernel == "gaussian":
-        drawn = functional.gaussian_frequencies(normal(*shape), epsilon)
+        drawn = frequencies.gaussian_frequencies(normal(*shape), epsilon)
     elif kernel == "laplacian_l1":
-        drawn = functional.laplacian_l1_frequencies(_open_uniform(shape, generator), epsilon)
+        drawn = frequencies.laplacian_l1_frequencies(_open_uniform(shape, generator), epsilon)
     elif kernel == "cauchy_product":
-        drawn = functional.cauchy_product_frequencies(_open_uniform(shape, generator), epsilon)
+        drawn = frequencies.cauchy_product_frequencies(_open_uniform(shape, generator), epsilon)
     elif kernel == "laplacian_l2":
-        drawn = functional.laplacian_l2_frequencies(normal(*shape), normal(features), epsilon)
+        drawn = frequencies.laplacian_l2_frequencies(normal(*shape), normal(features), epsilon)
     elif kernel == "cauchy_radial":
         exponential = -torch.log(_open_uniform((features,), generator))
-        drawn = functional.cauchy_radial_frequencies(normal(*shape), exponential, epsilon)
+        drawn = frequencies.cauchy_radial_frequencies(normal(*shape), exponential, epsilon)
     else:
         assert nu is not None
         degrees = require_positive(nu, "nu") * 2
         if degrees != int(degrees):
             raise ValueError(f"nu was {nu!r}; it must be a whole number of halves, such as 1.5.")
         chi_square = normal(int(degrees), features).square().sum(0)
-        drawn = functional.matern_frequencies(normal(*shape), chi_square, epsilon, nu)
+        drawn = frequencies.matern_frequencies(normal(*shape), chi_square, epsilon, nu)
     return drawn.to(dtype)
 
 
@@ -109,8 +110,6 @@ def sample_orthogonal_frequencies(
     generator   torch.Generator; drawn from in float64
     raises      ValueError for a number that does not fit
     """
-    from trueness.optimized.kernels import functional
-
     require_count(dimensions, "dimensions")
     require_count(features, "features")
     device = _require_generator(generator).device
@@ -118,7 +117,7 @@ def sample_orthogonal_frequencies(
     shape = (count, dimensions, dimensions)
     blocks = torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
     radii = torch.randn(features, dimensions, generator=generator, dtype=torch.float64, device=device).norm(dim=1)
-    return functional.orthogonal_frequencies(blocks, radii, epsilon).to(dtype)
+    return frequencies.orthogonal_frequencies(blocks, radii, epsilon).to(dtype)
 
 
 def sample_signs(

@@ -48,6 +48,14 @@ def require_points(x: torch.Tensor, y: torch.Tensor, names: tuple[str, str] = ("
     require_same_kind(x, first, **{second: y})
 
 
+def require_vectors(v: torch.Tensor, y: torch.Tensor) -> None:
+    """v (m, p), one row for every point of y."""
+    require_matrix(v, "v", "(points of y, vectors)")
+    if v.shape[0] != y.shape[0]:
+        raise ValueError(f"v had {v.shape[0]} rows; it must have one for every point of y, {y.shape[0]}.")
+    require_same_kind(y, "y", v=v)
+
+
 def require_frequencies(x: torch.Tensor, frequencies: torch.Tensor, offsets: torch.Tensor | None) -> None:
     """x (n, d), frequencies (d, D) and offsets (D,)."""
     require_matrix(x, "x", "(points, dimensions)")
@@ -89,7 +97,7 @@ def require_precision(precision: str) -> None:
         raise ValueError(f"precision was {precision!r}; it must be 'ieee' or 'tf32'.")
 
 
-def require_place(out: torch.Tensor | None, shape: tuple[int, ...], x: torch.Tensor, *others: torch.Tensor) -> None:
+def require_out(out: torch.Tensor | None, shape: tuple[int, ...], x: torch.Tensor, *others: torch.Tensor) -> None:
     """An ``out`` that can take a result of this shape like ``x``, where nobody wants a gradient."""
     if out is None:
         return
@@ -100,7 +108,7 @@ def require_place(out: torch.Tensor | None, shape: tuple[int, ...], x: torch.Ten
             f"out was {tuple(out.shape)} {out.dtype} on {out.device}; it must be {shape} {x.dtype} on {x.device}."
         )
     if out.requires_grad or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *others))):
-        raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or leave out= away.")
+        raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or omit out=.")
 
 
 # -- working precision ------------------------------------------------------------------------------------------------

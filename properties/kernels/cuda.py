@@ -19,12 +19,12 @@ def _multiscale(name: str) -> Callable[[], Any]:
     """With the shares or the amplitudes of every feature in the place of weights and counts."""
 
     def load() -> Any:
-        from trueness.optimized import kernels
+        from trueness.optimized.kernels import rff
         from trueness.optimized.kernels.cuda import operators
 
         def call(*arguments: Any) -> Any:
             *tensors, weights, counts = arguments
-            shares = kernels._shares(weights, counts, tensors[0])
+            shares = rff.shares_by_feature(weights, counts, tensors[0])
             if name == "features":
                 return operators.features(*tensors, shares.sqrt())
             return operators.matvec(*tensors, shares)[0]

@@ -18,8 +18,8 @@ pytest.importorskip("triton", reason="triton is not installed: pip install trito
 WHOLE = """
 import json, sys
 import numpy as np, torch
-from trueness.optimized import _kernels_operators as operators
-from trueness.optimized import _kernels_triton as kernels
+from trueness.optimized.kernels.cuda import forward as kernels
+from trueness.optimized.kernels.cuda import operators
 
 compiled = kernels.Tile("ieee", k=(16, 16), dimensions=16)
 found = {}
@@ -40,8 +40,9 @@ print(json.dumps(found))
 
 BROKEN = """
 import sys
-from trueness.optimized import _kernels_triton as kernels, _kernels_triton_backward as backward
-from trueness.properties import _kernels_triton as declared
+from trueness.optimized.kernels.cuda import backward
+from trueness.optimized.kernels.cuda import forward as kernels
+from trueness.properties.kernels import cuda as declared
 from trueness.tools.run.runner import Job, run_job
 
 broken, formula, name, check = sys.argv[1:]
