@@ -15,8 +15,8 @@ from trueness.optimized.kernels.validation import require_count, require_share
 __all__ = [
     "drineas_mahoney_frobenius",
     "drineas_mahoney_spectral",
-    "features_error_bound",
     "nystrom_rate",
+    "rff_error_bound",
 ]
 
 Device = torch.device | str | None
@@ -28,11 +28,11 @@ def _require_table(tensor: torch.Tensor, name: str) -> None:
         raise ValueError(f"{name} had dtype {tensor.dtype}; it must be float64: these are numbers of points.")
 
 
-def features_error_bound(
+def rff_error_bound(
     counts: torch.Tensor,
-    points: int,
-    delta: float,
     *,
+    points: int,
+    delta: float = 0.05,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> torch.Tensor:
@@ -67,9 +67,9 @@ def nystrom_rate(landmarks: torch.Tensor, *, dtype: torch.dtype = torch.float64,
 
 def drineas_mahoney_spectral(
     landmarks: torch.Tensor,
-    points: int,
-    delta: float,
     *,
+    points: int,
+    delta: float = 0.05,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> torch.Tensor:
@@ -91,10 +91,10 @@ def drineas_mahoney_spectral(
 
 def drineas_mahoney_frobenius(
     landmarks: torch.Tensor,
+    *,
     points: int,
     rank: int,
-    delta: float,
-    *,
+    delta: float = 0.05,
     dtype: torch.dtype = torch.float64,
     device: Device = None,
 ) -> torch.Tensor:

@@ -38,105 +38,113 @@ def _root(square: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return torch.sqrt(square).to(upcast(like).dtype)
 
 
-def gaussian_frequencies(normal: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """ω = g/ε ~ N(0, ε⁻² I): the spectral density of ``gaussian``        (Rahimi & Recht 2007 Fig. 1)
+def gaussian_frequencies(normal: torch.Tensor, *, lengthscale: float = 1.0) -> torch.Tensor:
+    """ω = g/ℓ ~ N(0, ℓ⁻² I): the spectral density of ``gaussian``        (Rahimi & Recht 2007 Fig. 1)
 
-    normal   g  (d, D)  standard normal
-    epsilon  ε  number  length scale, > 0
-    returns  W  (d, D)  one frequency in every column, dtype of normal
-    raises   ValueError if an argument does not fit
+    normal       g  (d, D)  standard normal
+    lengthscale  ℓ  number  length scale, > 0
+    returns      W  (d, D)  one frequency in every column, dtype of normal
+    raises       ValueError if an argument does not fit
     """
     _require_columns(normal, "normal")
-    require_positive(epsilon, "epsilon")
-    return torch.div(upcast(normal), epsilon).to(normal.dtype)
+    require_positive(lengthscale, "lengthscale")
+    return torch.div(upcast(normal), lengthscale).to(normal.dtype)
 
 
-def laplacian_l1_frequencies(uniform: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """ω = −cot(π u)/ε: i.i.d. Cauchy(0, 1/ε), the spectral density of ``laplacian_l1``  (Rahimi & Recht 2007 Fig. 1)
+def laplacian_l1_frequencies(uniform: torch.Tensor, *, lengthscale: float = 1.0) -> torch.Tensor:
+    """ω = −cot(π u)/ℓ: i.i.d. Cauchy(0, 1/ℓ), the spectral density of ``laplacian_l1``  (Rahimi & Recht 2007 Fig. 1)
 
-    uniform  u  (d, D)  uniform on (0, 1)
-    epsilon  ε  number  length scale, > 0
-    returns  W  (d, D)  dtype of uniform
-    raises   ValueError if an argument does not fit
+    uniform      u  (d, D)  uniform on (0, 1)
+    lengthscale  ℓ  number  length scale, > 0
+    returns      W  (d, D)  dtype of uniform
+    raises       ValueError if an argument does not fit
     """
     _require_columns(uniform, "uniform")
-    require_positive(epsilon, "epsilon")
+    require_positive(lengthscale, "lengthscale")
     angle = math.pi * upcast(uniform)
-    return (-torch.cos(angle) / torch.sin(angle) / epsilon).to(uniform.dtype)
+    return (-torch.cos(angle) / torch.sin(angle) / lengthscale).to(uniform.dtype)
 
 
-def laplacian_l2_frequencies(normal: torch.Tensor, denominator: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """ω = g/(g_0 ε): the multivariate Cauchy t_1, the spectral density of ``laplacian_l2``    (R. & W. 2006 eq. 4.15)
+def laplacian_l2_frequencies(
+    normal: torch.Tensor, denominator: torch.Tensor, *, lengthscale: float = 1.0
+) -> torch.Tensor:
+    """ω = g/(g_0 ℓ): the multivariate Cauchy t_1, the spectral density of ``laplacian_l2``    (R. & W. 2006 eq. 4.15)
 
     normal       g    (d, D)  standard normal
     denominator  g_0  (D,)    standard normal, one for every column; its sign changes nothing
-    epsilon      ε    number  length scale, > 0
+    lengthscale  ℓ    number  length scale, > 0
     returns      W    (d, D)  dtype of normal
     raises       ValueError if an argument does not fit
     """
     _require_columns(normal, "normal", denominator, "denominator")
-    require_positive(epsilon, "epsilon")
-    return torch.div(upcast(normal), upcast(denominator) * epsilon).to(normal.dtype)
+    require_positive(lengthscale, "lengthscale")
+    return torch.div(upcast(normal), upcast(denominator) * lengthscale).to(normal.dtype)
 
 
-def cauchy_product_frequencies(uniform: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """ω = ln(2 u)/ε for u < 1/2, else −ln(2 (1 − u))/ε: Laplace(0, 1/ε), for ``cauchy_product``  (R. & R. 2007 Fig. 1)
+def cauchy_product_frequencies(uniform: torch.Tensor, *, lengthscale: float = 1.0) -> torch.Tensor:
+    """ω = ln(2 u)/ℓ for u < 1/2, else −ln(2 (1 − u))/ℓ: Laplace(0, 1/ℓ), for ``cauchy_product``  (R. & R. 2007 Fig. 1)
 
-    uniform  u  (d, D)  uniform on (0, 1)
-    epsilon  ε  number  length scale, > 0
-    returns  W  (d, D)  dtype of uniform
-    raises   ValueError if an argument does not fit
+    uniform      u  (d, D)  uniform on (0, 1)
+    lengthscale  ℓ  number  length scale, > 0
+    returns      W  (d, D)  dtype of uniform
+    raises       ValueError if an argument does not fit
     """
     _require_columns(uniform, "uniform")
-    require_positive(epsilon, "epsilon")
+    require_positive(lengthscale, "lengthscale")
     u = upcast(uniform)
     lower = u < 0.5
-    tail = torch.log(2 * torch.where(lower, u, 1 - u)) / epsilon
+    tail = torch.log(2 * torch.where(lower, u, 1 - u)) / lengthscale
     return torch.where(lower, tail, -tail).to(uniform.dtype)
 
 
-def cauchy_radial_frequencies(normal: torch.Tensor, exponential: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """ω = √(2 u) g/ε: 1/(1 + r²) = ∫ e^{−u} e^{−u r²} du is a mixture of Gaussians, for ``cauchy_radial``
+def cauchy_radial_frequencies(
+    normal: torch.Tensor, exponential: torch.Tensor, *, lengthscale: float = 1.0
+) -> torch.Tensor:
+    """ω = √(2 u) g/ℓ: 1/(1 + r²) = ∫ e^{−u} e^{−u r²} du is a mixture of Gaussians, for ``cauchy_radial``
 
     normal       g  (d, D)  standard normal
     exponential  u  (D,)    exponential with mean 1, one for every column
-    epsilon      ε  number  length scale, > 0
+    lengthscale  ℓ  number  length scale, > 0
     returns      W  (d, D)  dtype of normal
     raises       ValueError if an argument does not fit
     """
     _require_columns(normal, "normal", exponential, "exponential")
-    require_positive(epsilon, "epsilon")
-    return torch.div(_root(2 * exponential.double(), normal) * upcast(normal), epsilon).to(normal.dtype)
+    require_positive(lengthscale, "lengthscale")
+    return torch.div(_root(2 * exponential.double(), normal) * upcast(normal), lengthscale).to(normal.dtype)
 
 
-def matern_frequencies(normal: torch.Tensor, chi_square: torch.Tensor, epsilon: float, nu: float) -> torch.Tensor:
-    """ω = g √(2ν/c)/ε: the multivariate t with 2ν degrees of freedom, for ``matern``        (R. & W. 2006 eq. 4.15)
+def matern_frequencies(
+    normal: torch.Tensor, chi_square: torch.Tensor, *, lengthscale: float = 1.0, nu: float = 1.5
+) -> torch.Tensor:
+    """ω = g √(2ν/c)/ℓ: the multivariate t with 2ν degrees of freedom, for ``matern``        (R. & W. 2006 eq. 4.15)
 
-    normal      g  (d, D)  standard normal
-    chi_square  c  (D,)    χ² with 2ν degrees of freedom, one for every column
-    epsilon     ε  number  length scale, > 0
-    nu          ν  number  smoothness, > 0
-    returns     W  (d, D)  dtype of normal
-    raises      ValueError if an argument does not fit
+    normal       g  (d, D)  standard normal
+    chi_square   c  (D,)    χ² with 2ν degrees of freedom, one for every column
+    lengthscale  ℓ  number  length scale, > 0
+    nu           ν  number  smoothness, > 0
+    returns      W  (d, D)  dtype of normal
+    raises       ValueError if an argument does not fit
     """
     _require_columns(normal, "normal", chi_square, "chi_square")
-    require_positive(epsilon, "epsilon")
+    require_positive(lengthscale, "lengthscale")
     require_positive(nu, "nu")
-    return torch.div(upcast(normal) * _root(torch.div(2 * nu, chi_square.double()), normal), epsilon).to(normal.dtype)
+    return torch.div(upcast(normal) * _root(torch.div(2 * nu, chi_square.double()), normal), lengthscale).to(
+        normal.dtype
+    )
 
 
-def orthogonal_frequencies(blocks: torch.Tensor, radii: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """W = [Q_1, Q_2, …] diag(ρ)/ε,  Q_b = Gram-Schmidt of block b        (orthogonal features, Yu et al. 2016 eq. 4-5)
+def orthogonal_frequencies(blocks: torch.Tensor, radii: torch.Tensor, *, lengthscale: float = 1.0) -> torch.Tensor:
+    """W = [Q_1, Q_2, …] diag(ρ)/ℓ,  Q_b = Gram-Schmidt of block b        (orthogonal features, Yu et al. 2016 eq. 4-5)
 
-    blocks   G  (B, d, d)  standard normal
-    radii    ρ  (D,)       χ with d degrees of freedom, D ≤ B d: every column on its own is then N(0, ε⁻² I)
-    epsilon  ε  number     length scale, > 0
-    returns  W  (d, D)     the first D columns, dtype of blocks; those of one block are orthogonal
-    raises   ValueError if the blocks are not square, do not hold D columns, or epsilon is not a positive number
+    blocks       G  (B, d, d)  standard normal
+    radii        ρ  (D,)       χ with d degrees of freedom, D ≤ B d: every column on its own is then N(0, ℓ⁻² I)
+    lengthscale  ℓ  number     length scale, > 0
+    returns      W  (d, D)     the first D columns, dtype of blocks; those of one block are orthogonal
+    raises       ValueError if the blocks are not square, do not hold D columns, or lengthscale is not a positive number
     """
     require_floating(blocks, "blocks")
     require_floating(radii, "radii")
-    require_positive(epsilon, "epsilon")
+    require_positive(lengthscale, "lengthscale")
     if blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2]:
         raise ValueError(f"blocks had shape {tuple(blocks.shape)}; it must be (B, d, d).")
     if radii.ndim != 1 or not 1 <= radii.shape[0] <= blocks.shape[0] * blocks.shape[1]:
@@ -149,4 +157,4 @@ def orthogonal_frequencies(blocks: torch.Tensor, radii: torch.Tensor, epsilon: f
         q, r = torch.linalg.qr(upcast(blocks))
         sign = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(q.dtype)  # Gram-Schmidt has R_jj > 0
         columns = (q * sign[:, None, :]).transpose(0, 1).flatten(1)[:, : radii.shape[0]]
-        return torch.div(columns * upcast(radii), epsilon).to(blocks.dtype)
+        return torch.div(columns * upcast(radii), lengthscale).to(blocks.dtype)

@@ -32,12 +32,12 @@ from trueness.optimized.kernels.validation import (
 )
 
 __all__ = [
-    "features",
-    "features_multiscale",
-    "features_paired",
-    "gram",
-    "matvec",
-    "matvec_multiscale",
+    "rff_features",
+    "rff_features_multiscale",
+    "rff_features_paired",
+    "rff_gram",
+    "rff_matvec",
+    "rff_matvec_multiscale",
     "structured_features",
 ]
 
@@ -49,25 +49,25 @@ def _choices(row_tile: int | None, feature_tile: int | None, precision: str) -> 
     return row_tile, feature_tile
 
 
-def features(
+def rff_features(
     x: torch.Tensor,
     frequencies: torch.Tensor,
     offsets: torch.Tensor,
     *,
-    out: torch.Tensor | None = None,
     feature_tile: int | None = None,
     row_tile: int | None = None,
     precision: str = "ieee",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """φ(x) = √(2/D) cos(x W + b)        (Rahimi & Recht 2007 Alg. 1; E φ(x)·φ(y) = k(x − y))
 
     x             x  (n, d)  points, any floating dtype
     frequencies   W  (d, D)  columns from the kernel's spectral density, like x
     offsets       b  (D,)    uniform on [0, 2π), like x
-    out              (n, D)  optional: where the result is written, no gradient then
     feature_tile     int     features computed at a time
     row_tile         int     points they are computed for at a time
     precision        name    "ieee", or "tf32": on CUDA products of x and W keep 11 bits of every factor
+    out              (n, D)  optional: where the result is written, no gradient then
     returns       φ  (n, D)  dtype of x
     raises        ValueError if the arguments do not fit together
     """
@@ -77,23 +77,23 @@ def features(
     return autograd.features(x, frequencies, offsets, math.sqrt(2 / offsets.shape[0]), chosen, out, precision)
 
 
-def features_paired(
+def rff_features_paired(
     x: torch.Tensor,
     frequencies: torch.Tensor,
     *,
-    out: torch.Tensor | None = None,
     feature_tile: int | None = None,
     row_tile: int | None = None,
     precision: str = "ieee",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """φ(x) = √(2/D) [cos(x W), sin(x W)],  D = 2 · columns of W        (Sutherland & Schneider 2015 eq. 1)
 
     x             x  (n, d)    points, any floating dtype
     frequencies   W  (d, D/2)  columns from the kernel's spectral density, like x
-    out              (n, D)    optional: where the result is written, no gradient then
     feature_tile     int       columns of W computed at a time
     row_tile         int       points they are computed for at a time
     precision        name      "ieee", or "tf32": on CUDA products of x and W keep 11 bits of every factor
+    out              (n, D)    optional: where the result is written, no gradient then
     returns       φ  (n, D)    dtype of x; φ(x)·φ(x) = 1
     raises        ValueError if the arguments do not fit together
     """
@@ -107,21 +107,21 @@ def structured_features(
     x: torch.Tensor,
     signs: torch.Tensor,
     offsets: torch.Tensor,
-    epsilon: float,
     *,
-    out: torch.Tensor | None = None,
+    lengthscale: float = 1.0,
     row_tile: int | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """φ(x) = √(2/D) cos(z + b),  z_b = √q/ε · H D_b3 H D_b2 H D_b1 x̃        (SORF, Yu et al. 2016 eq. 6)
+    """φ(x) = √(2/D) cos(z + b),  z_b = √q/ℓ · H D_b3 H D_b2 H D_b1 x̃        (SORF, Yu et al. 2016 eq. 6)
 
-    x         x  (n, d)     points, any floating dtype; x̃ is x and zeros up to q numbers
-    signs     D  (B, 3, q)  ±1, the diagonals of every block, like x; q is a power of two, at least d
-    offsets   b  (D,)       uniform on [0, 2π), like x; D ≤ B q, and of the last block as many as are left
-    epsilon   ε  number     standard deviation of the Gaussian kernel, > 0
-    out          (n, D)     optional: where the result is written, no gradient then
-    row_tile     int        points whose angles are computed at a time
-    returns   φ  (n, D)     dtype of x; in O(n D log d) of memory-bound or O(n D √d) of matrix products
-    raises    ValueError if the arguments do not fit together
+    x            x  (n, d)     points, any floating dtype; x̃ is x and zeros up to q numbers
+    signs        D  (B, 3, q)  ±1, the diagonals of every block, like x; q is a power of two, at least d
+    offsets      b  (D,)       uniform on [0, 2π), like x; D ≤ B q, and of the last block as many as are left
+    lengthscale  ℓ  number     standard deviation of the Gaussian kernel, > 0
+    row_tile        int        points whose angles are computed at a time
+    out             (n, D)     optional: where the result is written, no gradient then
+    returns      φ  (n, D)     dtype of x; in O(n D log d) of memory-bound or O(n D √d) of matrix products
+    raises       ValueError if the arguments do not fit together
     """
     require_matrix(x, "x", "(points, dimensions)")
     require_floating(signs, "signs")
@@ -138,10 +138,10 @@ def structured_features(
             f"{signs.shape[0] * q} frequencies of signs, and of more than those without the last block."
         )
     require_same_kind(x, "x", signs=signs, offsets=offsets)
-    require_positive(epsilon, "epsilon")
+    require_positive(lengthscale, "lengthscale")
     require_count(row_tile, "row_tile")
     require_out(out, (x.shape[0], offsets.shape[0]), x, offsets)
-    return sorf.features(x, signs, offsets, epsilon, row_tile, out)
+    return sorf.features(x, signs, offsets, lengthscale, row_tile, out)
 
 
 def _require_scales(frequencies: torch.Tensor, weights: torch.Tensor, counts: Sequence[int]) -> None:
@@ -160,17 +160,17 @@ def shares_by_feature(weights: torch.Tensor, counts: Sequence[int], like: torch.
     return torch.cat(parts).to(upcast(like[:0]).dtype)
 
 
-def features_multiscale(
+def rff_features_multiscale(
     x: torch.Tensor,
     frequencies: torch.Tensor,
     offsets: torch.Tensor,
+    *,
     weights: torch.Tensor,
     counts: Sequence[int],
-    *,
-    out: torch.Tensor | None = None,
     feature_tile: int | None = None,
     row_tile: int | None = None,
     precision: str = "ieee",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """φ(x) = [√(2 w_s/D_s) cos(x W_s + b_s)]_s,  Σ w_s = 1: for k = Σ_s w_s k_s        (Rahimi & Recht 2007, linearity)
 
@@ -179,10 +179,10 @@ def features_multiscale(
     offsets       b    (D,)    uniform on [0, 2π), like x
     weights       w    (S,)    share of every scale's kernel, summing to 1; best in float64
     counts        D_s  tuple   number of features of every scale, summing to D
-    out                (n, D)  optional: where the result is written, no gradient then
     feature_tile       int     features computed at a time
     row_tile           int     points they are computed for at a time
     precision          name    "ieee", or "tf32": on CUDA products of x and W keep 11 bits of every factor
+    out                (n, D)  optional: where the result is written, no gradient then
     returns       φ    (n, D)  dtype of x
     raises        ValueError if the arguments do not fit together
     """
@@ -195,16 +195,16 @@ def features_multiscale(
     )
 
 
-def gram(
+def rff_gram(
     x: torch.Tensor,
     y: torch.Tensor,
     frequencies: torch.Tensor,
     offsets: torch.Tensor,
     *,
-    out: torch.Tensor | None = None,
     feature_tile: int | None = None,
     row_tile: int | None = None,
     precision: str = "ieee",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """K̂ = φ(x) φ(y)ᵀ = (2/D) cos(x W + b) cos(y W + b)ᵀ        (Rahimi & Recht 2007 Alg. 1), φ never stored
 
@@ -212,10 +212,10 @@ def gram(
     y             y  (m, d)  points, like x
     frequencies   W  (d, D)  columns from the kernel's spectral density, like x
     offsets       b  (D,)    uniform on [0, 2π), like x
-    out              (n, m)  optional: where the result is written, no gradient then
     feature_tile     int     features computed at a time
     row_tile         int     points they are computed for at a time; the backward makes every tile once more
     precision        name    "ieee", or "tf32": on CUDA products keep 11 bits of every factor
+    out              (n, m)  optional: where the result is written, no gradient then
     returns       K̂  (n, m)  dtype of x
     raises        ValueError if the arguments do not fit together
     """
@@ -226,17 +226,17 @@ def gram(
     return autograd.gram(x, y, frequencies, offsets, chosen, out, precision)
 
 
-def matvec(
+def rff_matvec(
     x: torch.Tensor,
     y: torch.Tensor,
     v: torch.Tensor,
     frequencies: torch.Tensor,
     offsets: torch.Tensor,
     *,
-    out: torch.Tensor | None = None,
     feature_tile: int | None = None,
     row_tile: int | None = None,
     precision: str = "ieee",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """u = φ(x) (φ(y)ᵀ v) ≈ K(x, y) v,  φ = √(2/D) cos(· W + b)        (Rahimi & Recht 2007 Alg. 1), φ never stored
 
@@ -245,10 +245,10 @@ def matvec(
     v             v  (m, p)  vectors in columns, like x
     frequencies   W  (d, D)  columns from the kernel's spectral density, like x
     offsets       b  (D,)    uniform on [0, 2π), like x
-    out              (n, p)  optional: where the result is written, no gradient then
     feature_tile     int     features computed at a time
     row_tile         int     points they are computed for at a time; the backward makes every tile once more
     precision        name    "ieee", or "tf32": on CUDA products keep 11 bits of every factor
+    out              (n, p)  optional: where the result is written, no gradient then
     returns       u  (n, p)  dtype of x; the tiles change the order of summation and nothing else
     raises        ValueError if the arguments do not fit together
     """
@@ -262,21 +262,21 @@ def matvec(
     return autograd.matvec(x, y, v, frequencies, offsets, shares, chosen, out, precision)
 
 
-def matvec_multiscale(
+def rff_matvec_multiscale(
     x: torch.Tensor,
     y: torch.Tensor,
     v: torch.Tensor,
     frequencies: torch.Tensor,
     offsets: torch.Tensor,
+    *,
     weights: torch.Tensor,
     counts: Sequence[int],
-    *,
-    out: torch.Tensor | None = None,
     feature_tile: int | None = None,
     row_tile: int | None = None,
     precision: str = "ieee",
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """u = φ(x) (φ(y)ᵀ v) ≈ Σ_s w_s K_s(x, y) v with the features of ``features_multiscale``, none of them stored
+    """u = φ(x) (φ(y)ᵀ v) ≈ Σ_s w_s K_s(x, y) v with the features of ``rff_features_multiscale``, none of them stored
 
     x             x    (n, d)  points, any floating dtype
     y             y    (m, d)  points, like x
@@ -285,10 +285,10 @@ def matvec_multiscale(
     offsets       b    (D,)    uniform on [0, 2π), like x
     weights       w    (S,)    share of every scale's kernel, summing to 1; best in float64
     counts        D_s  tuple   number of features of every scale, summing to D
-    out                (n, p)  optional: where the result is written, no gradient then
     feature_tile       int     features computed at a time
     row_tile           int     points they are computed for at a time
     precision          name    "ieee", or "tf32": on CUDA products keep 11 bits of every factor
+    out                (n, p)  optional: where the result is written, no gradient then
     returns       u    (n, p)  dtype of x
     raises        ValueError if the arguments do not fit together
     """

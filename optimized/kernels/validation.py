@@ -125,27 +125,27 @@ class _Matern(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(square: torch.Tensor, epsilon: float, nu: float) -> torch.Tensor:
-        s = torch.sqrt(square) * (math.sqrt(2 * nu) / epsilon)
+    def forward(square: torch.Tensor, lengthscale: float, nu: float) -> torch.Tensor:
+        s = torch.sqrt(square) * (math.sqrt(2 * nu) / lengthscale)
         return torch.exp(-s) * (1 + s if nu == 1.5 else 1 + s + s * s / 3)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        square, ctx.epsilon, ctx.nu = inputs
+        square, ctx.lengthscale, ctx.nu = inputs
         ctx.save_for_backward(square)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (square,) = ctx.saved_tensors
-        s = torch.sqrt(square) * (math.sqrt(2 * ctx.nu) / ctx.epsilon)
+        s = torch.sqrt(square) * (math.sqrt(2 * ctx.nu) / ctx.lengthscale)
         slope = torch.exp(-s) * (3.0 if ctx.nu == 1.5 else 5 * (1 + s) / 3)
-        return grad * slope * (-0.5 / ctx.epsilon**2), None, None
+        return grad * slope * (-0.5 / ctx.lengthscale**2), None, None
 
 
-def smooth_matern(x: torch.Tensor, y: torch.Tensor, epsilon: float, nu: float) -> torch.Tensor:
+def smooth_matern(x: torch.Tensor, y: torch.Tensor, lengthscale: float, nu: float) -> torch.Tensor:
     """Matérn with ν = 3/2 or 5/2; where the square of a finite distance has left the format the kernel is 0."""
     square = distances(x, y).square()
-    kernel = _Matern.apply(square, epsilon, nu)  # type: ignore[no-untyped-call]
+    kernel = _Matern.apply(square, lengthscale, nu)  # type: ignore[no-untyped-call]
     finite = x.isfinite().all(-1)[..., :, None] & y.isfinite().all(-1)[..., None, :]
     return torch.where(finite & square.isinf(), 0.0, kernel)
 
