@@ -148,9 +148,9 @@ def matvec(tiny: bool) -> Pair:
 
     return Pair(
         f"RFF matvec, {n} × {d}, {features} features, {p} vectors",
-        "kernels.matvec",
+        "kernels.rff_matvec",
         drawn,
-        Side("trueness", quiet(kernels.matvec)),
+        Side("trueness", quiet(kernels.rff_matvec)),
         (Side("two products", quiet(two_products)),),
         part=part,
     )

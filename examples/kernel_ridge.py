@@ -44,9 +44,9 @@ def rmse(prediction: torch.Tensor, y: torch.Tensor) -> float:
 
 def exact(x: torch.Tensor, y: torch.Tensor, points: torch.Tensor, width: float, ridge: float) -> torch.Tensor:
     """The prediction of the exact kernel at ``points``."""
-    k = kernels.gaussian(x, x, width) + ridge * torch.eye(len(x), dtype=x.dtype)
+    k = kernels.gaussian(x, x, lengthscale=width) + ridge * torch.eye(len(x), dtype=x.dtype)
     a = torch.cholesky_solve((y - y.mean())[:, None], torch.linalg.cholesky(k))
-    return y.mean() + (kernels.gaussian(points, x, width) @ a)[:, 0]
+    return y.mean() + (kernels.gaussian(points, x, lengthscale=width) @ a)[:, 0]
 
 
 def chosen(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
@@ -74,7 +74,7 @@ class Solver:
         self.width, self.ridge = chosen(x, y)
         generator = torch.Generator().manual_seed(1000 + split)
         normal = torch.randn(x.shape[1], FEATURES, generator=generator, dtype=x.dtype)
-        self.frequencies = kernels.gaussian_frequencies(normal, self.width)
+        self.frequencies = kernels.gaussian_frequencies(normal, lengthscale=self.width)
         self.offsets = 2 * math.pi * torch.rand(FEATURES, generator=generator, dtype=x.dtype)
         r = y - y.mean()
         self.state = {"a": torch.zeros_like(r), "r": r.clone(), "p": r.clone()}
@@ -82,7 +82,7 @@ class Solver:
     def product(self, points: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """φ(points) (φ(X)ᵀ v)."""
         x = self.x[self.learn]
-        return kernels.matvec(points, x, v[:, None], self.frequencies, self.offsets)[:, 0]
+        return kernels.rff_matvec(points, x, v[:, None], self.frequencies, self.offsets)[:, 0]
 
     def step(self, k: int) -> str:
         """One iteration; the last one of a split judges it and begins the next."""

@@ -34,7 +34,7 @@ TINY = {
     "kernels.cpu.tiles.WORTH": 1,
     "_lib.matmul.SMALL": 1,
     "fisher.functional.TILE": 3,
-    "kernels.functional.ROW_TILE": 3,
+    "kernels.exact.ROW_TILE": 3,
 }
 CHECKS = ("value", "gradient", "shapes", "special values", "poisoned allocations", "out")
 FAMILIES = ("atlas_memory", "attention", "filters", "fisher", "kernels")

@@ -2,7 +2,7 @@
 
     k(x − y) = ∫ p(ω) e^{iω·(x−y)} dω ≈ φ(x)·φ(y),      φ(x) = √(2/D) cos(Wᵀx + b)        (Bochner; Rahimi & Recht 2007)
 
-x (n, d) and y (m, d) are points in rows; ε is a length: the standard deviation of the Gaussian kernel and no variance.
+x (n, d) and y (m, d) are points in rows; ℓ is a length: the standard deviation of the Gaussian kernel and no variance.
 All randomness is an argument. Rahimi & Recht 2007, Random Features for Large-Scale Kernel Machines, Alg. 1, Claim 1 and
 Fig. 1; Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, ch. 4; Yu et al. 2016 (1610.09072);
 Sutherland & Schneider 2015 (1506.02785); Williams & Seeger 2001; Drineas & Mahoney 2005, JMLR 6:2153.
@@ -39,120 +39,120 @@ def _inverse(r):
 # -- kernel matrices --------------------------------------------------------------------------------------------------
 
 
-def gaussian(x, y, epsilon):
-    """K_ij = exp(−‖x_i − y_j‖²/(2 ε²))        (Rahimi & Recht 2007 Fig. 1; ε is the standard deviation)
+def gaussian(x, y, *, lengthscale=1.0):
+    """K_ij = exp(−‖x_i − y_j‖²/(2 ℓ²))        (Rahimi & Recht 2007 Fig. 1; ℓ is the standard deviation)
 
-    x        x  (n, d)  points
-    y        y  (m, d)  points
-    epsilon  ε  number  length scale, > 0, unit of x
-    returns  K  (n, m)  1 at distance 0, e^{−1/2} at distance ε
+    x            x  (n, d)  points
+    y            y  (m, d)  points
+    lengthscale  ℓ  number  length scale, > 0, unit of x
+    returns      K  (n, m)  1 at distance 0, e^{−1/2} at distance ℓ
     """
-    return np.exp(-_squared_distances(x, y) / (2 * epsilon * epsilon))
+    return np.exp(-_squared_distances(x, y) / (2 * lengthscale * lengthscale))
 
 
-def gaussian_vjp(cotangent, x, y, epsilon):
-    """by x and y: the slope −K̄ K/ε² times x_i − y_j"""
-    return _pulled(-cotangent * gaussian(x, y, epsilon) / (epsilon * epsilon), x, y)
+def gaussian_vjp(cotangent, x, y, lengthscale):
+    """by x and y: the slope −K̄ K/ℓ² times x_i − y_j"""
+    return _pulled(-cotangent * gaussian(x, y, lengthscale=lengthscale) / (lengthscale * lengthscale), x, y)
 
 
-def laplacian_l1(x, y, epsilon):
-    """K_ij = exp(−‖x_i − y_j‖₁/ε)        (Rahimi & Recht 2007 Fig. 1: its "Laplacian")
+def laplacian_l1(x, y, *, lengthscale=1.0):
+    """K_ij = exp(−‖x_i − y_j‖₁/ℓ)        (Rahimi & Recht 2007 Fig. 1: its "Laplacian")
 
-    x        x  (n, d)  points
-    y        y  (m, d)  points
-    epsilon  ε  number  length scale, > 0, unit of x
-    returns  K  (n, m)
+    x            x  (n, d)  points
+    y            y  (m, d)  points
+    lengthscale  ℓ  number  length scale, > 0, unit of x
+    returns      K  (n, m)
     """
     difference = _differences(x, y)
-    return np.exp(-np.sum(np.maximum(difference, -difference), axis=-1) / epsilon)
+    return np.exp(-np.sum(np.maximum(difference, -difference), axis=-1) / lengthscale)
 
 
-def laplacian_l1_vjp(cotangent, x, y, epsilon):
-    """by x and y: −K̄ K sign(x_i − y_j)/ε, sign 0 at 0"""
+def laplacian_l1_vjp(cotangent, x, y, lengthscale):
+    """by x and y: −K̄ K sign(x_i − y_j)/ℓ, sign 0 at 0"""
     difference = _differences(x, y)
     sign = np.where(difference > 0, 1.0, np.where(difference < 0, -1.0, 0.0))
-    by_pair = (-cotangent * laplacian_l1(x, y, epsilon) / epsilon)[:, :, None] * sign
+    by_pair = (-cotangent * laplacian_l1(x, y, lengthscale=lengthscale) / lengthscale)[:, :, None] * sign
     return np.sum(by_pair, axis=1), -np.sum(by_pair, axis=0)
 
 
-def laplacian_l2(x, y, epsilon):
-    """K_ij = exp(−‖x_i − y_j‖₂/ε)        (Matérn with ν = 1/2, Rasmussen & Williams 2006 eq. 4.18: rotation-invariant)
+def laplacian_l2(x, y, *, lengthscale=1.0):
+    """K_ij = exp(−‖x_i − y_j‖₂/ℓ)        (Matérn with ν = 1/2, Rasmussen & Williams 2006 eq. 4.18: rotation-invariant)
 
-    x        x  (n, d)  points
-    y        y  (m, d)  points
-    epsilon  ε  number  length scale, > 0, unit of x
-    returns  K  (n, m)
+    x            x  (n, d)  points
+    y            y  (m, d)  points
+    lengthscale  ℓ  number  length scale, > 0, unit of x
+    returns      K  (n, m)
     """
-    return np.exp(-np.sqrt(_squared_distances(x, y)) / epsilon)
+    return np.exp(-np.sqrt(_squared_distances(x, y)) / lengthscale)
 
 
-def laplacian_l2_vjp(cotangent, x, y, epsilon):
-    """by x and y: the slope −K̄ K/(ε r) times x_i − y_j, 0 at r = 0"""
+def laplacian_l2_vjp(cotangent, x, y, lengthscale):
+    """by x and y: the slope −K̄ K/(ℓ r) times x_i − y_j, 0 at r = 0"""
     inverse = _inverse(np.sqrt(_squared_distances(x, y)))
-    return _pulled(-cotangent * laplacian_l2(x, y, epsilon) * inverse / epsilon, x, y)
+    return _pulled(-cotangent * laplacian_l2(x, y, lengthscale=lengthscale) * inverse / lengthscale, x, y)
 
 
-def cauchy_product(x, y, epsilon):
-    """K_ij = ∏_k 1/(1 + ((x_ik − y_jk)/ε)²)        (Rahimi & Recht 2007 Fig. 1: its "Cauchy")
+def cauchy_product(x, y, *, lengthscale=1.0):
+    """K_ij = ∏_k 1/(1 + ((x_ik − y_jk)/ℓ)²)        (Rahimi & Recht 2007 Fig. 1: its "Cauchy")
 
-    x        x  (n, d)  points
-    y        y  (m, d)  points
-    epsilon  ε  number  length scale, > 0, unit of x
-    returns  K  (n, m)
+    x            x  (n, d)  points
+    y            y  (m, d)  points
+    lengthscale  ℓ  number  length scale, > 0, unit of x
+    returns      K  (n, m)
     """
-    scaled = _differences(x, y) / epsilon
+    scaled = _differences(x, y) / lengthscale
     return np.prod(1 / (1 + scaled * scaled), axis=-1)
 
 
-def cauchy_product_vjp(cotangent, x, y, epsilon):
-    """by x and y: the slope −2 K̄ K/(ε² + (x_ik − y_jk)²) times x_ik − y_jk"""
+def cauchy_product_vjp(cotangent, x, y, lengthscale):
+    """by x and y: the slope −2 K̄ K/(ℓ² + (x_ik − y_jk)²) times x_ik − y_jk"""
     difference = _differences(x, y)
-    weight = (-2 * cotangent * cauchy_product(x, y, epsilon))[:, :, None]
-    return _pulled(weight / (epsilon * epsilon + difference * difference), x, y)
+    weight = (-2 * cotangent * cauchy_product(x, y, lengthscale=lengthscale))[:, :, None]
+    return _pulled(weight / (lengthscale * lengthscale + difference * difference), x, y)
 
 
-def cauchy_radial(x, y, epsilon):
-    """K_ij = 1/(1 + ‖x_i − y_j‖²/ε²)        (the rational quadratic, Rasmussen & Williams 2006 eq. 4.19, α = 1)
+def cauchy_radial(x, y, *, lengthscale=1.0):
+    """K_ij = 1/(1 + ‖x_i − y_j‖²/ℓ²)        (the rational quadratic, Rasmussen & Williams 2006 eq. 4.19, α = 1)
 
-    x        x  (n, d)  points
-    y        y  (m, d)  points
-    epsilon  ε  number  length scale, > 0, unit of x; ℓ = ε/√2 of the book
-    returns  K  (n, m)  1/2 at distance ε
+    x            x  (n, d)  points
+    y            y  (m, d)  points
+    lengthscale  ℓ  number  length scale, > 0, unit of x; √2 times that of the book
+    returns      K  (n, m)  1/2 at distance ℓ
     """
-    return 1 / (1 + _squared_distances(x, y) / (epsilon * epsilon))
+    return 1 / (1 + _squared_distances(x, y) / (lengthscale * lengthscale))
 
 
-def cauchy_radial_vjp(cotangent, x, y, epsilon):
-    """by x and y: the slope −2 K̄ K²/ε² times x_i − y_j"""
-    kernel = cauchy_radial(x, y, epsilon)
-    return _pulled(-2 * cotangent * kernel * kernel / (epsilon * epsilon), x, y)
+def cauchy_radial_vjp(cotangent, x, y, lengthscale):
+    """by x and y: the slope −2 K̄ K²/ℓ² times x_i − y_j"""
+    kernel = cauchy_radial(x, y, lengthscale=lengthscale)
+    return _pulled(-2 * cotangent * kernel * kernel / (lengthscale * lengthscale), x, y)
 
 
-def matern(x, y, epsilon, nu):
-    """K_ij = e^{−s} p(s),  s = √(2ν) r/ε,  p = 1, 1 + s, 1 + s + s²/3 for ν = 1/2, 3/2, 5/2 (R. & W. 2006 eq. 4.16-17)
+def matern(x, y, *, lengthscale=1.0, nu=1.5):
+    """K_ij = e^{−s} p(s),  s = √(2ν) r/ℓ,  p = 1, 1 + s, 1 + s + s²/3 for ν = 1/2, 3/2, 5/2 (R. & W. 2006 eq. 4.16-17)
 
-    x        x  (n, d)  points
-    y        y  (m, d)  points
-    epsilon  ε  number  length scale ℓ, > 0, unit of x
-    nu       ν  number  smoothness: 0.5, 1.5 or 2.5
-    returns  K  (n, m)
-    raises   ValueError for another ν, which has no such closed form
+    x            x  (n, d)  points
+    y            y  (m, d)  points
+    lengthscale  ℓ  number  length scale, > 0, unit of x
+    nu           ν  number  smoothness: 0.5, 1.5 or 2.5
+    returns      K  (n, m)
+    raises       ValueError for another ν, which has no such closed form
     """
     if nu not in (0.5, 1.5, 2.5):
         raise ValueError(f"nu was {nu!r}; it must be 0.5, 1.5 or 2.5.")
-    s = np.sqrt(2 * nu) * np.sqrt(_squared_distances(x, y)) / epsilon
+    s = np.sqrt(2 * nu) * np.sqrt(_squared_distances(x, y)) / lengthscale
     if nu == 0.5:
         return np.exp(-s)
     return np.exp(-s) * (1 + s if nu == 1.5 else 1 + s + s * s / 3)
 
 
-def matern_vjp(cotangent, x, y, epsilon, nu):
-    """by x and y: the slope −K̄ e^{−s} q/ε² times x_i − y_j, q = ε/r, 3, 5 (1 + s)/3 for ν = 1/2, 3/2, 5/2"""
+def matern_vjp(cotangent, x, y, lengthscale, nu):
+    """by x and y: the slope −K̄ e^{−s} q/ℓ² times x_i − y_j, q = ℓ/r, 3, 5 (1 + s)/3 for ν = 1/2, 3/2, 5/2"""
     r = np.sqrt(_squared_distances(x, y))
-    s = np.sqrt(2 * nu) * r / epsilon
-    decay = -cotangent * np.exp(-s) / (epsilon * epsilon)
+    s = np.sqrt(2 * nu) * r / lengthscale
+    decay = -cotangent * np.exp(-s) / (lengthscale * lengthscale)
     if nu == 0.5:
-        return _pulled(decay * epsilon * _inverse(r), x, y)
+        return _pulled(decay * lengthscale * _inverse(r), x, y)
     return _pulled(decay * (3.0 if nu == 1.5 else 5 * (1 + s) / 3), x, y)
 
 
@@ -165,31 +165,31 @@ KERNELS = {
 }
 
 
-def kernel_matvec(x, y, v, kernel, epsilon):
+def kernel_matvec(x, y, v, *, kernel="gaussian", lengthscale=1.0):
     """u = K(x, y) v: the exact product that random features approximate
 
-    x        x  (n, d)  points
-    y        y  (m, d)  points
-    v        v  (m, p)  vectors in columns
-    kernel      name    "gaussian", "laplacian_l1", "laplacian_l2", "cauchy_product" or "cauchy_radial"
-    epsilon  ε  number  length scale, > 0
-    returns  u  (n, p)
+    x            x  (n, d)  points
+    y            y  (m, d)  points
+    v            v  (m, p)  vectors in columns
+    kernel          name    "gaussian", "laplacian_l1", "laplacian_l2", "cauchy_product" or "cauchy_radial"
+    lengthscale  ℓ  number  length scale, > 0
+    returns      u  (n, p)
     """
     function, _ = KERNELS[kernel]
-    return function(x, y, epsilon) @ v
+    return function(x, y, lengthscale=lengthscale) @ v
 
 
-def kernel_matvec_vjp(cotangent, x, y, v, kernel, epsilon):
+def kernel_matvec_vjp(cotangent, x, y, v, kernel, lengthscale):
     """by x and y: the kernel's vjp of ū vᵀ; by v: Kᵀ ū"""
     function, vjp = KERNELS[kernel]
-    by_x, by_y = vjp(cotangent @ v.T, x, y, epsilon)
-    return by_x, by_y, function(x, y, epsilon).T @ cotangent
+    by_x, by_y = vjp(cotangent @ v.T, x, y, lengthscale)
+    return by_x, by_y, function(x, y, lengthscale=lengthscale).T @ cotangent
 
 
 # -- random Fourier features ------------------------------------------------------------------------------------------
 
 
-def features(x, frequencies, offsets):
+def rff_features(x, frequencies, offsets):
     """φ(x) = √(2/D) cos(x W + b)        (Rahimi & Recht 2007 Alg. 1; E φ(x)·φ(y) = k(x − y))
 
     x            x  (n, d)  points
@@ -205,13 +205,13 @@ def _angles_vjp(by_angle, x, frequencies):
     return by_angle @ frequencies.T, x.T @ by_angle, np.sum(by_angle, axis=0)
 
 
-def features_vjp(cotangent, x, frequencies, offsets):
+def rff_features_vjp(cotangent, x, frequencies, offsets):
     """Ā = −√(2/D) φ̄ sin(x W + b), then (Ā Wᵀ, xᵀ Ā, Σ_i Ā_i)"""
     by_angle = -math.sqrt(2 / offsets.shape[0]) * cotangent * np.sin(x @ frequencies + offsets)
     return _angles_vjp(by_angle, x, frequencies)
 
 
-def features_paired(x, frequencies):
+def rff_features_paired(x, frequencies):
     """φ(x) = √(2/D) [cos(x W), sin(x W)],  D = 2 · columns of W        (Sutherland & Schneider 2015 eq. 1)
 
     x            x  (n, d)    points
@@ -222,7 +222,7 @@ def features_paired(x, frequencies):
     return math.sqrt(1 / frequencies.shape[1]) * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def features_paired_vjp(cotangent, x, frequencies):
+def rff_features_paired_vjp(cotangent, x, frequencies):
     """Ā = √(2/D) (φ̄_sin cos(x W) − φ̄_cos sin(x W)), then (Ā Wᵀ, xᵀ Ā)"""
     half = frequencies.shape[1]
     angle = x @ frequencies
@@ -240,30 +240,30 @@ def _hadamard(size):
     return matrix / math.sqrt(size)
 
 
-def _structured_frequencies(signs, dimensions, features, epsilon):
-    """W (d, D): √q/ε (H D_b3 H D_b2 H D_b1)ᵀ, one block beside the other, its first d rows"""
+def _structured_frequencies(signs, dimensions, features, lengthscale):
+    """W (d, D): √q/ℓ (H D_b3 H D_b2 H D_b1)ᵀ, one block beside the other, its first d rows"""
     size = signs.shape[2]
     rotation = _hadamard(size)
     blocks = [s[0][:, None] * (rotation @ (s[1][:, None] * (rotation @ (s[2][:, None] * rotation)))) for s in signs]
-    return (math.sqrt(size) * np.concatenate(blocks, axis=1)[:dimensions, :features]) / epsilon
+    return (math.sqrt(size) * np.concatenate(blocks, axis=1)[:dimensions, :features]) / lengthscale
 
 
-def structured_features(x, signs, offsets, epsilon):
-    """φ(x) = √(2/D) cos(z + b),  z_b = √q/ε · H D_b3 H D_b2 H D_b1 x̃        (SORF, Yu et al. 2016 eq. 6)
+def structured_features(x, signs, offsets, *, lengthscale=1.0):
+    """φ(x) = √(2/D) cos(z + b),  z_b = √q/ℓ · H D_b3 H D_b2 H D_b1 x̃        (SORF, Yu et al. 2016 eq. 6)
 
-    x        x  (n, d)     points; x̃ is x and zeros up to q numbers
-    signs    D  (B, 3, q)  ±1, the diagonals of every block; q is a power of two, at least d
-    offsets  b  (D,)       uniform on [0, 2π), D ≤ B q
-    epsilon  ε  number     standard deviation of the Gaussian kernel, > 0
-    returns  φ  (n, D)
+    x            x  (n, d)     points; x̃ is x and zeros up to q numbers
+    signs        D  (B, 3, q)  ±1, the diagonals of every block; q is a power of two, at least d
+    offsets      b  (D,)       uniform on [0, 2π), D ≤ B q
+    lengthscale  ℓ  number     standard deviation of the Gaussian kernel, > 0
+    returns      φ  (n, D)
     """
-    return features(x, _structured_frequencies(signs, x.shape[1], offsets.shape[0], epsilon), offsets)
+    return rff_features(x, _structured_frequencies(signs, x.shape[1], offsets.shape[0], lengthscale), offsets)
 
 
-def structured_features_vjp(cotangent, x, signs, offsets, epsilon):
-    """the vjp of ``features`` by x and b; signs are drawn and not learned"""
-    frequencies = _structured_frequencies(signs, x.shape[1], offsets.shape[0], epsilon)
-    by_x, _, by_b = features_vjp(cotangent, x, frequencies, offsets)
+def structured_features_vjp(cotangent, x, signs, offsets, lengthscale):
+    """the vjp of ``rff_features`` by x and b; signs are drawn and not learned"""
+    frequencies = _structured_frequencies(signs, x.shape[1], offsets.shape[0], lengthscale)
+    by_x, _, by_b = rff_features_vjp(cotangent, x, frequencies, offsets)
     return by_x, by_b
 
 
@@ -272,7 +272,7 @@ def _shares(weights, counts):
     return np.repeat(2 * weights / np.array(counts, dtype=np.float64), counts)
 
 
-def features_multiscale(x, frequencies, offsets, weights, counts):
+def rff_features_multiscale(x, frequencies, offsets, *, weights, counts):
     """φ(x) = [√(2 w_s/D_s) cos(x W_s + b_s)]_s,  Σ w_s = 1: for k = Σ_s w_s k_s        (Rahimi & Recht 2007, linearity)
 
     x            x    (n, d)  points
@@ -285,13 +285,13 @@ def features_multiscale(x, frequencies, offsets, weights, counts):
     return np.sqrt(_shares(weights, counts)) * np.cos(x @ frequencies + offsets)
 
 
-def features_multiscale_vjp(cotangent, x, frequencies, offsets, weights, counts):
+def rff_features_multiscale_vjp(cotangent, x, frequencies, offsets, weights, counts):
     """Ā = −√(2 w_s/D_s) φ̄ sin(x W + b), then (Ā Wᵀ, xᵀ Ā, Σ_i Ā_i)"""
     by_angle = -np.sqrt(_shares(weights, counts)) * cotangent * np.sin(x @ frequencies + offsets)
     return _angles_vjp(by_angle, x, frequencies)
 
 
-def gram(x, y, frequencies, offsets):
+def rff_gram(x, y, frequencies, offsets):
     """K̂ = φ(x) φ(y)ᵀ = (2/D) cos(x W + b) cos(y W + b)ᵀ        (Rahimi & Recht 2007 Alg. 1)
 
     x            x  (n, d)  points
@@ -300,14 +300,14 @@ def gram(x, y, frequencies, offsets):
     offsets      b  (D,)    uniform on [0, 2π)
     returns      K̂  (n, m)  estimate of k(x_i − y_j)
     """
-    return features(x, frequencies, offsets) @ features(y, frequencies, offsets).T
+    return rff_features(x, frequencies, offsets) @ rff_features(y, frequencies, offsets).T
 
 
-def gram_vjp(cotangent, x, y, frequencies, offsets):
+def rff_gram_vjp(cotangent, x, y, frequencies, offsets):
     """the vjp of φ(x) at K̄ φ(y), and of φ(y) at K̄ᵀ φ(x)"""
-    left, right = features(x, frequencies, offsets), features(y, frequencies, offsets)
-    by_x, by_w, by_b = features_vjp(cotangent @ right, x, frequencies, offsets)
-    by_y, also_w, also_b = features_vjp(cotangent.T @ left, y, frequencies, offsets)
+    left, right = rff_features(x, frequencies, offsets), rff_features(y, frequencies, offsets)
+    by_x, by_w, by_b = rff_features_vjp(cotangent @ right, x, frequencies, offsets)
+    by_y, also_w, also_b = rff_features_vjp(cotangent.T @ left, y, frequencies, offsets)
     return by_x, by_y, by_w + also_w, by_b + also_b
 
 
@@ -327,7 +327,7 @@ def _product_vjp(cotangent, x, y, v, frequencies, offsets, shares):
     return by_x, by_y, np.cos(right) @ pushed, by_w + also_w, by_b + also_b
 
 
-def matvec(x, y, v, frequencies, offsets):
+def rff_matvec(x, y, v, frequencies, offsets):
     """u = φ(x) (φ(y)ᵀ v) ≈ K(x, y) v,  φ = √(2/D) cos(· W + b)        (Rahimi & Recht 2007 Alg. 1)
 
     x            x  (n, d)  points
@@ -340,13 +340,13 @@ def matvec(x, y, v, frequencies, offsets):
     return _product(x, y, v, frequencies, offsets, _shares(np.ones(1), offsets.shape))
 
 
-def matvec_vjp(cotangent, x, y, v, frequencies, offsets):
+def rff_matvec_vjp(cotangent, x, y, v, frequencies, offsets):
     """by x, y, v, W and b: every angle twice, for φ(x) and for φ(y)"""
     return _product_vjp(cotangent, x, y, v, frequencies, offsets, _shares(np.ones(1), offsets.shape))
 
 
-def matvec_multiscale(x, y, v, frequencies, offsets, weights, counts):
-    """u = φ(x) (φ(y)ᵀ v) ≈ Σ_s w_s K_s(x, y) v with the features of ``features_multiscale``
+def rff_matvec_multiscale(x, y, v, frequencies, offsets, *, weights, counts):
+    """u = φ(x) (φ(y)ᵀ v) ≈ Σ_s w_s K_s(x, y) v with the features of ``rff_features_multiscale``
 
     x            x    (n, d)  points
     y            y    (m, d)  points
@@ -360,12 +360,12 @@ def matvec_multiscale(x, y, v, frequencies, offsets, weights, counts):
     return _product(x, y, v, frequencies, offsets, _shares(weights, counts))
 
 
-def matvec_multiscale_vjp(cotangent, x, y, v, frequencies, offsets, weights, counts):
+def rff_matvec_multiscale_vjp(cotangent, x, y, v, frequencies, offsets, weights, counts):
     """by x, y, v, W and b: the same with every scale's own share"""
     return _product_vjp(cotangent, x, y, v, frequencies, offsets, _shares(weights, counts))
 
 
-def features_error_bound(counts, points, delta):
+def rff_error_bound(counts, *, points, delta=0.05):
     """t = √(8 ln(2 n²/δ)/D): P(max_ij |K̂_ij − K_ij| ≥ t) ≤ δ        (Hoeffding 1963 Thm 2, terms in [−2, 2])
 
     counts   D  (...)   number of features
@@ -379,82 +379,82 @@ def features_error_bound(counts, points, delta):
 # -- frequencies from given draws -------------------------------------------------------------------------------------
 
 
-def gaussian_frequencies(normal, epsilon):
-    """ω = g/ε ~ N(0, ε⁻² I): the spectral density of ``gaussian``        (Rahimi & Recht 2007 Fig. 1)
+def gaussian_frequencies(normal, *, lengthscale=1.0):
+    """ω = g/ℓ ~ N(0, ℓ⁻² I): the spectral density of ``gaussian``        (Rahimi & Recht 2007 Fig. 1)
 
-    normal   g  (d, D)  standard normal
-    epsilon  ε  number  length scale, > 0
-    returns  W  (d, D)  one frequency in every column, 1/unit of x
+    normal       g  (d, D)  standard normal
+    lengthscale  ℓ  number  length scale, > 0
+    returns      W  (d, D)  one frequency in every column, 1/unit of x
     """
-    return normal / epsilon
+    return normal / lengthscale
 
 
-def laplacian_l1_frequencies(uniform, epsilon):
-    """ω = −cot(π u)/ε: i.i.d. Cauchy(0, 1/ε), the spectral density of ``laplacian_l1``  (Rahimi & Recht 2007 Fig. 1)
+def laplacian_l1_frequencies(uniform, *, lengthscale=1.0):
+    """ω = −cot(π u)/ℓ: i.i.d. Cauchy(0, 1/ℓ), the spectral density of ``laplacian_l1``  (Rahimi & Recht 2007 Fig. 1)
 
-    uniform  u  (d, D)  uniform on (0, 1)
-    epsilon  ε  number  length scale, > 0
-    returns  W  (d, D)
+    uniform      u  (d, D)  uniform on (0, 1)
+    lengthscale  ℓ  number  length scale, > 0
+    returns      W  (d, D)
     """
     angle = np.pi * uniform
-    return -np.cos(angle) / np.sin(angle) / epsilon
+    return -np.cos(angle) / np.sin(angle) / lengthscale
 
 
-def laplacian_l2_frequencies(normal, denominator, epsilon):
-    """ω = g/(g_0 ε): the multivariate Cauchy t_1, the spectral density of ``laplacian_l2``    (R. & W. 2006 eq. 4.15)
+def laplacian_l2_frequencies(normal, denominator, *, lengthscale=1.0):
+    """ω = g/(g_0 ℓ): the multivariate Cauchy t_1, the spectral density of ``laplacian_l2``    (R. & W. 2006 eq. 4.15)
 
     normal       g    (d, D)  standard normal
     denominator  g_0  (D,)    standard normal, one for every column; its sign changes nothing
-    epsilon      ε    number  length scale, > 0
+    lengthscale  ℓ    number  length scale, > 0
     returns      W    (d, D)
     """
-    return normal / (denominator * epsilon)
+    return normal / (denominator * lengthscale)
 
 
-def cauchy_product_frequencies(uniform, epsilon):
-    """ω = ln(2 u)/ε for u < 1/2, else −ln(2 (1 − u))/ε: Laplace(0, 1/ε), for ``cauchy_product``  (R. & R. 2007 Fig. 1)
+def cauchy_product_frequencies(uniform, *, lengthscale=1.0):
+    """ω = ln(2 u)/ℓ for u < 1/2, else −ln(2 (1 − u))/ℓ: Laplace(0, 1/ℓ), for ``cauchy_product``  (R. & R. 2007 Fig. 1)
 
-    uniform  u  (d, D)  uniform on (0, 1)
-    epsilon  ε  number  length scale, > 0
-    returns  W  (d, D)
+    uniform      u  (d, D)  uniform on (0, 1)
+    lengthscale  ℓ  number  length scale, > 0
+    returns      W  (d, D)
     """
     lower = uniform < 0.5
-    return np.where(lower, 1.0, -1.0) * np.log(2 * np.where(lower, uniform, 1 - uniform)) / epsilon
+    return np.where(lower, 1.0, -1.0) * np.log(2 * np.where(lower, uniform, 1 - uniform)) / lengthscale
 
 
-def cauchy_radial_frequencies(normal, exponential, epsilon):
-    """ω = √(2 u) g/ε: 1/(1 + r²) = ∫ e^{−u} e^{−u r²} du is a mixture of Gaussians, for ``cauchy_radial``
+def cauchy_radial_frequencies(normal, exponential, *, lengthscale=1.0):
+    """ω = √(2 u) g/ℓ: 1/(1 + r²) = ∫ e^{−u} e^{−u r²} du is a mixture of Gaussians, for ``cauchy_radial``
 
     normal       g  (d, D)  standard normal
     exponential  u  (D,)    exponential with mean 1, one for every column
-    epsilon      ε  number  length scale, > 0
+    lengthscale  ℓ  number  length scale, > 0
     returns      W  (d, D)
     """
-    return np.sqrt(2 * exponential) * normal / epsilon
+    return np.sqrt(2 * exponential) * normal / lengthscale
 
 
-def matern_frequencies(normal, chi_square, epsilon, nu):
-    """ω = g √(2ν/c)/ε: the multivariate t with 2ν degrees of freedom, for ``matern``        (R. & W. 2006 eq. 4.15)
+def matern_frequencies(normal, chi_square, *, lengthscale=1.0, nu=1.5):
+    """ω = g √(2ν/c)/ℓ: the multivariate t with 2ν degrees of freedom, for ``matern``        (R. & W. 2006 eq. 4.15)
 
-    normal      g  (d, D)  standard normal
-    chi_square  c  (D,)    χ² with 2ν degrees of freedom, one for every column
-    epsilon     ε  number  length scale, > 0
-    nu          ν  number  smoothness, > 0
-    returns     W  (d, D)
+    normal       g  (d, D)  standard normal
+    chi_square   c  (D,)    χ² with 2ν degrees of freedom, one for every column
+    lengthscale  ℓ  number  length scale, > 0
+    nu           ν  number  smoothness, > 0
+    returns      W  (d, D)
     """
-    return normal * np.sqrt(2 * nu / chi_square) / epsilon
+    return normal * np.sqrt(2 * nu / chi_square) / lengthscale
 
 
-def orthogonal_frequencies(blocks, radii, epsilon):
-    """W = [Q_1, Q_2, …] diag(ρ)/ε,  Q_b = Gram-Schmidt of block b        (orthogonal features, Yu et al. 2016 eq. 4-5)
+def orthogonal_frequencies(blocks, radii, *, lengthscale=1.0):
+    """W = [Q_1, Q_2, …] diag(ρ)/ℓ,  Q_b = Gram-Schmidt of block b        (orthogonal features, Yu et al. 2016 eq. 4-5)
 
-    blocks   G  (B, d, d)  standard normal
-    radii    ρ  (D,)       χ with d degrees of freedom, D ≤ B d: every column on its own is then N(0, ε⁻² I)
-    epsilon  ε  number     length scale, > 0
-    returns  W  (d, D)     the first D columns; those of one block are orthogonal
+    blocks       G  (B, d, d)  standard normal
+    radii        ρ  (D,)       χ with d degrees of freedom, D ≤ B d: every column on its own is then N(0, ℓ⁻² I)
+    lengthscale  ℓ  number     length scale, > 0
+    returns      W  (d, D)     the first D columns; those of one block are orthogonal
     """
     columns = [q for block in blocks for q in _orthonormal(block)]
-    return np.stack(columns[: radii.shape[0]], axis=1) * radii / epsilon
+    return np.stack(columns[: radii.shape[0]], axis=1) * radii / lengthscale
 
 
 def _orthonormal(block):
@@ -471,16 +471,19 @@ def _orthonormal(block):
 # -- Nyström ----------------------------------------------------------------------------------------------------------
 
 
-def nystrom_features(x, landmarks, epsilon, reg):
+def nystrom_features(x, landmarks, *, lengthscale=1.0, reg=1e-6):
     """F = K_xm L⁻ᵀ,  L Lᵀ = K_mm + λ I (Cholesky), so that F Fᵀ = K_xm (K_mm + λ I)⁻¹ K_mx    (Williams & Seeger 2001)
 
-    x          x  (n, d)  points
-    landmarks  z  (m, d)  the m points whose columns of the Gaussian kernel are used
-    epsilon    ε  number  length scale, > 0
-    reg        λ  number  added to the diagonal, ≥ 0
-    returns    F  (n, m)
+    x            x  (n, d)  points
+    landmarks    z  (m, d)  the m points whose columns of the Gaussian kernel are used
+    lengthscale  ℓ  number  length scale, > 0
+    reg          λ  number  added to the diagonal, ≥ 0
+    returns      F  (n, m)
     """
-    cross, square = gaussian(x, landmarks, epsilon), gaussian(landmarks, landmarks, epsilon)
+    cross, square = (
+        gaussian(x, landmarks, lengthscale=lengthscale),
+        gaussian(landmarks, landmarks, lengthscale=lengthscale),
+    )
     rows, columns = [], []
     for j in range(landmarks.shape[0]):
         row, column = [], cross[:, j]
@@ -492,43 +495,43 @@ def nystrom_features(x, landmarks, epsilon, reg):
     return np.stack(columns, axis=1)
 
 
-def nystrom(x, landmarks, epsilon, reg):
+def nystrom(x, landmarks, *, lengthscale=1.0, reg=1e-6):
     """K̃ = K_xm (K_mm + λ I)⁻¹ K_mx        (Williams & Seeger 2001; with the Gaussian kernel)
 
-    x          x  (n, d)  points
-    landmarks  z  (m, d)  the m points whose columns of the Gaussian kernel are used
-    epsilon    ε  number  length scale, > 0
-    reg        λ  number  added to the diagonal, ≥ 0; K − K̃ is positive semidefinite for every λ
-    returns    K̃  (n, n)
+    x            x  (n, d)  points
+    landmarks    z  (m, d)  the m points whose columns of the Gaussian kernel are used
+    lengthscale  ℓ  number  length scale, > 0
+    reg          λ  number  added to the diagonal, ≥ 0; K − K̃ is positive semidefinite for every λ
+    returns      K̃  (n, n)
     """
-    found = nystrom_features(x, landmarks, epsilon, reg)
+    found = nystrom_features(x, landmarks, lengthscale=lengthscale, reg=reg)
     return found @ found.T
 
 
-def nystrom_matvec(x, landmarks, v, epsilon, reg):
+def nystrom_matvec(x, landmarks, v, *, lengthscale=1.0, reg=1e-6):
     """u = K̃ v = K_xm (K_mm + λ I)⁻¹ (K_mx v)        (Williams & Seeger 2001)
 
-    x          x  (n, d)  points
-    landmarks  z  (m, d)  the m points whose columns of the Gaussian kernel are used
-    v          v  (n, p)  vectors in columns
-    epsilon    ε  number  length scale, > 0
-    reg        λ  number  added to the diagonal, ≥ 0
-    returns    u  (n, p)
+    x            x  (n, d)  points
+    landmarks    z  (m, d)  the m points whose columns of the Gaussian kernel are used
+    v            v  (n, p)  vectors in columns
+    lengthscale  ℓ  number  length scale, > 0
+    reg          λ  number  added to the diagonal, ≥ 0
+    returns      u  (n, p)
     """
-    found = nystrom_features(x, landmarks, epsilon, reg)
+    found = nystrom_features(x, landmarks, lengthscale=lengthscale, reg=reg)
     return found @ (found.T @ v)
 
 
-def nystrom_trace_bound(x, landmarks, epsilon, reg):
+def nystrom_trace_bound(x, landmarks, *, lengthscale=1.0, reg=1e-6):
     """tr(K − K̃) = Σ_i (1 − ‖F_i‖²) ≥ ‖K − K̃‖_F ≥ ‖K − K̃‖₂        (K − K̃ is positive semidefinite)
 
-    x          x  (n, d)  points
-    landmarks  z  (m, d)  the m points whose columns of the Gaussian kernel are used
-    epsilon    ε  number  length scale, > 0
-    reg        λ  number  added to the diagonal, ≥ 0
-    returns    ()         a bound that holds for these very points, in O(n m²)
+    x            x  (n, d)  points
+    landmarks    z  (m, d)  the m points whose columns of the Gaussian kernel are used
+    lengthscale  ℓ  number  length scale, > 0
+    reg          λ  number  added to the diagonal, ≥ 0
+    returns      ()         a bound that holds for these very points, in O(n m²)
     """
-    found = nystrom_features(x, landmarks, epsilon, reg)
+    found = nystrom_features(x, landmarks, lengthscale=lengthscale, reg=reg)
     return np.sum(1 - np.sum(found * found, axis=1))
 
 
@@ -541,7 +544,7 @@ def nystrom_rate(landmarks):
     return 1 / np.sqrt(landmarks)
 
 
-def drineas_mahoney_spectral(landmarks, points, delta):
+def drineas_mahoney_spectral(landmarks, *, points, delta=0.05):
     """‖K − K̃‖₂ − ‖K − K_k‖₂ ≤ 2 η n/√m,  η = 1 + √(8 ln(1/δ)), with probability 1 − δ (Drineas & Mahoney 2005 Thm 3)
 
     landmarks  m  (...)   number of landmarks, drawn with replacement, uniformly as k(x, x) = 1
@@ -552,7 +555,7 @@ def drineas_mahoney_spectral(landmarks, points, delta):
     return 2 * (1 + np.sqrt(8 * np.log(1 / delta))) * points / np.sqrt(landmarks)
 
 
-def drineas_mahoney_frobenius(landmarks, points, rank, delta):
+def drineas_mahoney_frobenius(landmarks, *, points, rank, delta=0.05):
     """‖K − K̃‖_F − ‖K − K_k‖_F ≤ n (64 k η²/m)^{1/4},  η = 1 + √(8 ln(1/δ))        (Drineas & Mahoney 2005 Thm 3)
 
     landmarks  m  (...)   number of landmarks, drawn with replacement, uniformly as k(x, x) = 1

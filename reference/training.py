@@ -69,7 +69,7 @@ def clip_after_average(gradients, counts, max_norm):
     max_norm   c    number    largest norm of the mean, positive
     returns    g'   (...)
     """
-    return clip_by_global_norm(accumulate(gradients, counts), max_norm)
+    return clip_by_global_norm(accumulate(gradients, counts), max_norm=max_norm)
 
 
 def clip_after_average_vjp(cotangent, gradients, counts, max_norm):

@@ -16,6 +16,7 @@ import torch
 
 from pairs.harness import Call, Pair, Side
 from trueness.optimized import kernels as fast
+from trueness.tools.spec import registry
 
 MANY = {"n": 16384, "d": 64, "D": 1024, "p": 8}
 FLAT = {"n": 65536, "d": 2, "D": 512, "p": 1}
@@ -77,7 +78,7 @@ def ours(name: str, reuse: bool) -> Any:
     """The call; ``reuse`` writes to the same memory every time, as a loop would."""
 
     def prepare(*given: Any) -> Call:
-        function = getattr(fast, name)
+        function = registry.formula(f"kernels.{name}").bind(getattr(fast, name))
         if not reuse:
             return lambda: function(*given)
         out = torch.empty_like(function(*given))
@@ -173,11 +174,11 @@ def gpytorch_product(x: Any, y: Any, v: Any, w: Any, b: Any) -> Call:
     return call
 
 
-def dense(x: Any, signs: Any, offsets: Any, epsilon: float) -> Call:
+def dense(x: Any, signs: Any, offsets: Any, lengthscale: float) -> Call:
     """Features with as many frequencies that have no structure."""
-    w = torch.randn(x.shape[1], offsets.shape[0], generator=torch.Generator().manual_seed(0)) / epsilon
+    w = torch.randn(x.shape[1], offsets.shape[0], generator=torch.Generator().manual_seed(0)) / lengthscale
     out = torch.empty(x.shape[0], offsets.shape[0])
-    return lambda: fast.features(x, w, offsets, out=out)
+    return lambda: fast.rff_features(x, w, offsets, out=out)
 
 
 def compiler() -> tuple[str, ...]:
@@ -212,9 +213,9 @@ PAIRS = (
     *(
         Pair(
             f"matvec {text(size)}",
-            formula="kernels.matvec",
+            formula="kernels.rff_matvec",
             arguments=product(size, gradient=False),
-            ours=Side("trueness", ours("matvec", reuse=False)),
+            ours=Side("trueness", ours("rff_matvec", reuse=False)),
             peers=sides(eager_product, sklearn_product, gpytorch_product, judged=False),
             goals=goals,
             extra=EIGHT_MEBIBYTES,
@@ -228,9 +229,9 @@ PAIRS = (
     *(
         Pair(
             f"matvec, forward and backward, {text(size)}",
-            formula="kernels.matvec",
+            formula="kernels.rff_matvec",
             arguments=product(size, gradient=True),
-            ours=Side("trueness", pulled(fast.matvec)),
+            ours=Side("trueness", pulled(fast.rff_matvec)),
             peers=gradients(),
             goals={(EAGER, 1): 3.5},
             gradient=True,
@@ -240,18 +241,18 @@ PAIRS = (
     ),
     Pair(
         f"features with out= {MANY['n']}×{MANY['d']} → {MANY['D']}",
-        formula="kernels.features",
+        formula="kernels.rff_features",
         arguments=plain(MANY),
-        ours=Side("trueness", ours("features", reuse=True)),
+        ours=Side("trueness", ours("rff_features", reuse=True)),
         peers=sides(eager_features, sklearn_features),
         goals={(SKLEARN, 1): 1.7, (SKLEARN, 2): 1.7},
         part=rows(JUDGED),
     ),
     Pair(
         f"paired features with out= {MANY['n']}×{MANY['d']} → {MANY['D']}",
-        formula="kernels.features_paired",
+        formula="kernels.rff_features_paired",
         arguments=plain({**MANY, "D": MANY["D"] // 2}, offset=False),
-        ours=Side("trueness", ours("features_paired", reuse=True)),
+        ours=Side("trueness", ours("rff_features_paired", reuse=True)),
         peers=sides(eager_paired, None, gpytorch_paired),
         part=rows(JUDGED),
     ),

@@ -6,8 +6,11 @@ import math
 
 import torch
 
+from trueness.optimized.kernels import frequencies
 from trueness.optimized.kernels.sorf import power
 from trueness.optimized.kernels.validation import require_count, require_positive
+
+__all__ = ["sample_frequencies", "sample_offsets", "sample_orthogonal_frequencies", "sample_signs"]
 
 SPECTRA = ("gaussian", "laplacian_l1", "laplacian_l2", "cauchy_product", "cauchy_radial", "matern")
 
@@ -28,30 +31,28 @@ def sample_frequencies(
     kernel: str,
     dimensions: int,
     features: int,
-    epsilon: float,
-    generator: torch.Generator,
     *,
+    generator: torch.Generator,
+    lengthscale: float = 1.0,
     nu: float | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """W (d, D): columns from the spectral density of a kernel, on the device of the generator.
 
-    kernel      "gaussian", "laplacian_l1", "laplacian_l2", "cauchy_product", "cauchy_radial" or "matern"
-    dimensions  d, of the points
-    features    D, the number of columns
-    epsilon     ε, the kernel's length scale
-    generator   torch.Generator; drawn from in float64, so that a seed means the same in every dtype
-    nu          ν, for "matern" alone: 2ν a whole number
-    returns     W (d, D) in ``dtype``
-    raises      ValueError for another kernel or a number that does not fit
+    kernel       "gaussian", "laplacian_l1", "laplacian_l2", "cauchy_product", "cauchy_radial" or "matern"
+    dimensions   d, of the points
+    features     D, the number of columns
+    generator    torch.Generator; drawn from in float64, so that a seed means the same in every dtype
+    lengthscale  ℓ, the kernel's length scale
+    nu           ν, for "matern" alone: 2ν a whole number
+    returns      W (d, D) in ``dtype``
+    raises       ValueError for another kernel or a number that does not fit
     """
-    from trueness.optimized.kernels import functional
-
     if kernel not in SPECTRA:
         raise ValueError(f"kernel was {kernel!r}; allowed are {', '.join(SPECTRA)}.")
     require_count(dimensions, "dimensions")
     require_count(features, "features")
-    require_positive(epsilon, "epsilon")
+    require_positive(lengthscale, "lengthscale")
     if (kernel == "matern") != (nu is not None):
         raise ValueError(f"nu was {nu!r} for the kernel {kernel!r}; it must be given for 'matern' and for no other.")
     device = _require_generator(generator).device
@@ -61,27 +62,27 @@ def sample_frequencies(
 
     shape = (dimensions, features)
     if kernel == "gaussian":
-        drawn = functional.gaussian_frequencies(normal(*shape), epsilon)
+        drawn = frequencies.gaussian_frequencies(normal(*shape), lengthscale=lengthscale)
     elif kernel == "laplacian_l1":
-        drawn = functional.laplacian_l1_frequencies(_open_uniform(shape, generator), epsilon)
+        drawn = frequencies.laplacian_l1_frequencies(_open_uniform(shape, generator), lengthscale=lengthscale)
     elif kernel == "cauchy_product":
-        drawn = functional.cauchy_product_frequencies(_open_uniform(shape, generator), epsilon)
+        drawn = frequencies.cauchy_product_frequencies(_open_uniform(shape, generator), lengthscale=lengthscale)
     elif kernel == "laplacian_l2":
-        drawn = functional.laplacian_l2_frequencies(normal(*shape), normal(features), epsilon)
+        drawn = frequencies.laplacian_l2_frequencies(normal(*shape), normal(features), lengthscale=lengthscale)
     elif kernel == "cauchy_radial":
         exponential = -torch.log(_open_uniform((features,), generator))
-        drawn = functional.cauchy_radial_frequencies(normal(*shape), exponential, epsilon)
+        drawn = frequencies.cauchy_radial_frequencies(normal(*shape), exponential, lengthscale=lengthscale)
     else:
         assert nu is not None
         degrees = require_positive(nu, "nu") * 2
         if degrees != int(degrees):
             raise ValueError(f"nu was {nu!r}; it must be a whole number of halves, such as 1.5.")
         chi_square = normal(int(degrees), features).square().sum(0)
-        drawn = functional.matern_frequencies(normal(*shape), chi_square, epsilon, nu)
+        drawn = frequencies.matern_frequencies(normal(*shape), chi_square, lengthscale=lengthscale, nu=nu)
     return drawn.to(dtype)
 
 
-def sample_offsets(features: int, generator: torch.Generator, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def sample_offsets(features: int, *, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """b (D,): uniform on [0, 2π), on the device of the generator.
 
     features   D
@@ -96,21 +97,19 @@ def sample_offsets(features: int, generator: torch.Generator, *, dtype: torch.dt
 def sample_orthogonal_frequencies(
     dimensions: int,
     features: int,
-    epsilon: float,
-    generator: torch.Generator,
     *,
+    generator: torch.Generator,
+    lengthscale: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """W (d, D) for the Gaussian kernel: orthogonal in blocks of d columns, every column N(0, ε⁻² I) on its own.
+    """W (d, D) for the Gaussian kernel: orthogonal in blocks of d columns, every column N(0, ℓ⁻² I) on its own.
 
-    dimensions  d, of the points
-    features    D, the number of columns
-    epsilon     ε, the kernel's standard deviation
-    generator   torch.Generator; drawn from in float64
-    raises      ValueError for a number that does not fit
+    dimensions   d, of the points
+    features     D, the number of columns
+    generator    torch.Generator; drawn from in float64
+    lengthscale  ℓ, the kernel's standard deviation
+    raises       ValueError for a number that does not fit
     """
-    from trueness.optimized.kernels import functional
-
     require_count(dimensions, "dimensions")
     require_count(features, "features")
     device = _require_generator(generator).device
@@ -118,11 +117,11 @@ def sample_orthogonal_frequencies(
     shape = (count, dimensions, dimensions)
     blocks = torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
     radii = torch.randn(features, dimensions, generator=generator, dtype=torch.float64, device=device).norm(dim=1)
-    return functional.orthogonal_frequencies(blocks, radii, epsilon).to(dtype)
+    return frequencies.orthogonal_frequencies(blocks, radii, lengthscale=lengthscale).to(dtype)
 
 
 def sample_signs(
-    dimensions: int, features: int, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
+    dimensions: int, features: int, *, generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     """D (B, 3, q): random signs for ``structured_features``, q the power of two that holds d, B blocks for D features.
 

@@ -1,6 +1,6 @@
 """Structured frequencies: three rotations by signs and Hadamard matrices in place of a matrix of normal numbers.
 
-    z_b = √q/ε · H D_b3 H D_b2 H D_b1 x̃        (SORF, Yu et al. 2016 eq. 6; q the power of two that holds d)
+    z_b = √q/ℓ · H D_b3 H D_b2 H D_b1 x̃        (SORF, Yu et al. 2016 eq. 6; q the power of two that holds d)
 
 H is never formed: H_q = H_a ⊗ H_c turns a row, laid out as a matrix (a, c), by two small matrix products, so that a
 block of q frequencies costs 6 q (a + c) in place of 2 q d operations and three rows of signs in place of d q numbers.
@@ -66,7 +66,9 @@ class Rotation:
         torch.bmm(self.left.expand(rows, self.high, self.high), spare.view(shape), out=z.view(shape))
 
 
-def plain(x: torch.Tensor, signs: torch.Tensor, offsets: torch.Tensor, epsilon: float, turn: Rotation) -> torch.Tensor:
+def plain(
+    x: torch.Tensor, signs: torch.Tensor, offsets: torch.Tensor, lengthscale: float, turn: Rotation
+) -> torch.Tensor:
     blocks, _, q = signs.shape
     points, turns = upcast(x), upcast(signs)
     padded = torch.cat([points, points.new_zeros(points.shape[0], q - points.shape[1])], 1)
@@ -76,7 +78,7 @@ def plain(x: torch.Tensor, signs: torch.Tensor, offsets: torch.Tensor, epsilon: 
         for sign in turns[k].unbind(0):
             z = turn(z * sign)
         found.append(z)
-    z = torch.cat(found, 1)[:, : offsets.shape[0]] * (q**0.5 / epsilon)
+    z = torch.cat(found, 1)[:, : offsets.shape[0]] * (q**0.5 / lengthscale)
     return (torch.cos(z + upcast(offsets)) * (2 / offsets.shape[0]) ** 0.5).to(x.dtype)
 
 
@@ -88,7 +90,7 @@ def _angles(
     turn: Rotation,
     pair: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
-    """√q/ε H D₃ H D₂ H D₁ x̃ + b of one block, in the first of the ``pair``."""
+    """√q/ℓ H D₃ H D₂ H D₁ x̃ + b of one block, in the first of the ``pair``."""
     z, spare = pair
     d = points.shape[1]
     torch.mul(points, signs[0, :d], out=z[:, :d])
@@ -110,7 +112,7 @@ def values(
     x: torch.Tensor,
     signs: torch.Tensor,
     offsets: torch.Tensor,
-    epsilon: float,
+    lengthscale: float,
     turn: Rotation,
     row_tile: int | None,
     out: torch.Tensor,
@@ -123,7 +125,7 @@ def values(
         for at in slices(start, stop, by.rows):
             points, z, spare = upcast(x[at]), first.tile(length(at), q), second.tile(length(at), q)
             for k, tile in _blocks(signs, columns):
-                angles = _angles(points, turns[k], q**0.5 / epsilon, b[tile], turn, (z, spare))
+                angles = _angles(points, turns[k], q**0.5 / lengthscale, b[tile], turn, (z, spare))
                 cosine(angles, angles)
                 if out.dtype == angles.dtype:
                     torch.mul(angles, (2 / columns) ** 0.5, out=out[at, tile])
@@ -139,14 +141,14 @@ def backward(
     x: torch.Tensor,
     signs: torch.Tensor,
     offsets: torch.Tensor,
-    epsilon: float,
+    lengthscale: float,
     turn: Rotation,
     row_tile: int | None,
     by_x: torch.Tensor | None,
 ) -> torch.Tensor:
     """Ā = −√(2/D) φ̄ sin z, turned back through every block into ``by_x``; returns Σ Ā."""
     d, q, columns, turns, b = x.shape[1], signs.shape[2], offsets.shape[0], upcast(signs), upcast(offsets)
-    by, factor = plan(x.shape[0], q, x.shape[1], x.device, row_tile, q), q**0.5 / epsilon
+    by, factor = plan(x.shape[0], q, x.shape[1], x.device, row_tile, q), q**0.5 / lengthscale
 
     def work(start: int, stop: int) -> torch.Tensor:
         first, second, sums = Scratch(x, by.rows, q), Scratch(x, by.rows, q), Scratch(x, by.rows, d)
@@ -181,13 +183,13 @@ class _Structured(torch.autograd.Function):
         x: torch.Tensor,
         signs: torch.Tensor,
         offsets: torch.Tensor,
-        epsilon: float,
+        lengthscale: float,
         turn: Rotation,
         row_tile: int | None,
     ) -> torch.Tensor:
-        ctx.epsilon, ctx.turn, ctx.row_tile = epsilon, turn, row_tile
+        ctx.lengthscale, ctx.turn, ctx.row_tile = lengthscale, turn, row_tile
         ctx.save_for_backward(x, signs, offsets)
-        return values(x, signs, offsets, epsilon, turn, row_tile, empty(x, offsets))
+        return values(x, signs, offsets, lengthscale, turn, row_tile, empty(x, offsets))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
@@ -196,12 +198,12 @@ class _Structured(torch.autograd.Function):
         with autocast_disabled(x):
             if torch.is_grad_enabled():
                 with torch.enable_grad():
-                    out = plain(x, signs, offsets, ctx.epsilon, ctx.turn)
+                    out = plain(x, signs, offsets, ctx.lengthscale, ctx.turn)
                     chosen = [t for t, need in ((x, need_x), (offsets, need_b)) if need]
                     found = iter(torch.autograd.grad(out, chosen, grad, create_graph=True))
                 return next(found) if need_x else None, None, next(found) if need_b else None, None, None, None
             by_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if need_x else None
-            by_b = backward(grad, x, signs, offsets, ctx.epsilon, ctx.turn, ctx.row_tile, by_x)
+            by_b = backward(grad, x, signs, offsets, ctx.lengthscale, ctx.turn, ctx.row_tile, by_x)
             return by_x, None, by_b.to(offsets.dtype) if need_b else None, None, None, None
 
 
@@ -213,7 +215,7 @@ def features(
     x: torch.Tensor,
     signs: torch.Tensor,
     offsets: torch.Tensor,
-    epsilon: float,
+    lengthscale: float,
     row_tile: int | None,
     out: torch.Tensor | None,
 ) -> torch.Tensor:
@@ -221,8 +223,8 @@ def features(
     with autocast_disabled(x):
         turn = Rotation(signs.shape[2], x)
         if plainly(x, signs, offsets) or (torch.is_grad_enabled() and signs.requires_grad):
-            found = plain(x, signs, offsets, epsilon, turn)
+            found = plain(x, signs, offsets, lengthscale, turn)
             return found if out is None else out.copy_(found)
         if watched(x, offsets):
-            return _Structured.apply(x, signs, offsets, epsilon, turn, row_tile)  # type: ignore[no-any-return, no-untyped-call]
-        return values(x, signs, offsets, epsilon, turn, row_tile, empty(x, offsets) if out is None else out)
+            return _Structured.apply(x, signs, offsets, lengthscale, turn, row_tile)  # type: ignore[no-any-return, no-untyped-call]
+        return values(x, signs, offsets, lengthscale, turn, row_tile, empty(x, offsets) if out is None else out)

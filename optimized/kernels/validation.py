@@ -48,6 +48,14 @@ def require_points(x: torch.Tensor, y: torch.Tensor, names: tuple[str, str] = ("
     require_same_kind(x, first, **{second: y})
 
 
+def require_vectors(v: torch.Tensor, y: torch.Tensor) -> None:
+    """v (m, p), one row for every point of y."""
+    require_matrix(v, "v", "(points of y, vectors)")
+    if v.shape[0] != y.shape[0]:
+        raise ValueError(f"v had {v.shape[0]} rows; it must have one for every point of y, {y.shape[0]}.")
+    require_same_kind(y, "y", v=v)
+
+
 def require_frequencies(x: torch.Tensor, frequencies: torch.Tensor, offsets: torch.Tensor | None) -> None:
     """x (n, d), frequencies (d, D) and offsets (D,)."""
     require_matrix(x, "x", "(points, dimensions)")
@@ -89,7 +97,7 @@ def require_precision(precision: str) -> None:
         raise ValueError(f"precision was {precision!r}; it must be 'ieee' or 'tf32'.")
 
 
-def require_place(out: torch.Tensor | None, shape: tuple[int, ...], x: torch.Tensor, *others: torch.Tensor) -> None:
+def require_out(out: torch.Tensor | None, shape: tuple[int, ...], x: torch.Tensor, *others: torch.Tensor) -> None:
     """An ``out`` that can take a result of this shape like ``x``, where nobody wants a gradient."""
     if out is None:
         return
@@ -100,7 +108,7 @@ def require_place(out: torch.Tensor | None, shape: tuple[int, ...], x: torch.Ten
             f"out was {tuple(out.shape)} {out.dtype} on {out.device}; it must be {shape} {x.dtype} on {x.device}."
         )
     if out.requires_grad or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *others))):
-        raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or leave out= away.")
+        raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or omit out=.")
 
 
 # -- working precision ------------------------------------------------------------------------------------------------
@@ -117,27 +125,27 @@ class _Matern(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(square: torch.Tensor, epsilon: float, nu: float) -> torch.Tensor:
-        s = torch.sqrt(square) * (math.sqrt(2 * nu) / epsilon)
+    def forward(square: torch.Tensor, lengthscale: float, nu: float) -> torch.Tensor:
+        s = torch.sqrt(square) * (math.sqrt(2 * nu) / lengthscale)
         return torch.exp(-s) * (1 + s if nu == 1.5 else 1 + s + s * s / 3)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        square, ctx.epsilon, ctx.nu = inputs
+        square, ctx.lengthscale, ctx.nu = inputs
         ctx.save_for_backward(square)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (square,) = ctx.saved_tensors
-        s = torch.sqrt(square) * (math.sqrt(2 * ctx.nu) / ctx.epsilon)
+        s = torch.sqrt(square) * (math.sqrt(2 * ctx.nu) / ctx.lengthscale)
         slope = torch.exp(-s) * (3.0 if ctx.nu == 1.5 else 5 * (1 + s) / 3)
-        return grad * slope * (-0.5 / ctx.epsilon**2), None, None
+        return grad * slope * (-0.5 / ctx.lengthscale**2), None, None
 
 
-def smooth_matern(x: torch.Tensor, y: torch.Tensor, epsilon: float, nu: float) -> torch.Tensor:
+def smooth_matern(x: torch.Tensor, y: torch.Tensor, lengthscale: float, nu: float) -> torch.Tensor:
     """Matérn with ν = 3/2 or 5/2; where the square of a finite distance has left the format the kernel is 0."""
     square = distances(x, y).square()
-    kernel = _Matern.apply(square, epsilon, nu)  # type: ignore[no-untyped-call]
+    kernel = _Matern.apply(square, lengthscale, nu)  # type: ignore[no-untyped-call]
     finite = x.isfinite().all(-1)[..., :, None] & y.isfinite().all(-1)[..., None, :]
     return torch.where(finite & square.isinf(), 0.0, kernel)
 

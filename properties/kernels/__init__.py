@@ -62,7 +62,7 @@ def turns(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return 2 * np.pi * generator.random(shape)
 
 
-EPSILON = Scalar("epsilon", st.sampled_from((1.0, 0.8, 3.0)))
+LENGTHSCALE = Scalar("lengthscale", st.sampled_from((1.0, 0.8, 3.0)))
 PAIR = (points("x", "n"), points("y", "m"))
 V = normal("v", "m", "p")
 FREQUENCIES, OFFSETS = normal("frequencies", "d", "D"), drawn("offsets", turns, "D", gradient=True)
@@ -115,7 +115,7 @@ def real(*names: str) -> Callable[[], Mapping[str, Sequence[Any]]]:
             "x": pixels[:6],
             "y": pixels[6:],
             "v": generator.standard_normal((5, 3)),
-            "epsilon": 5.0,
+            "lengthscale": 5.0,
             "gaussian": "gaussian",
             "frequencies": generator.standard_normal((64, 40)) / 5,
             "offsets": turns(generator, (40,)),
@@ -161,51 +161,51 @@ def scipy(name: str, call: Any, **fields: Any) -> Implementation:
     return peer(f"scipy {name}", call, "scipy", **fields)
 
 
-def rbf_kernel(x: Any, y: Any, epsilon: float) -> Any:
+def rbf_kernel(x: Any, y: Any, lengthscale: float) -> Any:
     from sklearn.metrics.pairwise import rbf_kernel as kernel
 
-    return kernel(x, y, gamma=1 / (2 * epsilon**2))
+    return kernel(x, y, gamma=1 / (2 * lengthscale**2))
 
 
-def laplacian_kernel(x: Any, y: Any, epsilon: float) -> Any:
+def laplacian_kernel(x: Any, y: Any, lengthscale: float) -> Any:
     from sklearn.metrics.pairwise import laplacian_kernel as kernel
 
-    return kernel(x, y, gamma=1 / epsilon)
+    return kernel(x, y, gamma=1 / lengthscale)
 
 
 def process(name: str, scale: float = 1.0, **options: Any) -> Any:
-    """A kernel of sklearn.gaussian_process with length scale ε · scale."""
+    """A kernel of sklearn.gaussian_process with length scale ℓ · scale."""
 
-    def call(x: Any, y: Any, epsilon: float, *nu: float) -> Any:
+    def call(x: Any, y: Any, lengthscale: float, *nu: float) -> Any:
         from sklearn.gaussian_process import kernels
 
         given = {"nu": nu[0]} if nu else options
-        return getattr(kernels, name)(length_scale=epsilon * scale, **given)(x, y)
+        return getattr(kernels, name)(length_scale=lengthscale * scale, **given)(x, y)
 
     return call
 
 
 def cdist(metric: str, profile: Callable[[Any, float], Any]) -> Any:
-    def call(x: Any, y: Any, epsilon: float) -> Any:
+    def call(x: Any, y: Any, lengthscale: float) -> Any:
         from scipy.spatial import distance
 
-        return profile(distance.cdist(x, y, metric), epsilon)
+        return profile(distance.cdist(x, y, metric), lengthscale)
 
     return call
 
 
-def cauchy_density(x: Any, y: Any, epsilon: float) -> Any:
+def cauchy_density(x: Any, y: Any, lengthscale: float) -> Any:
     from scipy import stats
 
-    return np.prod(np.pi * stats.cauchy.pdf((x[:, None] - y[None]) / epsilon), -1)
+    return np.prod(np.pi * stats.cauchy.pdf((x[:, None] - y[None]) / lengthscale), -1)
 
 
-def bessel(x: Any, y: Any, epsilon: float, nu: float) -> Any:
+def bessel(x: Any, y: Any, lengthscale: float, nu: float) -> Any:
     """2^{1−ν}/Γ(ν) s^ν K_ν(s): Matérn for every ν, R. & W. 2006 eq. 4.14; 1 at s = 0"""
     from scipy import special
     from scipy.spatial import distance
 
-    s = math.sqrt(2 * nu) * distance.cdist(x, y) / epsilon
+    s = math.sqrt(2 * nu) * distance.cdist(x, y) / lengthscale
     with np.errstate(invalid="ignore"):
         return np.where(s == 0, 1.0, 2 ** (1 - nu) / special.gamma(nu) * s**nu * special.kv(nu, s))
 
@@ -219,35 +219,35 @@ def sampler(x: Any, frequencies: Any, offsets: Any) -> Any:
     return made.transform(x)
 
 
-def nystroem_features(x: Any, landmarks: Any, epsilon: float, reg: float) -> Any:
+def nystroem_features(x: Any, landmarks: Any, lengthscale: float, reg: float) -> Any:
     """The feature map of Nystroem on given kernel values: K_xm (K_mm + λ I)^{−1/2}, up to a rotation."""
     from sklearn.kernel_approximation import Nystroem
 
-    square = rbf_kernel(landmarks, landmarks, epsilon) + reg * np.eye(len(landmarks))
+    square = rbf_kernel(landmarks, landmarks, lengthscale) + reg * np.eye(len(landmarks))
     made = Nystroem(kernel="precomputed", n_components=len(landmarks), random_state=0).fit(square)
-    return made.transform(rbf_kernel(x, landmarks, epsilon))
+    return made.transform(rbf_kernel(x, landmarks, lengthscale))
 
 
-def nystroem(x: Any, landmarks: Any, epsilon: float, reg: float) -> Any:
-    found = nystroem_features(x, landmarks, epsilon, reg)
+def nystroem(x: Any, landmarks: Any, lengthscale: float, reg: float) -> Any:
+    found = nystroem_features(x, landmarks, lengthscale, reg)
     return found @ found.T
 
 
 def quantile(law: str) -> Any:
-    def call(uniform: Any, epsilon: float) -> Any:
+    def call(uniform: Any, lengthscale: float) -> Any:
         from scipy import stats
 
-        return getattr(stats, law).ppf(uniform, scale=1 / epsilon)
+        return getattr(stats, law).ppf(uniform, scale=1 / lengthscale)
 
     return call
 
 
-def householder(blocks: Any, radii: Any, epsilon: float) -> Any:
+def householder(blocks: Any, radii: Any, lengthscale: float) -> Any:
     from scipy import linalg
 
     pairs = [linalg.qr(block) for block in blocks]
     columns = [q * np.where(np.diag(r) < 0, -1.0, 1.0) for q, r in pairs]
-    return np.concatenate(columns, axis=1)[:, : len(radii)] * radii / epsilon
+    return np.concatenate(columns, axis=1)[:, : len(radii)] * radii / lengthscale
 
 
 # -- declarations -----------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def matrix(name: str, equation: str, source: str, *extra: Any, **fields: Any) ->
     return formula(
         name,
         *PAIR,
-        EPSILON,
+        LENGTHSCALE,
         *extra,
         equation=equation,
         source=source,
@@ -301,7 +301,7 @@ def frequency(name: str, equation: str, source: str, *arguments: Any, **fields: 
     return formula(name, *arguments, equation=equation, source=source, no_gradient=NOT_LEARNED, claims=(), **fields)
 
 
-def rate(name: str, equation: str, source: str, *arguments: Any) -> Formula:
+def rate(name: str, equation: str, source: str, *arguments: Any, **fields: Any) -> Formula:
     return formula(
         name,
         *arguments,
@@ -311,6 +311,7 @@ def rate(name: str, equation: str, source: str, *arguments: Any) -> Formula:
         claims=(),
         working="float64",
         creates=True,
+        **fields,
     )
 
 
@@ -320,60 +321,60 @@ def whole_numbers(name: str) -> Table:
 
 G, G_0 = normal("normal", "d", "D", gradient=False), normal("denominator", "D", gradient=False)
 U = drawn("uniform", inside, "d", "D")
-LANDMARKS = (points("x", "n"), points("landmarks", "m"), EPSILON, Scalar("reg", st.sampled_from((1.0, 0.5))))
+LANDMARKS = (points("x", "n"), points("landmarks", "m"), LENGTHSCALE, Scalar("reg", st.sampled_from((1.0, 0.5))))
 DELTA, POINTS = Scalar("delta", st.sampled_from((0.05, 0.3))), Scalar("points", st.integers(10, 1000))
 NU = Scalar("nu", st.sampled_from((0.5, 1.5, 2.5)))
 
 FORMULAS = (
     matrix(
         "gaussian",
-        "K_ij = exp(−‖x_i − y_j‖²/(2 ε²))",
+        "K_ij = exp(−‖x_i − y_j‖²/(2 ℓ²))",
         f"{RAHIMI}, Fig. 1",
         claims=("gradient", "compile", "autocast", "vmap"),
         peers=(
             sklearn("rbf_kernel", rbf_kernel),
             sklearn("GP RBF", process("RBF")),
-            scipy("cdist", cdist("sqeuclidean", lambda square, epsilon: np.exp(-square / (2 * epsilon**2)))),
+            scipy("cdist", cdist("sqeuclidean", lambda square, lengthscale: np.exp(-square / (2 * lengthscale**2)))),
         ),
-        real=real("x", "y", "epsilon"),
+        real=real("x", "y", "lengthscale"),
     ),
     matrix(
         "laplacian_l1",
-        "K_ij = exp(−‖x_i − y_j‖₁/ε)",
+        "K_ij = exp(−‖x_i − y_j‖₁/ℓ)",
         f"{RAHIMI}, Fig. 1",
         peers=(
             sklearn("laplacian_kernel", laplacian_kernel),
-            scipy("cdist", cdist("cityblock", lambda r, epsilon: np.exp(-r / epsilon))),
+            scipy("cdist", cdist("cityblock", lambda r, lengthscale: np.exp(-r / lengthscale))),
         ),
-        real=real("x", "y", "epsilon"),
+        real=real("x", "y", "lengthscale"),
     ),
     matrix(
         "laplacian_l2",
-        "K_ij = exp(−‖x_i − y_j‖₂/ε)",
+        "K_ij = exp(−‖x_i − y_j‖₂/ℓ)",
         f"{BOOK} eq. 4.18",
         peers=(
             sklearn("GP Matern", process("Matern", nu=0.5)),
-            scipy("cdist", cdist("euclidean", lambda r, epsilon: np.exp(-r / epsilon))),
+            scipy("cdist", cdist("euclidean", lambda r, lengthscale: np.exp(-r / lengthscale))),
             sklearn("laplacian_kernel", laplacian_kernel, convention="ATLAS-22d"),
         ),
-        real=real("x", "y", "epsilon"),
+        real=real("x", "y", "lengthscale"),
     ),
     matrix(
         "cauchy_product",
-        "K_ij = ∏_k 1/(1 + ((x_ik − y_jk)/ε)²)",
+        "K_ij = ∏_k 1/(1 + ((x_ik − y_jk)/ℓ)²)",
         f"{RAHIMI}, Fig. 1",
         peers=(scipy("Cauchy density", cauchy_density),),
     ),
     matrix(
         "cauchy_radial",
-        "K_ij = 1/(1 + ‖x_i − y_j‖²/ε²)",
+        "K_ij = 1/(1 + ‖x_i − y_j‖²/ℓ²)",
         f"{BOOK} eq. 4.19 with α = 1",
         peers=(sklearn("GP RationalQuadratic", process("RationalQuadratic", 0.5**0.5, alpha=1.0)),),
-        real=real("x", "y", "epsilon"),
+        real=real("x", "y", "lengthscale"),
     ),
     matrix(
         "matern",
-        "K_ij = e^{−s} p(s),  s = √(2ν) r/ε,  p = 1, 1 + s, 1 + s + s²/3",
+        "K_ij = e^{−s} p(s),  s = √(2ν) r/ℓ,  p = 1, 1 + s, 1 + s + s²/3",
         f"{BOOK} eq. 4.16-4.18",
         NU,
         peers=(
@@ -386,19 +387,20 @@ FORMULAS = (
         *PAIR,
         V,
         Scalar("kernel", st.sampled_from(tuple(true.KERNELS))),
-        EPSILON,
+        LENGTHSCALE,
         equation="u = K(x, y) v",
         source="the definition",
         reduction=widest("m", "d"),
         gradient_reduction=widest("n", "m", "d", "p"),
         claims=("gradient", "autocast"),
-        real=real("x", "y", "v", "gaussian", "epsilon"),
+        real=real("x", "y", "v", "gaussian", "lengthscale"),
     ),
     formula(
-        "features",
+        "rff_features",
         points("x", "n"),
         FREQUENCIES,
         OFFSETS,
+        formerly=("kernels.features",),
         equation="φ(x) = √(2/D) cos(x W + b)",
         source=f"{RAHIMI}, Alg. 1",
         reduction=widest("d"),
@@ -409,9 +411,10 @@ FORMULAS = (
         real=real("x", "frequencies", "offsets"),
     ),
     formula(
-        "features_paired",
+        "rff_features_paired",
         points("x", "n"),
         FREQUENCIES,
+        formerly=("kernels.features_paired",),
         equation="φ(x) = √(2/D) [cos(x W), sin(x W)]",
         source="Sutherland & Schneider 2015 (1506.02785) eq. 1",
         reduction=widest("d"),
@@ -421,9 +424,10 @@ FORMULAS = (
         peers=(cuda.FEATURES_PAIRED,),
     ),
     formula(
-        "features_multiscale",
+        "rff_features_multiscale",
         points("x", "n"),
         *SCALES,
+        formerly=("kernels.features_multiscale",),
         equation="φ(x) = [√(2 w_s/D_s) cos(x W_s + b_s)]_s",
         source=f"{RAHIMI}, Alg. 1, for a convex sum of kernels",
         reduction=widest("d"),
@@ -433,10 +437,11 @@ FORMULAS = (
         peers=(cuda.FEATURES_MULTISCALE,),
     ),
     formula(
-        "gram",
+        "rff_gram",
         *PAIR,
         FREQUENCIES,
         OFFSETS,
+        formerly=("kernels.gram",),
         equation="K̂ = φ(x) φ(y)ᵀ",
         source=f"{RAHIMI}, Alg. 1",
         reduction=widest("d", "D"),
@@ -449,11 +454,12 @@ FORMULAS = (
         ),
     ),
     formula(
-        "matvec",
+        "rff_matvec",
         *PAIR,
         V,
         FREQUENCIES,
         OFFSETS,
+        formerly=("kernels.matvec",),
         equation="u = φ(x) (φ(y)ᵀ v)",
         source=f"{RAHIMI}, Alg. 1",
         reduction=widest("m", "d", "D"),
@@ -467,10 +473,11 @@ FORMULAS = (
         real=real("x", "y", "v", "frequencies", "offsets"),
     ),
     formula(
-        "matvec_multiscale",
+        "rff_matvec_multiscale",
         *PAIR,
         V,
         *SCALES,
+        formerly=("kernels.matvec_multiscale",),
         equation="u = φ(x) (φ(y)ᵀ v),  φ of several scales",
         source=f"{RAHIMI}, Alg. 1, for a convex sum of kernels",
         reduction=widest("m", "d", "D"),
@@ -495,8 +502,8 @@ FORMULAS = (
             law=turns,
             spans={"d": (2, 5), "less": (0, 1)},
         ),
-        EPSILON,
-        equation="φ(x) = √(2/D) cos(z + b),  z_b = √q/ε · H D_b3 H D_b2 H D_b1 x̃",
+        LENGTHSCALE,
+        equation="φ(x) = √(2/D) cos(z + b),  z_b = √q/ℓ · H D_b3 H D_b2 H D_b1 x̃",
         source="Yu et al. 2016 (1610.09072) eq. 6",
         reduction=widest("d"),
         gradient_reduction=widest("n", "d", "D"),
@@ -504,20 +511,21 @@ FORMULAS = (
         waived=ANGLES,
     ),
     rate(
-        "features_error_bound",
+        "rff_error_bound",
         "t = √(8 ln(2 n²/δ)/D)",
         "Hoeffding 1963 Thm 2 and the union bound over n² pairs",
         whole_numbers("counts"),
         POINTS,
         DELTA,
+        formerly=("kernels.features_error_bound",),
     ),
-    frequency("gaussian_frequencies", "ω = g/ε", f"{RAHIMI}, Fig. 1", G, EPSILON),
+    frequency("gaussian_frequencies", "ω = g/ℓ", f"{RAHIMI}, Fig. 1", G, LENGTHSCALE),
     frequency(
         "laplacian_l1_frequencies",
-        "ω = −cot(π u)/ε",
+        "ω = −cot(π u)/ℓ",
         f"{RAHIMI}, Fig. 1",
         U,
-        EPSILON,
+        LENGTHSCALE,
         waived={
             f"special values {half}": "draws lie in (0, 1); far outside the cotangent has no digit" for half in HALVES
         },
@@ -525,37 +533,37 @@ FORMULAS = (
             scipy("stats.cauchy.ppf", quantile("cauchy"), waived={"special values": "ppf is NaN outside of [0, 1]"}),
         ),
     ),
-    frequency("laplacian_l2_frequencies", "ω = g/(g_0 ε)", f"{BOOK} eq. 4.15 with ν = 1/2", G, G_0, EPSILON),
+    frequency("laplacian_l2_frequencies", "ω = g/(g_0 ℓ)", f"{BOOK} eq. 4.15 with ν = 1/2", G, G_0, LENGTHSCALE),
     frequency(
         "cauchy_product_frequencies",
-        "ω = ln(2 u)/ε for u < 1/2, else −ln(2 (1 − u))/ε",
+        "ω = ln(2 u)/ℓ for u < 1/2, else −ln(2 (1 − u))/ℓ",
         f"{RAHIMI}, Fig. 1",
         U,
-        EPSILON,
+        LENGTHSCALE,
         peers=(
             scipy("stats.laplace.ppf", quantile("laplace"), waived={"special values": "ppf is NaN outside of [0, 1]"}),
         ),
     ),
     frequency(
         "cauchy_radial_frequencies",
-        "ω = √(2 u) g/ε",
+        "ω = √(2 u) g/ℓ",
         "1/(1 + r²) = ∫ e^{−u} e^{−u r²} du: a mixture of Gaussians",
         G,
         drawn("exponential", lambda generator, shape: generator.exponential(size=shape), "D"),
-        EPSILON,
+        LENGTHSCALE,
     ),
     frequency(
         "matern_frequencies",
-        "ω = g √(2ν/c)/ε",
+        "ω = g √(2ν/c)/ℓ",
         f"{BOOK} eq. 4.15",
         G,
         drawn("chi_square", lambda generator, shape: generator.chisquare(3, shape), "D"),
-        EPSILON,
+        LENGTHSCALE,
         NU,
     ),
     frequency(
         "orthogonal_frequencies",
-        "W = [Q_1, Q_2, …] diag(ρ)/ε",
+        "W = [Q_1, Q_2, …] diag(ρ)/ℓ",
         "Yu et al. 2016 (1610.09072) eq. 4-5",
         normal("blocks", lambda sizes: 2, lambda sizes: sizes["d"], lambda sizes: sizes["d"], gradient=False),
         Drawn(
@@ -565,7 +573,7 @@ FORMULAS = (
             gradient=False,
             spans={"d": (2, 4), "less": (0, 1)},
         ),
-        EPSILON,
+        LENGTHSCALE,
         reduction=widest("d"),
         waived=WHOLE_BLOCK,
         peers=(scipy("linalg.qr", householder, waived=WHOLE_BLOCK),),

@@ -19,12 +19,12 @@ def _multiscale(name: str) -> Callable[[], Any]:
     """With the shares or the amplitudes of every feature in the place of weights and counts."""
 
     def load() -> Any:
-        from trueness.optimized import kernels
+        from trueness.optimized.kernels import rff
         from trueness.optimized.kernels.cuda import operators
 
         def call(*arguments: Any) -> Any:
             *tensors, weights, counts = arguments
-            shares = kernels._shares(weights, counts, tensors[0])
+            shares = rff.shares_by_feature(weights, counts, tensors[0])
             if name == "features":
                 return operators.features(*tensors, shares.sqrt())
             return operators.matvec(*tensors, shares)[0]
@@ -111,7 +111,7 @@ def _implementation(
         needs=("triton",),
         env=INTERPRETED,
         dtypes=formats,
-        only="the kernel computes in float32; half formats are loaded by the lines that kernels.features tries",
+        only="the kernel computes in float32; half formats are loaded by the lines that kernels.rff_features tries",
         waived={"special values bfloat16": TOO_FAR},
         largest=4096,
         kernels=kernels,
@@ -127,7 +127,7 @@ GRAM = _implementation(
 )
 MATVEC = _implementation(_plain("matvec"), _of_matvec(), "opcheck", "compile", "autocast")
 FEATURES_MULTISCALE = _implementation(_multiscale("features"), dict)
-SAME = "the kernels of kernels.matvec, tried there"
+SAME = "the kernels of kernels.rff_matvec, tried there"
 MATVEC_MULTISCALE = replace(
     _implementation(_multiscale("matvec"), dict),
     waived=dict.fromkeys(("special values", "kernel memory", "kernel tiles", "kernel offsets", "no stale cache"), SAME),

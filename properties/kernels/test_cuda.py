@@ -18,8 +18,8 @@ pytest.importorskip("triton", reason="triton is not installed: pip install trito
 WHOLE = """
 import json, sys
 import numpy as np, torch
-from trueness.optimized import _kernels_operators as operators
-from trueness.optimized import _kernels_triton as kernels
+from trueness.optimized.kernels.cuda import forward as kernels
+from trueness.optimized.kernels.cuda import operators
 
 compiled = kernels.Tile("ieee", k=(16, 16), dimensions=16)
 found = {}
@@ -40,8 +40,9 @@ print(json.dumps(found))
 
 BROKEN = """
 import sys
-from trueness.optimized import _kernels_triton as kernels, _kernels_triton_backward as backward
-from trueness.properties import _kernels_triton as declared
+from trueness.optimized.kernels.cuda import backward
+from trueness.optimized.kernels.cuda import forward as kernels
+from trueness.properties.kernels import cuda as declared
 from trueness.tools.run.runner import Job, run_job
 
 broken, formula, name, check = sys.argv[1:]
@@ -68,8 +69,8 @@ def test_the_tiles_that_are_compiled_are_right_too(whole: dict[str, Any], p: int
     fmt = precision("float32")
     *arguments, cotangent = (np.array(a) for a in whole[f"arguments {p}"])
     units = [fmt.u] * 5
-    truth = bounds(true.matvec, arguments, units, fmt, 65 + 3 + 34)
-    truth += bounds(true.matvec_vjp, [cotangent, *arguments], [fmt.u, *units], fmt, 66 + 65 + 3 + 34 + p)
+    truth = bounds(true.rff_matvec, arguments, units, fmt, 65 + 3 + 34)
+    truth += bounds(true.rff_matvec_vjp, [cotangent, *arguments], [fmt.u, *units], fmt, 66 + 65 + 3 + 34 + p)
     for found, bound in zip(whole[f"whole {p}"], truth, strict=True):
         assert bound.ratio(np.array(found)).max() <= LIMITS["fused"]
     assert whole[f"whole {p} bits"]
@@ -78,9 +79,9 @@ def test_the_tiles_that_are_compiled_are_right_too(whole: dict[str, Any], p: int
 @pytest.mark.parametrize(
     "broken, formula, name, check",
     [
-        ("turn", "kernels.features", "FEATURES", "gradient"),
-        ("slab", "kernels.matvec", "MATVEC", "value"),
-        ("nothing", "kernels.features", "FEATURES", "gradient"),
+        ("turn", "kernels.rff_features", "FEATURES", "gradient"),
+        ("slab", "kernels.rff_matvec", "MATVEC", "value"),
+        ("nothing", "kernels.rff_features", "FEATURES", "gradient"),
     ],
 )
 def test_a_broken_kernel_is_rejected(broken: str, formula: str, name: str, check: str) -> None:
@@ -120,7 +121,7 @@ def test_three_tf32_products_are_within_the_bound_and_one_is_not(d: int) -> None
         2 * np.pi * generator.random(31),
     )
     x, w, b = (round_to(a, "float32") for a in (x, w, b))
-    truth = bounds(true.features, [x, w, b], [fmt.u] * 3, fmt, d)[0]
+    truth = bounds(true.rff_features, [x, w, b], [fmt.u] * 3, fmt, d)[0]
     assert (
         truth.ratio(features(x.astype(np.float32), w.astype(np.float32), b.astype(np.float32), 3)).max()
         <= LIMITS["fused"]

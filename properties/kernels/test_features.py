@@ -24,6 +24,7 @@ from trueness.properties.kernels.test_laws import (
     given,
     kinds,
     lengths,
+    reference,
     seeds,
 )
 from trueness.reference import kernels as true
@@ -51,17 +52,17 @@ def evenly(frequencies: np.ndarray, offsets: int) -> tuple[np.ndarray, np.ndarra
 def test_over_evenly_spaced_offsets_the_features_are_the_paired_ones(side: Any, seed: int, shape: Any) -> None:
     """(2/J) Σ_j cos(a + b_j) cos(c + b_j) = cos(a − c) for J ≥ 3"""
     x, y, W = cloud(seed, 4, 2), cloud(seed + 1, 3, 2), cloud(seed + 2, 2, shape[0])
-    want = true.features_paired(x, W) @ true.features_paired(y, W).T
+    want = true.rff_features_paired(x, W) @ true.rff_features_paired(y, W).T
     frequencies, offsets = evenly(W, shape[1])
-    found = side("gram")(x, y, frequencies, offsets)
-    assert_is(want, found, true.gram, x, y, frequencies, offsets, reduction=offsets.size)
+    found = side("rff_gram")(x, y, frequencies, offsets)
+    assert_is(want, found, true.rff_gram, x, y, frequencies, offsets, reduction=offsets.size)
 
 
 @both
 @given(seed=seeds)
 def test_paired_features_have_length_one(side: Any, seed: int) -> None:
     x, W = cloud(seed, 5, 3), cloud(seed + 1, 3, 7)
-    found = side("features_paired")(x, W)
+    found = side("rff_features_paired")(x, W)
     J = W.shape[1]  # cos² + sin², J of them, each with four roundings and those of their sum
     assert (np.abs((found * found).sum(1) - 1) <= (4 + J) * 2 * F64.u).all()
 
@@ -75,13 +76,13 @@ def test_over_all_offsets_the_diagonal_of_several_scales_is_one(side: Any, seed:
     drawn = [evenly(W, J) for W, J in parts]
     frequencies, offsets = np.concatenate([d[0] for d in drawn], 1), np.concatenate([d[1] for d in drawn])
     counts = tuple(d[1].size for d in drawn)
-    found = side("features_multiscale")(x, frequencies, offsets, weights, counts)
+    found = side("rff_features_multiscale")(x, frequencies, offsets, weights, counts)
 
     def law(x: Any, frequencies: Any, offsets: Any, weights: Any) -> Any:
-        features = true.features_multiscale(x, frequencies, offsets, weights, counts)
+        features = true.rff_features_multiscale(x, frequencies, offsets, weights=weights, counts=counts)
         return features @ features.T
 
-    pairs = [true.features_paired(x, W) for W, _ in parts]
+    pairs = [true.rff_features_paired(x, W) for W, _ in parts]
     want = sum(w * (p @ p.T) for w, p in zip(weights, pairs, strict=True))
     assert_is(want, found @ found.T, law, x, frequencies, offsets, weights, reduction=offsets.size)
     assert_is(1, np.diag(found @ found.T), lambda *a: np.diagonal(law(*a)), x, frequencies, offsets, weights)
@@ -92,8 +93,8 @@ def test_over_all_offsets_the_diagonal_of_several_scales_is_one(side: Any, seed:
 def test_scales_that_weigh_as_many_as_they_have_features_are_plain_features(side: Any, seed: int, counts: Any) -> None:
     D = sum(counts)
     arguments = cloud(seed, 4, 2), cloud(seed + 1, 2, D), cloud(seed + 2, 1, D)[0]
-    found = side("features_multiscale")(*arguments, np.array(counts) / D, counts)
-    assert_is(true.features(*arguments), found, true.features, *arguments, reduction=2)
+    found = side("rff_features_multiscale")(*arguments, np.array(counts) / D, counts)
+    assert_is(true.rff_features(*arguments), found, true.rff_features, *arguments, reduction=2)
 
 
 @both
@@ -101,25 +102,27 @@ def test_scales_that_weigh_as_many_as_they_have_features_are_plain_features(side
 def test_a_product_with_features_is_the_gram_matrix_times_the_vectors(side: Any, seed: int) -> None:
     x, y, v = cloud(seed, 5, 2), cloud(seed + 1, 4, 2), cloud(seed + 2, 4, 3)
     W, b = cloud(seed + 3, 2, 9), cloud(seed + 4, 1, 9)[0]
-    assert_is(true.gram(x, y, W, b) @ v, side("matvec")(x, y, v, W, b), true.matvec, x, y, v, W, b, reduction=13)
-    found = side("features")(x, W, b)
-    assert_is(side("gram")(x, x, W, b), found @ found.T, true.gram, x, x, W, b, reduction=9)
+    assert_is(
+        true.rff_gram(x, y, W, b) @ v, side("rff_matvec")(x, y, v, W, b), true.rff_matvec, x, y, v, W, b, reduction=13
+    )
+    found = side("rff_features")(x, W, b)
+    assert_is(side("rff_gram")(x, x, W, b), found @ found.T, true.rff_gram, x, x, W, b, reduction=9)
 
 
 @both
 @given(seed=seeds)
 def test_one_scale_of_weight_one_is_the_plain_product(side: Any, seed: int) -> None:
     drawn = cloud(seed, 5, 2), cloud(seed + 1, 4, 2), cloud(seed + 2, 4, 3), cloud(seed + 3, 2, 6), cloud(seed, 1, 6)[0]
-    found = side("matvec_multiscale")(*drawn, np.ones(1), (6,))
-    assert_is(true.matvec(*drawn), found, true.matvec, *drawn, reduction=10)
+    found = side("rff_matvec_multiscale")(*drawn, np.ones(1), (6,))
+    assert_is(true.rff_matvec(*drawn), found, true.rff_matvec, *drawn, reduction=10)
 
 
 @both
 @given(seed=seeds)
 def test_the_gram_matrix_of_features_is_positive_semidefinite(side: Any, seed: int) -> None:
     x, W, b = cloud(seed, 8, 2), cloud(seed + 1, 2, 5), cloud(seed + 2, 1, 5)[0]
-    allowed = np.linalg.norm(LIMITS["eager"] * bound(true.gram, x, x, W, b, reduction=5).B)
-    values = np.linalg.eigvalsh(side("gram")(x, x, W, b))
+    allowed = np.linalg.norm(LIMITS["eager"] * bound(true.rff_gram, x, x, W, b, reduction=5).B)
+    values = np.linalg.eigvalsh(side("rff_gram")(x, x, W, b))
     assert values[0] >= -(allowed + len(x) * F64.u * values[-1])
 
 
@@ -139,12 +142,12 @@ def test_a_product_does_not_depend_on_its_tiles(feature_tile: int, row_tile: int
     natives = [torch.from_numpy(a).to(dtype) for a in drawn]
     natives[4] = natives[4][0]
     leaves = [a.clone().requires_grad_() for a in natives[:5]]
-    out = fast.matvec(*leaves, feature_tile=feature_tile, row_tile=row_tile)
+    out = fast.rff_matvec(*leaves, feature_tile=feature_tile, row_tile=row_tile)
     found = [out, *torch.autograd.grad(out, leaves, natives[5])]
     values = [a.double().numpy() for a in natives]
     with np.errstate(all="ignore"):
-        truth = bounds(true.matvec, values[:5], [fmt.u] * 5, fmt, 16 + 4)
-        truth += bounds(true.matvec_vjp, [values[5], *values[:5]], [fmt.u] * 6, fmt, 16 + 4)
+        truth = bounds(true.rff_matvec, values[:5], [fmt.u] * 5, fmt, 16 + 4)
+        truth += bounds(true.rff_matvec_vjp, [values[5], *values[:5]], [fmt.u] * 6, fmt, 16 + 4)
     for a, b in zip(found, truth, strict=True):
         assert b.ratio(a.detach().double().numpy()).max() <= LIMITS["fused"]
 
@@ -174,10 +177,10 @@ def test_neither_the_product_nor_its_backward_ever_holds_the_features() -> None:
     W, b = torch.zeros(d, D, requires_grad=True), torch.zeros(D, requires_grad=True)
 
     def tiled() -> None:
-        fast.matvec(x, x, v, W, b, feature_tile=32, row_tile=32).sum().backward()
+        fast.rff_matvec(x, x, v, W, b, feature_tile=32, row_tile=32).sum().backward()
 
     assert largest(tiled) == d * D < n * D / 40, "the frequencies are the largest tensor there is"
-    assert largest(lambda: fast.matvec(x, x, v, W, b).sum().backward()) == COSINES, "one tile of the default size"
+    assert largest(lambda: fast.rff_matvec(x, x, v, W, b).sum().backward()) == COSINES, "one tile of the default size"
 
 
 def test_the_graph_keeps_no_feature_for_the_backward() -> None:
@@ -199,8 +202,10 @@ def test_the_graph_keeps_no_feature_for_the_backward() -> None:
         return sum(storages.values())
 
     arguments = sum(t.numel() for t in (x, v, W, b))
-    assert kept(lambda: fast.matvec(x, x, v, W, b, feature_tile=64, row_tile=32)) <= arguments + 3 * D < n * D
-    assert kept(lambda: fast.features(x, W, b)) <= arguments, "nor of features that are the result: they are made again"
+    assert kept(lambda: fast.rff_matvec(x, x, v, W, b, feature_tile=64, row_tile=32)) <= arguments + 3 * D < n * D
+    assert kept(lambda: fast.rff_features(x, W, b)) <= arguments, (
+        "nor of features that are the result: they are made again"
+    )
     assert kept(lambda: torch.cos(x @ W + b)) >= n * D, "what plain autograd keeps"
 
 
@@ -208,13 +213,13 @@ def test_the_draws_do_not_know_of_tiles_or_of_the_dtype() -> None:
     for name, nu in KINDS:
         options = {"nu": nu[0]} if nu else {}
         wide, narrow = (
-            fast.sample_frequencies(name, 3, 10, 0.7, generator(), dtype=dtype, **options)
+            fast.sample_frequencies(name, 3, 10, lengthscale=0.7, generator=generator(), dtype=dtype, **options)
             for dtype in (torch.float64, torch.float16)
         )
         assert wide.shape == (3, 10) and torch.equal(wide.half(), narrow)
         assert not torch.equal(wide[:, :5], wide[:, 5:])
-    assert torch.equal(fast.sample_offsets(10, generator()), fast.sample_offsets(10, generator()))
-    W = fast.sample_orthogonal_frequencies(3, 10, 0.7, generator(), dtype=torch.float64)
+    assert torch.equal(fast.sample_offsets(10, generator=generator()), fast.sample_offsets(10, generator=generator()))
+    W = fast.sample_orthogonal_frequencies(3, 10, lengthscale=0.7, generator=generator(), dtype=torch.float64)
     inner = (W[:, :3].T @ W[:, :3]).fill_diagonal_(0)
     assert W.shape == (3, 10) and inner.abs().max() <= 9 * F64.u * float(W.square().sum())
 
@@ -227,13 +232,13 @@ POINTS = np.array([[0.0, 0.0, 0.0], [0.3, -0.4, 1.2], [0.5, 0.1, -0.2], [-0.7, 0
 def drawn(name: str, nu: Any, features: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     options = {"nu": nu[0]} if nu else {}
     source = generator(seed)
-    W = fast.sample_frequencies(name, 3, features, 0.9, source, dtype=torch.float64, **options)
-    return W.numpy(), fast.sample_offsets(features, source, dtype=torch.float64).numpy()
+    W = fast.sample_frequencies(name, 3, features, lengthscale=0.9, generator=source, dtype=torch.float64, **options)
+    return W.numpy(), fast.sample_offsets(features, generator=source, dtype=torch.float64).numpy()
 
 
 def kernel(name: str, nu: Any, scale: float = 1.0) -> np.ndarray:
     """k(s δ) for every pair of POINTS; s = 2 is what the variances need."""
-    return getattr(true, name)(scale * POINTS, scale * POINTS, 0.9, *nu)
+    return reference(name)(scale * POINTS, scale * POINTS, 0.9, *nu)
 
 
 def offset_variance(k: np.ndarray, k2: np.ndarray) -> np.ndarray:
@@ -253,8 +258,8 @@ def test_features_estimate_their_kernel_within_five_sigmas(name: str, nu: Any, s
     k, k2 = kernel(name, nu), kernel(name, nu, 2.0)
     sigma = np.sqrt(offset_variance(k, k2) / MANY)
     assert SIGMAS * sigma.max() < 0.06
-    assert (np.abs(side("gram")(POINTS, POINTS, W, b) - k) <= SIGMAS * sigma).all()
-    found = side("features_paired")(POINTS, W)
+    assert (np.abs(side("rff_gram")(POINTS, POINTS, W, b) - k) <= SIGMAS * sigma).all()
+    found = side("rff_features_paired")(POINTS, W)
     sigma = np.sqrt(np.maximum(paired_variance(k, k2), 0) / MANY)
     assert (np.abs(found @ found.T - k) <= SIGMAS * sigma + 2 * MANY * F64.u).all()
 
@@ -277,7 +282,7 @@ def test_the_variance_of_one_feature_is_the_known_one(name: str, nu: Any) -> Non
 def test_frequencies_of_another_kernel_are_found_out(name: str, nu: Any) -> None:
     """The gap to every other kernel of the family is wider than what chance allows."""
     W, b = drawn(name, nu, MANY)
-    found = true.gram(POINTS, POINTS, W, b)
+    found = true.rff_gram(POINTS, POINTS, W, b)
     for other, other_nu in KINDS:
         k, k2 = kernel(other, other_nu), kernel(other, other_nu, 2.0)
         off = (np.abs(found - k) > SIGMAS * np.sqrt(offset_variance(k, k2) / MANY)).any()
@@ -285,28 +290,28 @@ def test_frequencies_of_another_kernel_are_found_out(name: str, nu: Any) -> None
         assert off == ((name, nu) != (other, other_nu) and not same), other
 
 
-@given(seed=seeds, epsilon=lengths)
-def test_the_mean_length_of_the_features_is_one_at_every_point(seed: int, epsilon: float) -> None:
+@given(seed=seeds, length=lengths)
+def test_the_mean_length_of_the_features_is_one_at_every_point(seed: int, length: float) -> None:
     """E φ(x)·φ(x) = 1; a term 2 cos² has variance 1/2 over the offsets"""
-    W = fast.sample_frequencies("gaussian", 3, 2000, epsilon, generator(seed), dtype=torch.float64)
-    b = fast.sample_offsets(2000, generator(seed + 1), dtype=torch.float64)
-    found = fast.features(torch.from_numpy(cloud(seed, 4, 3)), W, b).square().sum(1)
+    W = fast.sample_frequencies("gaussian", 3, 2000, lengthscale=length, generator=generator(seed), dtype=torch.float64)
+    b = fast.sample_offsets(2000, generator=generator(seed + 1), dtype=torch.float64)
+    found = fast.rff_features(torch.from_numpy(cloud(seed, 4, 3)), W, b).square().sum(1)
     assert ((found - 1).abs() <= SIGMAS * math.sqrt(0.5 / 2000)).all()
 
 
 @pytest.mark.parametrize("d", [2, 3, 8])
 def test_orthogonal_frequencies_have_the_gaussian_kernel_only_with_their_radii(d: int) -> None:
-    """Without: ₀F₁(; d/2; −r²/(4 ε²)), by scipy. A mean over a block lies in [−1, 1], and blocks are independent."""
-    blocks, epsilon = 4000, 0.9
+    """Without: ₀F₁(; d/2; −r²/(4 ℓ²)), by scipy. A mean over a block lies in [−1, 1], and blocks are independent."""
+    blocks, length = 4000, 0.9
     source = np.random.default_rng(0)
     G = source.standard_normal((blocks, d, d))
     radii = np.sqrt(source.chisquare(d, blocks * d))
-    delta = np.full((1, d), epsilon / math.sqrt(d))  # at distance ε
+    delta = np.full((1, d), length / math.sqrt(d))  # at distance ℓ
     zero, allowed = np.zeros((1, d)), SIGMAS / math.sqrt(blocks)
 
     def estimate(radii: Any) -> float:
-        W = true.orthogonal_frequencies(G, radii, epsilon)
-        return float((true.features_paired(delta, W) @ true.features_paired(zero, W).T)[0, 0])
+        W = true.orthogonal_frequencies(G, radii, lengthscale=length)
+        return float((true.rff_features_paired(delta, W) @ true.rff_features_paired(zero, W).T)[0, 0])
 
     bare = special.hyp0f1(d / 2, -0.25)
     assert abs(estimate(radii) - math.exp(-0.5)) <= allowed < bare - math.exp(-0.5)
@@ -314,14 +319,14 @@ def test_orthogonal_frequencies_have_the_gaussian_kernel_only_with_their_radii(d
 
 
 @both
-@given(seed=seeds, d=st.integers(1, 4), epsilon=lengths)
+@given(seed=seeds, d=st.integers(1, 4), length=lengths)
 def test_orthogonal_frequencies_of_one_block_are_orthogonal_and_as_long_as_their_radii(
-    side: Any, seed: int, d: int, epsilon: float
+    side: Any, seed: int, d: int, length: float
 ) -> None:
     G, radii = cloud(seed, d, d)[None], 0.5 + np.abs(cloud(seed + 1, 1, d)[0])
-    W = side("orthogonal_frequencies")(G, radii, epsilon)
+    W = side("orthogonal_frequencies")(G, radii, length)
     lost = np.linalg.cond(G[0])  # Gram-Schmidt loses orthogonality in proportion to it (Björck 1967)
-    wanted = np.diag((radii / epsilon) ** 2)
+    wanted = np.diag((radii / length) ** 2)
     assert (np.abs(W.T @ W - wanted) <= 8 * d * d * F64.u * lost * wanted.max()).all()
 
 
@@ -329,13 +334,13 @@ def test_orthogonal_frequencies_of_one_block_are_orthogonal_and_as_long_as_their
 def test_the_largest_error_over_all_pairs_keeps_its_bound(counts: int) -> None:
     """Twenty times, where five per cent may not: at most five of twenty, by the binomial's five sigmas."""
     n, delta, x = 100, 0.05, cloud(0, 100, 5)
-    K = true.gaussian(x, x, 1.0)
-    t = float(true.features_error_bound(np.array([float(counts)]), n, delta)[0])
+    K = true.gaussian(x, x, lengthscale=1.0)
+    t = float(true.rff_error_bound(np.array([float(counts)]), points=n, delta=delta)[0])
     errors = []
     for seed in range(20):
         source = np.random.default_rng(seed)
         W, b = source.standard_normal((5, counts)), 2 * np.pi * source.random(counts)
-        errors.append(np.abs(true.gram(x, x, W, b) - K).max())
+        errors.append(np.abs(true.rff_gram(x, x, W, b) - K).max())
     most = 20 * delta + SIGMAS * math.sqrt(20 * delta * (1 - delta))
     assert sum(e >= t for e in errors) <= most and np.mean(errors) > t / 4, "a bound, and not an idle one"
 
@@ -344,14 +349,16 @@ def test_the_largest_error_over_all_pairs_keeps_its_bound(counts: int) -> None:
 def test_features_of_several_lengths_estimate_the_convex_sum_of_their_kernels(weights: Any) -> None:
     lengths, counts, source = (0.5, 1.0, 2.0), (6000, 7000, 8000), generator()
     drawn = [
-        fast.sample_frequencies("gaussian", 3, D, e, source, dtype=torch.float64)
+        fast.sample_frequencies("gaussian", 3, D, lengthscale=e, generator=source, dtype=torch.float64)
         for e, D in zip(lengths, counts, strict=True)
     ]
-    b = fast.sample_offsets(sum(counts), source, dtype=torch.float64)
+    b = fast.sample_offsets(sum(counts), generator=source, dtype=torch.float64)
     x = torch.from_numpy(POINTS)
-    found = fast.features_multiscale(x, torch.cat(drawn, 1), b, torch.tensor(weights, dtype=torch.float64), counts)
+    found = fast.rff_features_multiscale(
+        x, torch.cat(drawn, 1), b, weights=torch.tensor(weights, dtype=torch.float64), counts=counts
+    )
     k, variance = np.zeros((4, 4)), np.zeros((4, 4))
     for w, e, D in zip(weights, lengths, counts, strict=True):
-        one, two = true.gaussian(POINTS, POINTS, e), true.gaussian(2 * POINTS, 2 * POINTS, e)
+        one, two = true.gaussian(POINTS, POINTS, lengthscale=e), true.gaussian(2 * POINTS, 2 * POINTS, lengthscale=e)
         k, variance = k + w * one, variance + w * w * offset_variance(one, two) / D
     assert (np.abs((found @ found.T).numpy() - k) <= SIGMAS * np.sqrt(variance)).all()

@@ -36,7 +36,7 @@ def smallest(matrix: np.ndarray) -> float:
 @given(seed=seeds, m=st.integers(1, 7), reg=regs)
 def test_what_is_missing_is_positive_semidefinite(side: Any, seed: int, m: int, reg: float) -> None:
     x = apart(seed, 9)
-    missing = true.gaussian(x, x, 1.0) - side("nystrom")(x, x[:m], 1.0, reg)
+    missing = true.gaussian(x, x, lengthscale=1.0) - side("nystrom")(x, x[:m], 1.0, reg)
     assert smallest(missing) >= -allowed(x, x[:m], reg)
 
 
@@ -45,10 +45,10 @@ def test_what_is_missing_is_positive_semidefinite(side: Any, seed: int, m: int, 
 def test_without_a_ridge_the_rows_of_the_landmarks_are_exact(side: Any, seed: int, m: int) -> None:
     """and all of them when every point is a landmark"""
     x = apart(seed, 9)
-    found, K = side("nystrom")(x, x[:m], 1.0, 0.0), true.gaussian(x, x, 1.0)
+    found, K = side("nystrom")(x, x[:m], 1.0, 0.0), true.gaussian(x, x, lengthscale=1.0)
 
-    def law(x: Any, z: Any, epsilon: Any, reg: Any) -> Any:
-        return true.nystrom(x, z, epsilon, reg)[:m]
+    def law(x: Any, z: Any, length: Any, reg: Any) -> Any:
+        return true.nystrom(x, z, lengthscale=length, reg=reg)[:m]
 
     assert_is(K[:m], found[:m], law, x, x[:m], 1.0, 0.0, reduction=m)
     rest = np.abs(K - found)[m:, m:]
@@ -75,7 +75,7 @@ def test_less_ridge_never_makes_any_direction_worse(side: Any, seed: int, m: int
 @given(seed=seeds, m=st.integers(1, 9), reg=regs)
 def test_the_trace_bounds_both_norms_of_the_error(side: Any, seed: int, m: int, reg: float) -> None:
     x = apart(seed, 9)
-    missing = true.gaussian(x, x, 1.0) - true.nystrom(x, x[:m], 1.0, reg)
+    missing = true.gaussian(x, x, lengthscale=1.0) - true.nystrom(x, x[:m], lengthscale=1.0, reg=reg)
     trace = side("nystrom_trace_bound")(x, x[:m], 1.0, reg)
     room = 3 * allowed(x, x[:m], reg)
     assert trace + room >= np.linalg.norm(missing) >= np.linalg.norm(missing, 2) - room
@@ -88,26 +88,31 @@ def test_the_features_are_a_square_root_of_the_approximation(side: Any, seed: in
     x = apart(seed, 9)
     found = side("nystrom_features")(x, x[:m], 1.0, reg)
     assert_is(side("nystrom")(x, x[:m], 1.0, reg), found @ found.T, true.nystrom, x, x[:m], 1.0, reg, reduction=m)
-    direct = true.gaussian(x, x[:m], 1.0)
-    inverse = np.linalg.pinv(true.gaussian(x[:m], x[:m], 1.0) + reg * np.eye(m))
+    direct = true.gaussian(x, x[:m], lengthscale=1.0)
+    inverse = np.linalg.pinv(true.gaussian(x[:m], x[:m], lengthscale=1.0) + reg * np.eye(m))
     assert_is(direct @ inverse @ direct.T, found @ found.T, true.nystrom, x, x[:m], 1.0, reg, reduction=m * m)
 
 
 def test_the_median_error_falls_and_the_theorem_of_drineas_and_mahoney_holds() -> None:
     """Uniform points, landmarks drawn with replacement: rates are statements about medians only."""
     x, generator = np.random.default_rng(0).random((200, 1)), np.random.default_rng(1)
-    K = true.gaussian(x, x, 0.05)
+    K = true.gaussian(x, x, lengthscale=0.05)
     eigenvalues = np.linalg.eigvalsh(K)[::-1]
     medians = []
     for m in (5, 10, 20):
         errors = []
         for _ in range(9):
             z = np.unique(x[generator.integers(0, 200, m)], axis=0)
-            missing = K - true.nystrom(x, z, 0.05, 1e-9)
+            missing = K - true.nystrom(x, z, lengthscale=0.05, reg=1e-9)
             errors.append((np.linalg.norm(missing, 2), np.linalg.norm(missing)))
         counts = np.array([float(m)])
-        assert max(e for e, _ in errors) <= eigenvalues[m] + true.drineas_mahoney_spectral(counts, 200, 0.1)[0]
+        assert (
+            max(e for e, _ in errors)
+            <= eigenvalues[m] + true.drineas_mahoney_spectral(counts, points=200, delta=0.1)[0]
+        )
         best = math.sqrt((eigenvalues[m:] ** 2).sum())
-        assert max(e for _, e in errors) <= best + true.drineas_mahoney_frobenius(counts, 200, m, 0.1)[0]
+        assert (
+            max(e for _, e in errors) <= best + true.drineas_mahoney_frobenius(counts, points=200, rank=m, delta=0.1)[0]
+        )
         medians.append(np.median([e for e, _ in errors]))
     assert medians[0] > medians[1] > medians[2]

@@ -19,7 +19,7 @@ from trueness.optimized import kernels as fast
 from trueness.optimized._lib import matmul as products
 from trueness.optimized._lib.threads import parallel
 from trueness.optimized.kernels.cpu import tiles
-from trueness.properties.kernels.test_laws import cloud, given, seeds
+from trueness.properties.kernels.test_laws import cloud, flat, given, seeds
 from trueness.reference import kernels as true
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
 from trueness.tools.arithmetic.formats import precision
@@ -34,18 +34,24 @@ def drawn(name: str, seed: int, d: int) -> list[Any]:
     w, b = cloud(seed + 3, d, D), cloud(seed + 4, 1, D)[0]
     signs = np.where(cloud(seed + 5, 6, 8) > 0, 1.0, -1.0).reshape(2, 3, 8)
     return {
-        "features": [x, w, b],
-        "features_paired": [x, w],
-        "features_multiscale": [x, w, b, WEIGHTS, COUNTS],
-        "gram": [x, y, w, b],
-        "matvec": [x, y, v, w, b],
-        "matvec_multiscale": [x, y, v, w, b, WEIGHTS, COUNTS],
+        "rff_features": [x, w, b],
+        "rff_features_paired": [x, w],
+        "rff_features_multiscale": [x, w, b, WEIGHTS, COUNTS],
+        "rff_gram": [x, y, w, b],
+        "rff_matvec": [x, y, v, w, b],
+        "rff_matvec_multiscale": [x, y, v, w, b, WEIGHTS, COUNTS],
         "structured_features": [x, signs, b, 0.9],
     }[name]
 
 
-NAMES = ("features", "features_paired", "features_multiscale", "gram", "matvec", "matvec_multiscale")
-FIXED = ("weights", "counts", "signs", "epsilon")
+NAMES = (
+    "rff_features",
+    "rff_features_paired",
+    "rff_features_multiscale",
+    "rff_gram",
+    "rff_matvec",
+    "rff_matvec_multiscale",
+)
 dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 
 
@@ -58,7 +64,7 @@ def judge(name: str, arguments: list[Any], dtype: torch.dtype, **options: Any) -
         for a in arguments
     ]
     leaves = [a.clone().requires_grad_() if k else a for a, k in zip(natives, learned, strict=True)]
-    out = getattr(fast, name)(*leaves, **options)
+    out = flat(getattr(fast, name))(*leaves, **options)
     cotangent = torch.from_numpy(cloud(99, *out.shape)).to(dtype)
     found = [out, *torch.autograd.grad(out, [a for a, k in zip(leaves, learned, strict=True) if k], cotangent)]
     values = [a.double().numpy() if isinstance(a, torch.Tensor) else a for a in natives]
@@ -66,7 +72,7 @@ def judge(name: str, arguments: list[Any], dtype: torch.dtype, **options: Any) -
         fmt.u if k else 2.0**-53 if isinstance(a, np.ndarray) else 0.0 for a, k in zip(values, learned, strict=True)
     ]
     with np.errstate(all="ignore"):
-        truth = bounds(getattr(true, name), values, units, fmt, M + LONG + D)
+        truth = bounds(flat(getattr(true, name)), values, units, fmt, M + LONG + D)
         vjp = getattr(true, f"{name}_vjp")
         truth += bounds(vjp, [cotangent.double().numpy(), *values], [fmt.u, *units], fmt, N + M + D)
     for a, b in zip(found, truth, strict=True):
@@ -166,9 +172,9 @@ def test_a_forked_process_starts_threads_of_its_own() -> None:
 
 
 def test_inference_mode_reaches_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = [torch.from_numpy(a).float() for a in drawn("matvec", 0, LONG)]
+    arguments = [torch.from_numpy(a).float() for a in drawn("rff_matvec", 0, LONG)]
     with threads(2, monkeypatch), torch.inference_mode():
-        found = fast.matvec(*arguments)
+        found = fast.rff_matvec(*arguments)
     assert found.is_inference() and torch.isfinite(found).all()
 
 
@@ -183,28 +189,29 @@ def test_a_result_is_the_same_in_memory_that_was_given(name: str, dtype: torch.d
         torch.from_numpy(a).to(torch.float64 if a is WEIGHTS else dtype) if isinstance(a, np.ndarray) else a
         for a in drawn(name, 0, LONG)
     ]
-    fresh = getattr(fast, name)(*arguments)
+    function = flat(getattr(fast, name))
+    fresh = function(*arguments)
     for out in (torch.empty_like(fresh), torch.empty_like(fresh.T).T, torch.empty(N, 60, dtype=dtype)[:, ::2]):
         place = out[:, : fresh.shape[1]]
-        assert getattr(fast, name)(*arguments, out=place) is place and torch.equal(place, fresh)
+        assert function(*arguments, out=place) is place and torch.equal(place, fresh)
 
 
 X, Y, V, W, B = torch.zeros(3, 2), torch.zeros(4, 2), torch.zeros(4, 1), torch.zeros(2, 6), torch.zeros(6)
 SIGNS = torch.ones(2, 3, 4)
 REFUSED: dict[str, Callable[[], Any]] = {
-    "precision was 'tf32x3'": lambda: fast.matvec(X, Y, V, W, B, precision="tf32x3"),
-    r"out was \(3, 5\)": lambda: fast.features(X, W, B, out=torch.empty(3, 5)),
-    r"out was \(3, 6\) torch.float64": lambda: fast.features(X, W, B, out=torch.empty(3, 6).double()),
-    "out was list": lambda: fast.gram(X, Y, W, B, out=[]),
-    "out was given where": lambda: fast.features_paired(X, W.clone().requires_grad_(), out=torch.empty(3, 12)),
-    "row_tile was 0": lambda: fast.features(X, W, B, row_tile=0),
-    r"signs had shape \(2, 3, 3\)": lambda: fast.structured_features(X, torch.ones(2, 3, 3), B, 1.0),
-    r"signs had shape \(2, 3, 1\)": lambda: fast.structured_features(X, torch.ones(2, 3, 1), B, 1.0),
-    r"offsets had shape \(9,\)": lambda: fast.structured_features(X, SIGNS, torch.zeros(9), 1.0),
-    r"offsets had shape \(4,\)": lambda: fast.structured_features(X, SIGNS, torch.zeros(4), 1.0),
-    "epsilon was 0": lambda: fast.structured_features(X, SIGNS, B, 0),
-    "v had 4 rows": lambda: fast.nystrom_matvec(X, Y, V, 1.0, 0.1),
-    "dimensions was 0": lambda: fast.sample_signs(0, 3, torch.Generator()),
+    "precision was 'tf32x3'": lambda: fast.rff_matvec(X, Y, V, W, B, precision="tf32x3"),
+    r"out was \(3, 5\)": lambda: fast.rff_features(X, W, B, out=torch.empty(3, 5)),
+    r"out was \(3, 6\) torch.float64": lambda: fast.rff_features(X, W, B, out=torch.empty(3, 6).double()),
+    "out was list": lambda: fast.rff_gram(X, Y, W, B, out=[]),
+    "out was given where": lambda: fast.rff_features_paired(X, W.clone().requires_grad_(), out=torch.empty(3, 12)),
+    "row_tile was 0": lambda: fast.rff_features(X, W, B, row_tile=0),
+    r"signs had shape \(2, 3, 3\)": lambda: fast.structured_features(X, torch.ones(2, 3, 3), B, lengthscale=1.0),
+    r"signs had shape \(2, 3, 1\)": lambda: fast.structured_features(X, torch.ones(2, 3, 1), B, lengthscale=1.0),
+    r"offsets had shape \(9,\)": lambda: fast.structured_features(X, SIGNS, torch.zeros(9), lengthscale=1.0),
+    r"offsets had shape \(4,\)": lambda: fast.structured_features(X, SIGNS, torch.zeros(4), lengthscale=1.0),
+    "lengthscale was 0": lambda: fast.structured_features(X, SIGNS, B, lengthscale=0),
+    "v had 4 rows": lambda: fast.nystrom_matvec(X, Y, V, lengthscale=1.0, reg=0.1),
+    "dimensions was 0": lambda: fast.sample_signs(0, 3, generator=torch.Generator()),
 }
 
 
@@ -220,28 +227,28 @@ def test_what_does_not_fit_is_refused_in_one_sentence(sentence: str, call: Any) 
 
 @given(seed=seeds, wanted=st.sets(st.integers(0, 4), min_size=1, max_size=4))
 def test_a_gradient_is_the_same_whichever_others_are_wanted(seed: int, wanted: set[int]) -> None:
-    arguments = [torch.from_numpy(a) for a in drawn("matvec", seed, LONG)]
+    arguments = [torch.from_numpy(a) for a in drawn("rff_matvec", seed, LONG)]
     leaves = [a.clone().requires_grad_() for a in arguments]
-    every = torch.autograd.grad(fast.matvec(*leaves).sum(), leaves)
+    every = torch.autograd.grad(fast.rff_matvec(*leaves).sum(), leaves)
     few = [a.clone().requires_grad_(k in wanted) for k, a in enumerate(arguments)]
-    some = torch.autograd.grad(fast.matvec(*few).sum(), [few[k] for k in sorted(wanted)])
+    some = torch.autograd.grad(fast.rff_matvec(*few).sum(), [few[k] for k in sorted(wanted)])
     assert all(torch.equal(a, every[k]) for a, k in zip(some, sorted(wanted), strict=True))
 
 
 def test_the_shares_of_scales_have_a_gradient_too() -> None:
     """by autograd of the equation in plain torch, to counted roundings: at most 64 in a row, of terms of either sign"""
-    for name in ("features_multiscale", "matvec_multiscale"):
+    for name in ("rff_features_multiscale", "rff_matvec_multiscale"):
         arguments = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in drawn(name, 0, LONG)]
         weights = arguments[-2].clone().requires_grad_()
-        found = getattr(fast, name)(*arguments[:-2], weights, COUNTS)
+        found = getattr(fast, name)(*arguments[:-2], weights=weights, counts=COUNTS)
         (by_weights,) = torch.autograd.grad(found.square().sum(), weights)
         plain = weights.detach().clone().requires_grad_()
         shares = torch.cat([(2 * plain[s] / c).expand(c) for s, c in enumerate(COUNTS)])
         w, b = arguments[-4:-2]
-        cosines = [torch.cos(points @ w + b) for points in arguments[: 1 if name[0] == "f" else 2]]
+        cosines = [torch.cos(points @ w + b) for points in arguments[: 1 if "features" in name else 2]]
         wanted = (
             cosines[0] * shares.sqrt()
-            if name[0] == "f"
+            if "features" in name
             else cosines[0] @ (shares[:, None] * (cosines[1].T @ arguments[2]))
         )
         (want,) = torch.autograd.grad(wanted.square().sum(), plain)
@@ -249,7 +256,9 @@ def test_the_shares_of_scales_have_a_gradient_too() -> None:
         assert ((by_weights - want).abs() <= size).all() and want.abs().min() > 1e6 * size
 
 
-@pytest.mark.parametrize("name", ["features", "features_paired", "gram", "matvec", "structured_features"])
+@pytest.mark.parametrize(
+    "name", ["rff_features", "rff_features_paired", "rff_gram", "rff_matvec", "structured_features"]
+)
 def test_gradients_can_be_taken_again(name: str) -> None:
     arguments = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in drawn(name, 0, LONG)]
     learned = [k for k, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.ndim < 3]
@@ -258,7 +267,7 @@ def test_gradients_can_be_taken_again(name: str) -> None:
         given = list(arguments)
         for k, a in zip(learned, chosen, strict=True):
             given[k] = a
-        return getattr(fast, name)(*given)
+        return flat(getattr(fast, name))(*given)
 
     leaves = tuple(
         arguments[k][:2].clone().requires_grad_() if k == 0 else arguments[k].clone().requires_grad_() for k in learned
@@ -291,7 +300,7 @@ def test_extra_memory_is_the_result_two_tiles_and_what_belongs_to_the_features(d
     for n in (1024, 2048):
         x, v = torch.zeros(n, d), torch.zeros(n, p)
         with torch.no_grad():
-            found.append(peak(lambda x=x, v=v: fast.matvec(x, x, v, w, b)))
+            found.append(peak(lambda x=x, v=v: fast.rff_matvec(x, x, v, w, b)))
         constant = 4 * (2 * tiles.COSINES + (p + 8) * rows + (4 * p + 10) * features)
         assert 4 * tiles.COSINES <= found[-1] <= 4 * n * p + constant < 4 * n * features, "less than the features"
     assert found[1] - found[0] == 4 * 1024 * p
@@ -310,7 +319,7 @@ def test_the_backward_of_a_product_adds_gradients_and_tiles_alone() -> None:
             torch.zeros(features),
         ]
         leaves = [a.requires_grad_() for a in leaves]
-        out = fast.matvec(*leaves)
+        out = fast.rff_matvec(*leaves)
         cotangent = torch.ones_like(out)
         found.append(peak(lambda out=out, leaves=leaves, g=cotangent: torch.autograd.grad(out, leaves, g)))
         constant = 4 * (2 * tiles.COSINES + (p + d + 16) * rows + (8 * p + 3 * d + 10) * features)

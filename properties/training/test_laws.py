@@ -118,7 +118,7 @@ def test_a_window_of_unequal_parts_steps_with_the_clipped_gradient_of_all_its_sa
     accumulator.flush()
     whole = np.stack([gradients.mean(0), -2 * gradients.mean(0)])
     norm = np.sqrt((whole**2).sum())
-    want = true.clip_by_global_norm(whole, c)
+    want = true.clip_by_global_norm(whole, max_norm=c)
     found = -np.stack([model.w.detach().numpy(), model.v.detach().numpy()])
     count = 2 * (len(gradients) + 12) * U
     spread = 2 * np.abs(gradients).mean(0).max() * min(1.0, c / norm)
@@ -250,7 +250,7 @@ def test_a_gradient_of_zeros_stays_zero(function: Any) -> None:
 def test_squares_neither_overflow_nor_vanish_in_float32() -> None:
     for size in (1e25, 1e-25):
         g = torch.full((4,), size)
-        clipped = fast.clip_by_global_norm(g, 1.0)
+        clipped = fast.clip_by_global_norm(g, max_norm=1.0)
         want = 0.5 if size > 1 else size
         assert torch.equal(clipped, torch.full((4,), want) if size > 1 else g)
 
@@ -301,7 +301,7 @@ def test_updates_run_at_the_rate_of_their_own_number(warmup: int, more: int, flo
         optimizer.step()
         for seen, w in zip(used, weights, strict=True):
             seen.append(float(w.detach()))
-    f = true.warmup_cosine(np.arange(total + 2), warmup, total, floor)
+    f = true.warmup_cosine(np.arange(total + 2), warmup_steps=warmup, total_steps=total, min_lr_ratio=floor)
     assert (np.abs(np.array(used) - np.array([[0.5], [2.0]]) * f) <= 6 * U * 2).all()
 
 
@@ -346,7 +346,7 @@ def test_the_average_of_a_module_is_the_equation_once_per_update() -> None:
         model(torch.randn(4, 3, dtype=torch.float64))
         ema.update()
         for name, p in model.named_parameters():
-            want[name] = true.ema(want[name], p.detach().numpy(), 0.9)
+            want[name] = true.ema(want[name], p.detach().numpy(), decay=0.9)
             size = np.abs(want[name]) + np.abs(p.detach().numpy())
             assert (np.abs(ema.average[name].numpy() - want[name]) <= 4 * (k + 1) * U * size.max()).all()
     assert torch.equal(ema.average["1.running_mean"], model[1].running_mean), "buffers are copied"
@@ -362,7 +362,7 @@ def test_an_average_of_half_weights_moves_where_one_in_halves_stands_still() -> 
         model.weight.fill_(2.0)
     for _ in range(1000):
         ema.update()
-        stuck = fast.ema(stuck, model.weight.detach(), 0.999)
+        stuck = fast.ema(stuck, model.weight.detach(), decay=0.999)
     assert float(stuck) == 1.0
     assert abs(float(ema.average["weight"]) - (2 - 0.999**1000)) <= 1000 * 2.0**-24 * 2
     assert ema.weights()["weight"].dtype == torch.bfloat16
@@ -459,17 +459,28 @@ SGD = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         (lambda: fast.accumulate(X, [1, 2]), "counts was list"),  # type: ignore[arg-type]
         (lambda: fast.accumulate(X, N[:1]), r"counts had shape \(1,\); it must be \(2,\)"),
         (lambda: fast.accumulate(X, N - 1), "counts had 0 in it"),
-        (lambda: fast.clip_by_global_norm(X, 0.0), "max_norm was 0.0; it must be a positive, finite number"),
-        (lambda: fast.clip_by_global_norm(X, math.nan), "max_norm was nan"),
-        (lambda: fast.clip_after_average(X, N, math.inf), "max_norm was inf"),
+        (lambda: fast.clip_by_global_norm(X, max_norm=0.0), "max_norm was 0.0; it must be a positive, finite number"),
+        (lambda: fast.clip_by_global_norm(X, max_norm=math.nan), "max_norm was nan"),
+        (lambda: fast.clip_after_average(X, N, max_norm=math.inf), "max_norm was inf"),
         (lambda: fast.steps_per_epoch(-1, 2), "micro_batches was -1; it must be an integer of at least 0"),
         (lambda: fast.steps_per_epoch(3, 0), "window was 0; it must be an integer of at least 1"),
-        (lambda: fast.warmup_cosine(X, 1, 2, 0.0), "step was torch.float32"),
-        (lambda: fast.warmup_cosine(N, 3, 3, 0.0), "warmup was 3; it must be less than total, 3"),
-        (lambda: fast.warmup_cosine(N, 1, 3, 1.5), r"floor was 1.5; it must be a number in \[0, 1\]"),
-        (lambda: fast.ema(X, X.double(), 0.5), "parameter was .* it must be like average"),
-        (lambda: fast.ema(X, X, 1.0), r"decay was 1.0; it must be a number in \[0, 1\)"),
-        (lambda: fast.memory_estimate(0, 64, 64, 1, 0, True, False), "batch was 0"),
+        (lambda: fast.warmup_cosine(X, warmup_steps=1, total_steps=2, min_lr_ratio=0.0), "step was torch.float32"),
+        (
+            lambda: fast.warmup_cosine(N, warmup_steps=3, total_steps=3, min_lr_ratio=0.0),
+            "warmup was 3; it must be less than total, 3",
+        ),
+        (
+            lambda: fast.warmup_cosine(N, warmup_steps=1, total_steps=3, min_lr_ratio=1.5),
+            r"floor was 1.5; it must be a number in \[0, 1\]",
+        ),
+        (lambda: fast.ema(X, X.double(), decay=0.5), "parameter was .* it must be like average"),
+        (lambda: fast.ema(X, X, decay=1.0), r"decay was 1.0; it must be a number in \[0, 1\)"),
+        (
+            lambda: fast.memory_estimate(
+                0, 64, base_channels=64, levels=1, kernel_cache=0, mixed_precision=True, clip_model=False
+            ),
+            "batch was 0",
+        ),
         (lambda: fast.batch_size(-1.0), "free was -1.0; it must be a number of at least 0"),
         (lambda: fast.batch_size(math.nan), "free was nan"),
         (lambda: fast.GradientAccumulator(SGD, 0), "window was 0"),

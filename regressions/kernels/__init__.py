@@ -20,12 +20,12 @@ RAHIMI = "Rahimi & Recht 2007, Alg. 1, Claim 1 and Fig. 1"
 
 def variance_gaussian(x: Any, y: Any, epsilon: Any) -> Any:
     """exp(−r²/(2 ε)): ε is the variance"""
-    return true.gaussian(x, y, np.sqrt(epsilon))
+    return true.gaussian(x, y, lengthscale=np.sqrt(epsilon))
 
 
 def variance_frequencies(normal: Any, epsilon: Any) -> Any:
     """ω ~ N(0, ε⁻¹ I): ε is the variance"""
-    return true.gaussian_frequencies(normal, np.sqrt(epsilon))
+    return true.gaussian_frequencies(normal, lengthscale=np.sqrt(epsilon))
 
 
 # -- item 6: the error of Nyström -------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def inverse_root(x: Any, landmarks: Any, epsilon: Any, reg: Any) -> Any:
 
 def spectral_as_frobenius(landmarks: Any, points: Any, rank: Any, delta: Any) -> Any:
     """m^{−1/2} where the theorem for the Frobenius norm has m^{−1/4}"""
-    return true.drineas_mahoney_spectral(landmarks, points, delta) * np.sqrt(16 * rank)
+    return true.drineas_mahoney_spectral(landmarks, points=points, delta=delta) * np.sqrt(16 * rank)
 
 
 def rate_as_theorem(landmarks: Any, points: Any, delta: Any) -> Any:
@@ -56,29 +56,29 @@ def rate_as_theorem(landmarks: Any, points: Any, delta: Any) -> Any:
 
 def unit_variance_per_scale(x: Any, frequencies: Any, offsets: Any, weights: Any, counts: Any) -> Any:
     """every scale with √(2/D_s), whatever its share"""
-    return true.features_multiscale(x, frequencies, offsets, np.ones(len(counts)), counts)
+    return true.rff_features_multiscale(x, frequencies, offsets, weights=np.ones(len(counts)), counts=counts)
 
 
 def matvec_unit_variance_per_scale(
     x: Any, y: Any, v: Any, frequencies: Any, offsets: Any, weights: Any, counts: Any
 ) -> Any:
     """Σ_s K_s v: the kernels are added, not averaged"""
-    return true.matvec_multiscale(x, y, v, frequencies, offsets, np.ones(len(counts)), counts)
+    return true.rff_matvec_multiscale(x, y, v, frequencies, offsets, weights=np.ones(len(counts)), counts=counts)
 
 
 def one_constant(x: Any, frequencies: Any, offsets: Any, weights: Any, counts: Any) -> Any:
     """√(2/D) for all scales, D = Σ D_s: the share of a scale is that of its features"""
-    return true.features(x, frequencies, offsets)
+    return true.rff_features(x, frequencies, offsets)
 
 
 def unit_columns(blocks: Any, radii: Any, epsilon: Any) -> Any:
     """orthonormal columns without the χ radii"""
-    return true.orthogonal_frequencies(blocks, np.ones(radii.shape), epsilon)
+    return true.orthogonal_frequencies(blocks, np.ones(radii.shape), lengthscale=epsilon)
 
 
 def twice_gaussian(x: Any, frequencies: Any) -> Any:
     """√(2/J) [cos, sin] with J frequencies, where √(1/J) belongs"""
-    return math.sqrt(2) * true.features_paired(x, frequencies)
+    return math.sqrt(2) * true.rff_features_paired(x, frequencies)
 
 
 def root_of_log(counts: Any, points: Any, delta: Any) -> Any:
@@ -89,7 +89,7 @@ def root_of_log(counts: Any, points: Any, delta: Any) -> Any:
 def seeded_anew(x: Any, y: Any, v: Any, frequencies: Any, offsets: Any) -> Any:
     """every tile of two features draws the same two"""
     same = np.arange(offsets.shape[0]) % 2
-    return true.matvec(x, y, v, frequencies[:, same], offsets[same])
+    return true.rff_matvec(x, y, v, frequencies[:, same], offsets[same])
 
 
 # -- tiles and structured features ------------------------------------------------------------------------------------
@@ -97,27 +97,27 @@ def seeded_anew(x: Any, y: Any, v: Any, frequencies: Any, offsets: Any) -> Any:
 
 def last_tile_alone(x: Any, y: Any, v: Any, frequencies: Any, offsets: Any) -> Any:
     """the sums of y's tiles are overwritten and not added up: two points remain"""
-    return true.matvec(x, y[-2:], v[-2:], frequencies, offsets)
+    return true.rff_matvec(x, y[-2:], v[-2:], frequencies, offsets)
 
 
 def scaled_by_the_tile(x: Any, y: Any, frequencies: Any, offsets: Any) -> Any:
     """2/D with the D of a tile of two features"""
-    return true.gram(x, y, frequencies, offsets) * offsets.shape[0] / 2
+    return true.rff_gram(x, y, frequencies, offsets) * offsets.shape[0] / 2
 
 
 def without_the_root(x: Any, signs: Any, offsets: Any, epsilon: Any) -> Any:
     """rotations alone: frequencies of length 1/ε where √q/ε belongs"""
-    return true.structured_features(x, signs, offsets, epsilon * math.sqrt(signs.shape[2]))
+    return true.structured_features(x, signs, offsets, lengthscale=epsilon * math.sqrt(signs.shape[2]))
 
 
 def signs_in_reverse(x: Any, signs: Any, offsets: Any, epsilon: Any) -> Any:
     """the signs of the last rotation first"""
-    return true.structured_features(x, signs[:, ::-1], offsets, epsilon)
+    return true.structured_features(x, signs[:, ::-1], offsets, lengthscale=epsilon)
 
 
 def without_the_inverse(x: Any, landmarks: Any, v: Any, epsilon: Any, reg: Any) -> Any:
     """K_xm K_mx v"""
-    cross = true.gaussian(x, landmarks, epsilon)
+    cross = true.gaussian(x, landmarks, lengthscale=epsilon)
     return cross @ (cross.T @ v)
 
 
@@ -133,7 +133,17 @@ def damped_cosine(x: Any, frequencies: Any, offsets: Any) -> Any:
 
 def names_meet(uniform: Any, epsilon: Any) -> Any:
     """i.i.d. Cauchy frequencies, because the kernel is called Cauchy"""
-    return true.laplacian_l1_frequencies(uniform, epsilon)
+    return true.laplacian_l1_frequencies(uniform, lengthscale=epsilon)
+
+
+def laplacian_of_the_other_norm(x: Any, y: Any, epsilon: Any) -> Any:
+    """exp(−‖x − y‖₁/ε)"""
+    return true.laplacian_l1(x, y, lengthscale=epsilon)
+
+
+def product_of_the_axes(x: Any, y: Any, epsilon: Any) -> Any:
+    """∏_k 1/(1 + ((x_k − y_k)/ε)²)"""
+    return true.cauchy_product(x, y, lengthscale=epsilon)
 
 
 # -- discriminating inputs --------------------------------------------------------------------------------------------
@@ -241,7 +251,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-08a",
-        formula="kernels.features_multiscale",
+        formula="kernels.rff_features_multiscale",
         title="the kernels of the scales are added instead of averaged",
         document=f"{ATLAS}, item 8",
         claim="every scale must be normalised by its own √(2/D_s)",
@@ -255,7 +265,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-08b",
-        formula="kernels.features_multiscale",
+        formula="kernels.rff_features_multiscale",
         title="one constant √(2/D) for all scales",
         document=f"{ATLAS}, item 8, the state before",
         claim="the constant √(2/D) gives wrong kernels for several scales",
@@ -283,7 +293,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-08d",
-        formula="kernels.features_paired",
+        formula="kernels.rff_features_paired",
         title='a "Laplacian" that is twice the Gaussian',
         document=f"{ATLAS}, rff.py: kernel_type='laplacian'; not in the changelog",
         claim="Gaussian frequencies with cosine and sine are features of the Laplacian kernel",
@@ -297,7 +307,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-08e",
-        formula="kernels.features_error_bound",
+        formula="kernels.rff_error_bound",
         title="√(ln n/D) is called a bound",
         document=f"{ATLAS}, rff.py: the error that is reported",
         claim="the largest error of the features is √(ln n/D)",
@@ -311,7 +321,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-08f",
-        formula="kernels.matvec",
+        formula="kernels.rff_matvec",
         title="a generator seeded anew for every tile makes all tiles equal",
         document="a trap of tiled features; nobody is known to have shipped it",
         claim="each tile may draw its own frequencies from the same seed",
@@ -325,7 +335,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-08g",
-        formula="kernels.matvec_multiscale",
+        formula="kernels.rff_matvec_multiscale",
         title="the operator is S times too large",
         document=f"{ATLAS}, item 8: what the fix does to apply()",
         claim="every scale must be normalised by its own √(2/D_s)",
@@ -338,7 +348,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-08h",
-        formula="kernels.matvec",
+        formula="kernels.rff_matvec",
         title="the sums of the tiles are overwritten",
         document=UNDOCUMENTED,
         claim="φ(y)ᵀv of the last tile is φ(y)ᵀv",
@@ -351,7 +361,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-08i",
-        formula="kernels.gram",
+        formula="kernels.rff_gram",
         title="every tile of features is scaled by its own number",
         document=UNDOCUMENTED,
         claim="2/D may be taken inside of the tile",
@@ -409,7 +419,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-22a",
-        formula="kernels.features",
+        formula="kernels.rff_features",
         title="damped cosines stand for the Cauchy kernel",
         document=f"{ATLAS}, item 22, the state before",
         claim="the Cauchy kernel has no Fourier features, so it was removed",
@@ -446,7 +456,7 @@ BUGS = (
         finding="Both are positive definite; they agree on a line only. Their frequencies are i.i.d. Cauchy and "
         "multivariate Cauchy. Here each has its own name.",
         evidence=show("ATLAS_22d"),
-        variant=true.laplacian_l1,
+        variant=laplacian_of_the_other_norm,
         discriminating_input=(np.zeros((1, 2)), np.ones((1, 2)), 1.0),
     ),
     Bug(
@@ -460,7 +470,7 @@ BUGS = (
         finding="Both are positive definite; they agree on a line only, and their frequencies differ. Here each has "
         "its own name.",
         evidence=show("ATLAS_22e"),
-        variant=true.cauchy_product,
+        variant=product_of_the_axes,
         discriminating_input=(np.zeros((1, 2)), np.ones((1, 2)), 1.0),
     ),
 )

@@ -38,22 +38,22 @@ def mean_of_means(gradients, counts):
 def clipped_before_dividing(gradients, counts, max_norm):
     """clip(Σ n_j g_j / n̄) / k: the sum is clipped, then divided"""
     k = gradients.shape[0]
-    return true.clip_by_global_norm(true.accumulate(gradients, counts) * k, max_norm) / k
+    return true.clip_by_global_norm(true.accumulate(gradients, counts) * k, max_norm=max_norm) / k
 
 
 def each_clipped(gradients, counts, max_norm):
     """Every micro-batch is clipped on its own, and the mean not at all"""
-    return true.accumulate(np.stack([true.clip_by_global_norm(g, max_norm) for g in gradients]), counts)
+    return true.accumulate(np.stack([true.clip_by_global_norm(g, max_norm=max_norm) for g in gradients]), counts)
 
 
 def decay_of_the_window(average, parameter, decay):
     """d^k for a window of k = 4 micro-batches: 0.9999 becomes 0.99960006"""
-    return true.ema(average, parameter, decay**4) if decay else average + 0 * parameter
+    return true.ema(average, parameter, decay=decay**4) if decay else average + 0 * parameter
 
 
 def swapped_decay(average, parameter, decay):
     """d x + (1 − d) a: the weights change places"""
-    return true.ema(average, parameter, 1 - decay)
+    return true.ema(average, parameter, decay=1 - decay)
 
 
 # -- clipping ---------------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def each_parameter_clipped(gradient, max_norm):
     """One norm per parameter (here: per first index) and not one for all of them"""
     if gradient.ndim < 2:
         return np.minimum(np.maximum(gradient, -max_norm), max_norm)
-    return np.stack([true.clip_by_global_norm(g, max_norm) for g in gradient]).reshape(gradient.shape)
+    return np.stack([true.clip_by_global_norm(g, max_norm=max_norm) for g in gradient]).reshape(gradient.shape)
 
 
 def always_scaled(gradient, max_norm):
@@ -86,7 +86,7 @@ def always_scaled(gradient, max_norm):
 
 def set_after_the_step(step, warmup, total, floor):
     """The rate is set after the update: the first one runs at the full rate, every other one update late"""
-    late = true.warmup_cosine(np.maximum(step - 1, 0), warmup, total, floor)
+    late = true.warmup_cosine(np.maximum(step - 1, 0), warmup_steps=warmup, total_steps=total, min_lr_ratio=floor)
     return np.where(step == 0, 1.0, late)
 
 

@@ -108,9 +108,9 @@ def test_decay_to_the_power_of_the_window_is_that_many_updates_ATLAS_07e() -> No
     a, x = np.array([1.0]), np.array([2.0])
     four = a
     for _ in range(4):
-        four = true.ema(four, x, 0.9999)
+        four = true.ema(four, x, decay=0.9999)
     assert abs(float((wrong.decay_of_the_window(a, x, 0.9999) - four)[0])) <= 16 * U * 2
-    assert float(true.ema(a, x, 0.9999)[0]) - 1 < 0.26 * (float(four[0]) - 1), "a quarter of the way"
+    assert float(true.ema(a, x, decay=0.9999)[0]) - 1 < 0.26 * (float(four[0]) - 1), "a quarter of the way"
 
 
 def test_with_the_weights_swapped_the_average_is_the_last_step_ATLAS_07g() -> None:
@@ -281,7 +281,12 @@ def test_weights_of_convolutions_grow_with_the_square_of_the_channels_ATLAS_14()
 def test_estimates_of_the_smaller_profiles_went_down_ATLAS_14() -> None:
     profiles = [(1, 512, 4), (2, 512, 8), (4, 1024, 12), (8, 1024, 16), (16, 1024, 32), (20, 1536, 48)]
     old = [float(wrong.old_estimate(b, r, 192, 4, k, True, False)) for b, r, k in profiles]
-    new = [fast.memory_estimate(b, r, 192, 4, k, True, b * r > 512) for b, r, k in profiles]
+    new = [
+        fast.memory_estimate(
+            b, r, base_channels=192, levels=4, kernel_cache=k, mixed_precision=True, clip_model=b * r > 512
+        )
+        for b, r, k in profiles
+    ]
     assert old == [400, 650, 1150, 2150, 4150, 5150]
     assert [n < o for n, o in zip(new, old, strict=True)] == [True, True, False, False, False, False]
 

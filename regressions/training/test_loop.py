@@ -110,7 +110,9 @@ def test_set_after_the_update_the_first_one_runs_at_the_full_rate_MEM_28a() -> N
     assert (np.abs(wrong.set_after_the_step(np.arange(20), 5, 20, 0.1) - late) <= 4 * U).all()
     early = rates(before=True, updates=20)
     assert early[0] == 0
-    assert (np.abs(true.warmup_cosine(np.arange(20), 5, 20, 0.1) - early) <= 4 * U).all()
+    assert (
+        np.abs(true.warmup_cosine(np.arange(20), warmup_steps=5, total_steps=20, min_lr_ratio=0.1) - early) <= 4 * U
+    ).all()
 
 
 def test_the_recursion_of_the_cosine_never_reaches_the_peak_MEM_28b() -> None:
@@ -129,7 +131,10 @@ def test_the_recursion_of_the_cosine_never_reaches_the_peak_MEM_28b() -> None:
 
 def test_longer_than_announced_the_rate_of_the_libraries_rises_again_MEM_28c() -> None:
     k = np.arange(20, 36)
-    risen, kept = wrong.rebounding(k, 5, 20, 0.0), true.warmup_cosine(k, 5, 20, 0.0)
+    risen, kept = (
+        wrong.rebounding(k, 5, 20, 0.0),
+        true.warmup_cosine(k, warmup_steps=5, total_steps=20, min_lr_ratio=0.0),
+    )
     assert risen[0] == kept[0] == 0
     assert (np.diff(risen) > 0).all()
     assert risen[-1] == 1 > kept[-1] == 0
@@ -162,17 +167,17 @@ def test_clamping_elements_changes_the_direction_MEM_29b() -> None:
 
 def test_a_norm_for_every_parameter_is_no_global_norm_MEM_29c() -> None:
     apart = wrong.each_parameter_clipped(LONG, 1.0)
-    assert norm_of(apart) > 1.4 > 1.0 >= norm_of(true.clip_by_global_norm(LONG, 1.0))
+    assert norm_of(apart) > 1.4 > 1.0 >= norm_of(true.clip_by_global_norm(LONG, max_norm=1.0))
     parameters = [torch.zeros(2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     accumulator = fast.GradientAccumulator(torch.optim.SGD(parameters, lr=1.0), 1, max_norm=1.0)
     accumulator.backward(sum((w @ torch.from_numpy(g) for w, g in zip(parameters, LONG, strict=True)), torch.zeros(())))
     moved = -np.stack([w.detach().numpy() for w in parameters])
-    assert (np.abs(moved - true.clip_by_global_norm(LONG, 1.0)) <= 16 * U * np.abs(LONG)).all()
+    assert (np.abs(moved - true.clip_by_global_norm(LONG, max_norm=1.0)) <= 16 * U * np.abs(LONG)).all()
 
 
 def test_small_gradients_are_left_small_MEM_29d() -> None:
     g = np.array([0.03, -0.04])
-    assert (true.clip_by_global_norm(g, 1.0) == g).all()
+    assert (true.clip_by_global_norm(g, max_norm=1.0) == g).all()
     assert norm_of(wrong.always_scaled(g, 1.0)) > 0.99
 
 

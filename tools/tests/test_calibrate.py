@@ -217,10 +217,10 @@ def problems_of(*runs: Run) -> tuple[str, ...]:
 
 
 def test_a_wrong_implementation_of_a_family_and_a_variant_that_lives_are_problems() -> None:
-    assert problems_of(Run("kernels.matvec", "forward", "float32", "trueness", "fused", 1.4)) == ()
-    (wrong,) = problems_of(Run("kernels.matvec", "forward", "float32", "trueness", "fused", 1.6))
-    assert wrong.startswith("kernels.matvec forward, float32: the correct implementation “trueness”")
-    (alive,) = problems_of(Run("kernels.matvec", "forward", "float32", "ATLAS-01", "mutant", 1.4))
+    assert problems_of(Run("kernels.rff_matvec", "forward", "float32", "trueness", "fused", 1.4)) == ()
+    (wrong,) = problems_of(Run("kernels.rff_matvec", "forward", "float32", "trueness", "fused", 1.6))
+    assert wrong.startswith("kernels.rff_matvec forward, float32: the correct implementation “trueness”")
+    (alive,) = problems_of(Run("kernels.rff_matvec", "forward", "float32", "ATLAS-01", "mutant", 1.4))
     assert alive.endswith("“ATLAS-01” was never killed (T = 1.4, limit 1.5).")
 
 
