@@ -3,9 +3,9 @@
     d² = |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁^½ Σ₂ Σ₁^½)^½)        (Fréchet 1957; Dowson & Landau 1982 eq. 4)
     PPL = exp(−Σ_t log p(w_t) / n)                             (Jelinek et al. 1977)
 
-Half precision is computed in float32 and rounded once; the Fréchet distance in float64 whatever comes in, because the
-root of a singular covariance keeps half of the digits. Nothing is moved to the CPU and nothing waits for a device,
-except that labels are looked at where they lie on the CPU.
+float16 and bfloat16 are computed in float32 and rounded once; the Fréchet distance is computed in float64 for every
+dtype, because the square root of a singular covariance loses half of the digits. Nothing is moved to the CPU and
+nothing waits for a device; whether labels are in range is checked on the CPU only.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def mean_and_covariance(features: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
         raise ValueError(f"features had shape {tuple(features.shape)}; it must be (N, d) with N of at least 2.")
     x = upcast(features)
     mean = x.mean(0)
-    away = x - mean
+    centred = x - mean
     with torch.autocast(x.device.type, enabled=False):
-        covariance = away.T @ away / (len(x) - 1)
+        covariance = centred.T @ centred / (len(x) - 1)
         covariance = (covariance + covariance.T) / 2  # a matrix product need not be symmetric to the last bit
     return mean.to(features.dtype), covariance.to(features.dtype)
 
@@ -62,11 +62,11 @@ def frechet_distance(
     """d² = |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½,  the last trace being Σ_i σ_i(Σ₁^½ Σ₂^½)
 
     mean_1        μ₁  (d,)    any floating dtype; the work is done in float64
-    covariance_1  Σ₁  (d, d)  symmetric; of an eigenvalue below 0, which rounding leaves, the root is 0
+    covariance_1  Σ₁  (d, d)  symmetric; negative eigenvalues, which come from rounding, count as 0
     mean_2        μ₂  (d,)    like mean_1
     covariance_2  Σ₂  (d, d)  like covariance_1
     returns       d²  ()      dtype of mean_1; never negative; NaN for a covariance that is not finite
-    raises        ValueError  if something is not floating or the shapes do not belong together
+    raises        ValueError  if an argument is not floating or the shapes do not match
     """
     for tensor, name in (
         (mean_1, "mean_1"),
@@ -82,12 +82,12 @@ def frechet_distance(
     require_shape(covariance_1, "covariance_1", (d, d), "a row and a column for every element of mean_1")
     require_shape(covariance_2, "covariance_2", (d, d), "a row and a column for every element of mean_1")
     one, two = covariance_1.double(), covariance_2.double()
-    apart = mean_1.double() - mean_2.double()
+    difference = mean_1.double() - mean_2.double()
     with torch.autocast(mean_1.device.type, enabled=False):
         common = torch.linalg.svdvals(_factor(one).mT @ _factor(two)).sum()
         traces = one.trace() + two.trace()
-        unknown = (one * 0 + two * 0).sum()
-        distance: torch.Tensor = apart.square().sum() + (traces - 2 * common).clamp(min=0) + unknown
+        nan = (one * 0 + two * 0).sum()  # NaN unless both are finite, else 0
+        distance: torch.Tensor = difference.square().sum() + (traces - 2 * common).clamp(min=0) + nan
     return distance.to(mean_1.dtype)
 
 
@@ -108,7 +108,7 @@ def token_losses(
     """S = −Σ_t log p_t(w_t),  log p_t(w) = z_tw − log Σ_v exp z_tv;  n = #{t : w_t ≠ ignored}
 
     logits        z  (..., V)  scores of every token of the vocabulary
-    labels        w  (...)     the right token, 0 … V − 1, or ``ignore_index``
+    labels        w  (...)     the correct token, 0 … V − 1, or ``ignore_index``
     ignore_index     int       label that is left out, such as padding; −100 as in torch
     returns       S  ()        nats, dtype of logits; 0 where nothing counts
                   n  ()        int64, tokens that count: sums over batches weigh every token alike
@@ -119,7 +119,7 @@ def token_losses(
 
 
 def _losses(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """S in the working type, and n."""
+    """S, for float16 and bfloat16 in float32, and n."""
     require_floating(logits, "logits")
     require_tokens(labels, "labels")
     if logits.ndim < 1 or logits.shape[-1] < 1:
@@ -129,17 +129,17 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> tu
         raise ValueError(f"ignore_index was {ignore_index!r}; it must be an integer, such as -100.")
     require_range(labels, "labels", logits.shape[-1], "there is no such token in the vocabulary", ignore_index)
     scores = upcast(logits)
-    counts = labels != ignore_index
-    chosen = labels.long().masked_fill(~counts, 0)
+    counted = labels != ignore_index
+    chosen = labels.long().masked_fill(~counted, 0)
     log_p = scores.log_softmax(-1).gather(-1, chosen[..., None])[..., 0]
-    return torch.where(counts, -log_p, 0.0).sum(), counts.sum()
+    return torch.where(counted, -log_p, 0.0).sum(), counted.sum()
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = -100) -> torch.Tensor:
     """L = −Σ_t log p_t(w_t) / n, over the n tokens that count
 
     logits        z  (..., V)  scores of every token of the vocabulary
-    labels        w  (...)     the right token, 0 … V − 1, or ``ignore_index``
+    labels        w  (...)     the correct token, 0 … V − 1, or ``ignore_index``
     ignore_index     int       label that is left out
     returns       L  ()        nats per token, dtype of logits; NaN where nothing counts, as 0/0 is
     raises        ValueError   if logits are not floating, or labels do not fit them
@@ -152,7 +152,7 @@ def perplexity(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int 
     """PPL = exp(−Σ_t log p_t(w_t) / n): every token weighs alike, whatever sequence it stands in
 
     logits        z    (..., V)  scores of every token of the vocabulary
-    labels        w    (...)     the right token, 0 … V − 1, or ``ignore_index``
+    labels        w    (...)     the correct token, 0 … V − 1, or ``ignore_index``
     ignore_index       int       label that is left out
     returns       PPL  ()        V for equal scores, dtype of logits; NaN where nothing counts
     raises        ValueError     if logits are not floating, or labels do not fit them
@@ -184,22 +184,22 @@ def needle_score(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log p = z_a − log Σ_v exp z_v of the right answer,  rank = #{v : not z_v < z_a}, both at the needle's position
 
-    logits    z  (B, n, V)  scores at every place of the context
-    position     (B,)       place whose next token is the answer, 0 … n − 1: the needle lies inside the context
-    answer    a  (B,)       the right token, 0 … V − 1
+    logits    z  (B, n, V)  scores at every position of the context
+    position     (B,)       position whose next token is the answer, 0 … n − 1: the needle lies inside the context
+    answer    a  (B,)       the correct token, 0 … V − 1
     returns      (B,)       log p, nats, dtype of logits: of the answer, not of whatever is most likely
                  (B,)       int64, 1 is best; what ties with the answer, or is NaN, counts against it
     raises       ValueError if the needle lies outside of the context, the answer outside of the vocabulary,
-                            or the shapes do not belong together
+                            or the shapes do not match
     """
     require_floating(logits, "logits")
     if logits.ndim != 3 or not logits.shape[1] or not logits.shape[2]:
         raise ValueError(f"logits had shape {tuple(logits.shape)}; it must be (B, n, V) with n and V of at least 1.")
-    batch, places, size = logits.shape
+    batch, positions, size = logits.shape
     for tensor, name in ((position, "position"), (answer, "answer")):
         require_tokens(tensor, name, 1)
         require_shape(tensor, name, (batch,), "one for every sample")
-    require_range(position, "position", places, "the needle must lie inside of the context")
+    require_range(position, "position", positions, "the needle must lie inside of the context")
     require_range(answer, "answer", size, "there is no such token in the vocabulary")
     score = logits[torch.arange(batch, device=logits.device), position.long()]
     right = score.gather(-1, answer.long()[:, None])

@@ -1,10 +1,10 @@
-"""Token sequences: windows that lose nothing, shifted pairs, padded batches, and a ring buffer with a row per sample.
+"""Token sequences: windows that cover every token, shifted pairs, padded batches, and a ring buffer.
 
     window_i = [a_i, b_i),      a_i = i s,      b_i = min(a_i + L, n),      s = max(1, L − ⌊L · overlap⌋)
 
-Integers stay int64, elements keep their bits, and the number of rows in a batch is the number of sequences that went
-in. ``SlidingWindows`` and ``Collator`` are what a ``DataLoader`` takes; ``RingBuffer`` is the module around
-``ring_push`` and ``ring_read`` that keeps no graph alive.
+Integers are int64, elements are copied bit for bit, and a batch has one row for each sequence, also for an empty one.
+``SlidingWindows`` and ``Collator`` are made for a ``DataLoader``; ``RingBuffer`` is a module on ``ring_push`` and
+``ring_read`` that keeps no graph alive.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def stride(length: int, overlap: float) -> int:
     """
     require_integer(length, "length", 1)
     if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 <= overlap < 1:
-        raise ValueError(f"overlap was {overlap!r}; it must be a number in [0, 1): with 1 no window would move on.")
+        raise ValueError(f"overlap was {overlap!r}; it must be a number in [0, 1): with 1 windows would not advance.")
     return max(1, length - math.floor(length * overlap))
 
 
@@ -78,11 +78,11 @@ def sliding_windows(
 class SlidingWindows(torch.utils.data.Dataset[torch.Tensor]):
     """The windows of one sequence as a data set: item i is a view of tokens a_i … b_i − 1.
 
-    tokens      (n,)    integers; nothing is repeated to fill a window, and an empty sequence is refused
+    tokens      (n,)    integers; not repeated to fill a window; an empty sequence raises ValueError
     length      int     tokens in a window, at least 1
     overlap     number  share of a window that the next one repeats, in [0, 1)
     min_length  int     least tokens in a last window that keeps its place; ``length`` unless given
-    raises      ValueError for what ``stride`` and ``sliding_windows`` refuse, and for no tokens at all
+    raises      ValueError as in ``stride`` and ``sliding_windows``, and for no tokens at all
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SlidingWindows(torch.utils.data.Dataset[torch.Tensor]):
     ) -> None:
         self.tokens: torch.Tensor = require_tokens(tokens, "tokens", 1)
         if not len(tokens):
-            raise ValueError("tokens was empty; there must be at least one token to make a window of.")
+            raise ValueError("tokens was empty; it must hold at least one token.")
         step = stride(length, overlap)
         self.starts, self.stops = sliding_windows(len(tokens), length, stride=step, min_length=min_length)
 
@@ -114,7 +114,7 @@ def shift(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x_t = w_t,  y_t = w_{t+1},  t = 0 … n − 2: every token is to predict the next
 
     tokens   w  (..., n)      token ids, n at least 1
-    returns  x  (..., n − 1)  inputs: all but the last, in memory of their own
+    returns  x  (..., n − 1)  inputs: all but the last, in new memory
              y  (..., n − 1)  labels: all but the first
     raises   ValueError       if tokens are no integers or there is none
     """
@@ -159,10 +159,10 @@ def _row(item: Any, name: str) -> torch.Tensor:
 
 
 class Collator:
-    """``collate`` as a ``DataLoader`` wants it: items in, a dictionary of tensors out.
+    """``collate`` for a ``DataLoader``: items in, a dictionary of tensors out.
 
-    pad_id   int  id of the padding token; None, as of a tokenizer that has none, is refused here and not in the loop
-    returns  {"input_ids", "labels", "attention_mask"}, the mask in int64 as models take it
+    pad_id   int  id of the padding token; None, from a tokenizer without one, raises ValueError here
+    returns  {"input_ids", "labels", "attention_mask"}, the mask in int64
 
     An item is a row of integers, or a mapping that has one under "input_ids".
     """
@@ -184,12 +184,12 @@ class Collator:
 def ring_push(buffer: torch.Tensor, position: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """slot (p + j) mod c ← row j, j = 0 … m − 1, so that of c = capacity the last min(p + m, c) rows stay;  p' = p + m
 
-    buffer    (B, c, ...)  what is held; capacity c at least 1; any dtype
+    buffer    (B, c, ...)  stored rows; capacity c at least 1; any dtype
     position  p  (B,)      rows that every sample has pushed so far, at least 0
-    rows      (B, m, ...)  what is new, oldest first, like buffer; m may exceed c
-    returns   (B, c, ...)  the buffer afterwards, in memory of its own
+    rows      (B, m, ...)  new rows, oldest first, like buffer; m may exceed c
+    returns   (B, c, ...)  the buffer afterwards, in new memory
               p' (B,)      int64, p + m
-    raises    ValueError   if the shapes or dtypes do not belong together
+    raises    ValueError   if the shapes or dtypes do not match
     """
     _require_ring(buffer, position)
     expected = (buffer.shape[0], *buffer.shape[2:])
@@ -213,11 +213,11 @@ def ring_push(buffer: torch.Tensor, position: torch.Tensor, rows: torch.Tensor) 
 def ring_read(buffer: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """row k = slot (p − v + k) mod c,  k = 0 … v − 1,  v = min(p, c): from the oldest to the newest;  0 from v on
 
-    buffer    (B, c, ...)  what ``ring_push`` left
+    buffer    (B, c, ...)  a result of ``ring_push``
     position  p  (B,)      rows that every sample has pushed so far
     returns   (B, c, ...)  the rows in the order in which they were pushed
               (B, c)       bool, true on the first v
-    raises    ValueError   if the shapes do not belong together
+    raises    ValueError   if the shapes do not match
     """
     _require_ring(buffer, position)
     capacity = buffer.shape[1]
@@ -242,11 +242,11 @@ def _require_ring(buffer: torch.Tensor, position: torch.Tensor) -> None:
 class RingBuffer(torch.nn.Module):
     """The last ``capacity`` rows of every sample, in the order in which they came.
 
-    batch     B    int    samples; each has rows and a count of its own
-    capacity  c    int    rows that are kept of each, at least 1
+    batch     B    int    samples; each has its own rows and count
+    capacity  c    int    rows that are stored of each, at least 1
     row       ...  ints   shape of one row, such as heads and features
 
-    What is pushed is detached and copied: no graph, and no tensor of the caller's, is kept alive. The content is in the
+    Rows are detached and copied: neither a graph nor a tensor of the caller is kept alive. The content is part of the
     ``state_dict``, and ``to`` moves it.
     """
 
@@ -264,17 +264,17 @@ class RingBuffer(torch.nn.Module):
 
     @torch.no_grad()
     def push(self, rows: torch.Tensor) -> None:
-        """Keep ``rows`` (B, m, ...), oldest first; the oldest that are held make room."""
+        """Store ``rows`` (B, m, ...), oldest first; the oldest stored rows are overwritten."""
         self.rows, self.position = ring_push(self.rows, self.position, rows.detach())
 
     @torch.no_grad()
     def read(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows (B, c, ...) from oldest to newest, 0 where there is none yet, and a mask (B, c) of what there is."""
+        """The rows (B, c, ...) from oldest to newest, 0 in empty slots, and a mask (B, c) of the filled ones."""
         return ring_read(self.rows, self.position)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Forget everything."""
+        """Empty the buffer."""
         self.rows, self.position = torch.zeros_like(self.rows), torch.zeros_like(self.position)
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

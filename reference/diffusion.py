@@ -26,7 +26,7 @@ def linear_betas(steps, *, beta_start=1e-4, beta_end=0.02):
 
     steps       T    int      number of steps, at least 1
     beta_start  β_1  number   noise variance of the first step, in (0, 1)
-    beta_end    β_T  number   and of the last
+    beta_end    β_T  number   noise variance of the last step
     returns     β    (T,)     β_1 alone for T = 1
     """
     return beta_start + (beta_end - beta_start) * (np.arange(steps) / max(steps - 1, 1))
@@ -35,7 +35,7 @@ def linear_betas(steps, *, beta_start=1e-4, beta_end=0.02):
 def cosine_alphas_cumprod(u, *, s=0.008):
     """ᾱ(u) = f(u)/f(0),  f(u) = cos²(π/2 · (u + s)/(1 + s))        (Nichol & Dhariwal 2021 eq. 17: s = 0.008)
 
-    u  u  (...)   share of the way, 0 (clean) to 1 (noise)
+    u  u  (...)   time, 0 (clean) to 1 (noise)
     s  s  number  offset that keeps the first β from vanishing, ≥ 0
     returns ᾱ (...)  1 at u = 0, 0 at u = 1
     """
@@ -69,7 +69,7 @@ def quadratic_betas(steps, *, beta_start=1e-4, beta_end=0.02):
 
     steps       T    int      number of steps, at least 1
     beta_start  β_1  number   noise variance of the first step, in (0, 1)
-    beta_end    β_T  number   and of the last
+    beta_end    β_T  number   noise variance of the last step
     returns     β    (T,)     β_1 alone for T = 1
     """
     return beta_start + (beta_end - beta_start) * (np.arange(steps) / max(steps - 1, 1)) ** 2
@@ -80,7 +80,7 @@ def scaled_linear_betas(steps, *, beta_start=1e-4, beta_end=0.02):
 
     steps       T    int      number of steps, at least 1
     beta_start  β_1  number   noise variance of the first step, in (0, 1)
-    beta_end    β_T  number   and of the last
+    beta_end    β_T  number   noise variance of the last step
     returns     β    (T,)     β_1 alone for T = 1
     """
     first, last = np.sqrt(beta_start), np.sqrt(beta_end)
@@ -102,10 +102,10 @@ def sigmoid_betas(steps, *, beta_start=1e-7, beta_end=2e-3):
 def linear_alphas_cumprod(u, *, steps=1000, beta_start=1e-4, beta_end=0.02):
     """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u²/2)): the limit of ``linear_betas`` for many steps        (Song 2021 eq. 29)
 
-    u           u    (...)   share of the way, 0 (clean) to 1 (noise)
+    u           u    (...)   time, 0 (clean) to 1 (noise)
     steps       T    number  steps that the β are counted in, 1000 for Ho et al.
     beta_start  β_1  number  noise variance of the first step
-    beta_end    β_T  number  and of the last
+    beta_end    β_T  number  noise variance of the last step
     returns     ᾱ    (...)   1 at u = 0
     """
     return np.exp(-steps * (beta_start * u + (beta_end - beta_start) * u**2 / 2))
@@ -114,10 +114,10 @@ def linear_alphas_cumprod(u, *, steps=1000, beta_start=1e-4, beta_end=0.02):
 def quadratic_alphas_cumprod(u, *, steps=1000, beta_start=1e-4, beta_end=0.02):
     """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u³/3)): the limit of ``quadratic_betas`` for many steps
 
-    u           u    (...)   share of the way, 0 (clean) to 1 (noise)
+    u           u    (...)   time, 0 (clean) to 1 (noise)
     steps       T    number  steps that the β are counted in
     beta_start  β_1  number  noise variance of the first step
-    beta_end    β_T  number  and of the last
+    beta_end    β_T  number  noise variance of the last step
     returns     ᾱ    (...)   1 at u = 0
     """
     return np.exp(-steps * (beta_start * u + (beta_end - beta_start) * u**3 / 3))
@@ -126,7 +126,7 @@ def quadratic_alphas_cumprod(u, *, steps=1000, beta_start=1e-4, beta_end=0.02):
 def karras_sigmas(t, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     """σ(t) = (σ_max^{1/ρ} + t (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ        (Karras et al. 2022 eq. 5)
 
-    t          t      (...)   share of the way, 0 (noise) to 1 (clean): the other way round than the DDPM schedules
+    t          t      (...)   time, 0 (noise) to 1 (clean): the other way round than the DDPM schedules
     sigma_min  σ_min  number  0.002 in the paper
     sigma_max  σ_max  number  80
     rho        ρ      number  7
@@ -145,7 +145,7 @@ def karras_sigmas_vjp(cotangent, t, sigma_min, sigma_max, rho):
 def karras_alphas_cumprod(t, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     """ᾱ(t) = 1/(1 + σ(t)²): the share of signal variance that makes x/√(1 + σ²) variance preserving; σ as Karras eq. 5
 
-    t          t      (...)   share of the way, 0 (noise) to 1 (clean): ᾱ grows with t
+    t          t      (...)   time, 0 (noise) to 1 (clean): ᾱ grows with t
     sigma_min  σ_min  number  0.002 in the paper
     sigma_max  σ_max  number  80
     rho        ρ      number  7
@@ -439,7 +439,7 @@ def classifier_free_guidance(eps_cond, eps_uncond, w):
     """ε = ε_u + w (ε_c − ε_u)        (as implementations count w: 0 is unconditional, 1 conditional)
 
     eps_cond    ε_c  (...)   noise predicted with the condition
-    eps_uncond  ε_u  (...)   and without it
+    eps_uncond  ε_u  (...)   noise predicted without it
     w           w    number  guidance scale; w = 1 + the w of Ho & Salimans
     returns     ε    (...)
     """
@@ -455,7 +455,7 @@ def classifier_free_guidance_paper(eps_cond, eps_uncond, w):
     """ε = (1 + w) ε_c − w ε_u        (Ho & Salimans 2022 eq. 6: −1 is unconditional, 0 conditional)
 
     eps_cond    ε_c  (...)   noise predicted with the condition
-    eps_uncond  ε_u  (...)   and without it
+    eps_uncond  ε_u  (...)   noise predicted without it
     w           w    number  guidance strength
     returns     ε    (...)
     """
@@ -471,7 +471,7 @@ def three_channel_guidance(eps_cond, eps_uncond, w=4.0):
     """ε_k = ε_u,k + w (ε_c,k − ε_u,k) for channels k < 3, ε_k = ε_c,k for the others        (DiT, 2212.09748, code)
 
     eps_cond    ε_c  (B, C, ...)  noise predicted with the condition
-    eps_uncond  ε_u  (B, C, ...)  and without it
+    eps_uncond  ε_u  (B, C, ...)  noise predicted without it
     w           w    number       guidance scale
     returns     ε    (B, C, ...)  of a latent with more than three channels, only the first three are guided
     """
@@ -492,7 +492,7 @@ def power_cosine_weight(t, *, steps=1000, w_max=4.6, power=4.0):
     t        t      (...)   time, 0 (clean) to T (noise)
     steps    T      number
     w_max    w_max  number  scale at t = 0
-    power    p      number  the larger, the later the guidance sets in
+    power    p      number  the larger, the later guidance sets in
     returns  w      (...)   1 at t = T: early steps are not guided
     """
     return 1 + (w_max - 1) * (1 - np.cos(np.pi * (1 - t / steps) ** power)) / 2
@@ -507,7 +507,7 @@ def linear_sde_coefficients(t, *, steps=1000, beta_start=1e-4, beta_end=0.02):
     t           t    (...)   time, 0 (clean) to 1 (noise)
     steps       T    number  steps that the β are counted in; 0.1 and 20 are T β_1 and T β_T in the paper
     beta_start  β_1  number  noise variance of the first step
-    beta_end    β_T  number  and of the last
+    beta_end    β_T  number  noise variance of the last step
     returns     f    (...)   drift of dx = f x dt + g dw
                 g²   (...)   squared diffusion
     """
@@ -521,7 +521,7 @@ def quadratic_sde_coefficients(t, *, steps=1000, beta_start=1e-4, beta_end=0.02)
     t           t    (...)   time, 0 (clean) to 1 (noise)
     steps       T    number  steps that the β are counted in
     beta_start  β_1  number  noise variance of the first step
-    beta_end    β_T  number  and of the last
+    beta_end    β_T  number  noise variance of the last step
     returns     f    (...)   drift of dx = f x dt + g dw
                 g²   (...)   squared diffusion
     """
@@ -544,7 +544,7 @@ def cosine_sde_coefficients(t, *, s=0.008):
 def karras_sde_coefficients(t, *, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     """f = −β/2,  g² = β,  β(t) = d log ᾱ/dt = −2 σ σ'/(1 + σ²), of ᾱ = 1/(1 + σ²): noise grows as t falls from 1 to 0
 
-    t          t      (...)   share of the way, 0 (noise) to 1 (clean)
+    t          t      (...)   time, 0 (noise) to 1 (clean)
     sigma_min  σ_min  number  0.002 in the paper
     sigma_max  σ_max  number  80
     rho        ρ      number  7

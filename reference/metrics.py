@@ -20,12 +20,12 @@ def mean_and_covariance(features):
               Σ  (d, d)  unbiased covariance; singular where N ≤ d
     """
     mean = np.sum(features, axis=0) / len(features)
-    away = features - mean
-    return mean, away.T @ away / (len(features) - 1)
+    centred = features - mean
+    return mean, centred.T @ centred / (len(features) - 1)
 
 
 def mean_and_covariance_vjp(mean_cotangent, covariance_cotangent, features):
-    """x̄_i = μ̄/N + (Σ̄ + Σ̄ᵀ)(x_i − μ)/(N − 1): the rows away from their mean sum to nothing"""
+    """x̄_i = μ̄/N + (Σ̄ + Σ̄ᵀ)(x_i − μ)/(N − 1): the centred rows sum to 0"""
     mean = np.sum(features, axis=0) / len(features)
     both = covariance_cotangent + covariance_cotangent.T
     return mean_cotangent / len(features) + (features - mean) @ both / (len(features) - 1)
@@ -34,21 +34,21 @@ def mean_and_covariance_vjp(mean_cotangent, covariance_cotangent, features):
 def frechet_distance(mean_1, covariance_1, mean_2, covariance_2):
     """d² = |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁^½ Σ₂ Σ₁^½)^½,  the last trace being Σ_i σ_i(Σ₁^½ Σ₂^½)
 
-    The singular values of a product of roots need no root of a product, which loses half of the digits where Σ is
+    The singular values of a product of roots avoid the root of a product, which loses half of the digits where Σ is
     singular. It is the squared 2-Wasserstein distance of two Gaussians.
 
-    mean_1        μ₁  (d,)    in float64, whatever the features were
-    covariance_1  Σ₁  (d, d)  symmetric; of an eigenvalue below 0, which rounding leaves, the root is 0
+    mean_1        μ₁  (d,)    in float64, whatever the dtype of the features
+    covariance_1  Σ₁  (d, d)  symmetric; negative eigenvalues, which come from rounding, count as 0
     mean_2        μ₂  (d,)
     covariance_2  Σ₂  (d, d)
     returns       d²  ()      never negative; NaN for a covariance that is not finite
     """
-    apart = mean_1 - mean_2
+    difference = mean_1 - mean_2
     traces = np.sum((covariance_1 + covariance_2) * np.eye(len(mean_1)))
     root_1, root_2 = _root(covariance_1), _root(covariance_2)
     common = np.sum(np.linalg.svd(root_1 @ root_2, compute_uv=False))
-    unknown = np.sum(covariance_1 * 0 + covariance_2 * 0)
-    return np.sum(apart * apart) + np.maximum(traces - 2 * common, 0) + unknown
+    nan = np.sum(covariance_1 * 0 + covariance_2 * 0)
+    return np.sum(difference * difference) + np.maximum(traces - 2 * common, 0) + nan
 
 
 def _root(covariance):
@@ -65,7 +65,7 @@ def token_losses(logits, labels, *, ignore_index=-100):
     """S = −Σ_t log p_t(w_t),  log p_t(w) = z_tw − log Σ_v exp z_tv;  n = #{t : w_t ≠ ignored}
 
     logits        z  (..., V)  scores of every token of the vocabulary
-    labels        w  (...)     the right token, 0 … V − 1, or ``ignore_index``
+    labels        w  (...)     the correct token, 0 … V − 1, or ``ignore_index``
     ignore_index     int       label that is left out, such as padding; −100 as in torch
     returns       S  ()        nats; 0 where nothing counts
                   n  ()        int64, tokens that count: sums over batches weigh every token alike
@@ -95,7 +95,7 @@ def cross_entropy(logits, labels, *, ignore_index=-100):
     """L = −Σ_t log p_t(w_t) / n, over the n tokens that count
 
     logits        z  (..., V)  scores of every token of the vocabulary
-    labels        w  (...)     the right token, 0 … V − 1, or ``ignore_index``
+    labels        w  (...)     the correct token, 0 … V − 1, or ``ignore_index``
     ignore_index     int       label that is left out
     returns       L  ()        nats per token; NaN where nothing counts, as 0/0 is
     """
@@ -113,7 +113,7 @@ def perplexity(logits, labels, *, ignore_index=-100):
     """PPL = exp(−Σ_t log p_t(w_t) / n): every token weighs alike, whatever sequence it stands in
 
     logits        z    (..., V)  scores of every token of the vocabulary
-    labels        w    (...)     the right token, 0 … V − 1, or ``ignore_index``
+    labels        w    (...)     the correct token, 0 … V − 1, or ``ignore_index``
     ignore_index       int       label that is left out
     returns       PPL  ()        V for equal scores; NaN where nothing counts
     """
@@ -147,9 +147,9 @@ def corpus_perplexity_vjp(cotangent, losses, tokens):
 def needle_score(logits, position, answer):
     """log p = z_a − log Σ_v exp z_v of the right answer,  rank = #{v : not z_v < z_a}, both at the needle's position
 
-    logits    z  (B, n, V)  scores at every place of the context
-    position     (B,)       place whose next token is the answer, 0 … n − 1: the needle lies inside the context
-    answer    a  (B,)       the right token, 0 … V − 1
+    logits    z  (B, n, V)  scores at every position of the context
+    position     (B,)       position whose next token is the answer, 0 … n − 1: the needle lies inside the context
+    answer    a  (B,)       the correct token, 0 … V − 1
     returns      (B,)       log p, nats: of the answer, not of whatever is most likely
                  (B,)       int64, 1 is best; what ties with the answer, or is NaN, counts against it
     """

@@ -1,9 +1,9 @@
-"""Token sequences: windows that lose nothing, shifted pairs, padded batches, and a ring buffer with a row per sample.
+"""Token sequences: windows that cover every token, shifted pairs, padded batches, and a ring buffer.
 
     window_i = [a_i, b_i),      a_i = i s,      b_i = min(a_i + L, n),      s = max(1, L − ⌊L · overlap⌋)
 
-Everything here moves, counts or pads, so it is exact: integers stay the integers they are and elements keep their
-bits. The label −100 is what ``torch.nn.functional.cross_entropy`` leaves out of the loss by default. Rows of unequal
+All functions copy, count or pad, so they are exact. ``torch.nn.functional.cross_entropy`` leaves the label −100 out of
+the loss by default. Rows of unequal
 length are padded on the right; x_{<t} predicts x_t (Bengio et al. 2003, A Neural Probabilistic Language Model, eq. 1).
 """
 
@@ -82,9 +82,9 @@ def collate(sequences, pad_id):
 def ring_push(buffer, position, rows):
     """slot (p + j) mod c ← row j, j = 0 … m − 1, so that of c = capacity the last min(p + m, c) rows stay;  p' = p + m
 
-    buffer    (B, c, ...)  what is held; capacity c at least 1
+    buffer    (B, c, ...)  stored rows; capacity c at least 1
     position  p  (B,)      rows that every sample has pushed so far, at least 0
-    rows      (B, m, ...)  what is new, oldest first; m may exceed c
+    rows      (B, m, ...)  new rows, oldest first; m may exceed c
     returns   (B, c, ...)  the buffer afterwards
               p' (B,)      int64, p + m
     """
@@ -98,7 +98,7 @@ def ring_push(buffer, position, rows):
 
 
 def ring_push_vjp(buffer_cotangent, position_cotangent, buffer, position, rows):
-    """by buffer: what was not overwritten; by rows: what is still there"""
+    """by buffer: rows that were not overwritten; by rows: those that are still stored"""
     capacity, count = buffer.shape[1], rows.shape[1]
     each, trailing = np.arange(len(buffer))[:, None], [1] * (buffer.ndim - 2)
     age = (position[:, None] + count - 1 - np.arange(capacity)) % capacity
@@ -112,7 +112,7 @@ def ring_push_vjp(buffer_cotangent, position_cotangent, buffer, position, rows):
 def ring_read(buffer, position):
     """row k = slot (p − v + k) mod c,  k = 0 … v − 1,  v = min(p, c): from the oldest to the newest;  0 from v on
 
-    buffer    (B, c, ...)  what ``ring_push`` left
+    buffer    (B, c, ...)  a result of ``ring_push``
     position  p  (B,)      rows that every sample has pushed so far
     returns   (B, c, ...)  the rows in the order in which they were pushed
               (B, c)       bool, true on the first v
@@ -126,7 +126,7 @@ def ring_read(buffer, position):
 
 
 def ring_read_vjp(rows_cotangent, mask_cotangent, buffer, position):
-    """by buffer: the slot of row k takes what row k gives"""
+    """by buffer: the cotangent of row k goes to its slot"""
     capacity = buffer.shape[1]
     valid = np.minimum(position, capacity)[:, None]
     place = (np.arange(capacity) - position[:, None] + valid) % capacity

@@ -9,7 +9,16 @@ from itertools import pairwise
 import torch
 
 from trueness.optimized._lib.validation import require_floating
-from trueness.optimized.diffusion.sampling import Model, Progress, device_of, normal, spaced, start, steps_of, walk
+from trueness.optimized.diffusion.sampling import (
+    Model,
+    Progress,
+    device_of,
+    initial_noise,
+    sampling_loop,
+    spaced_timesteps,
+    standard_normal,
+    timestep_batch,
+)
 from trueness.optimized.diffusion.schedules import alphas_cumprod
 from trueness.optimized.diffusion.steps import ddim_step, p_sample, q_sample
 from trueness.optimized.diffusion.validation import Device, require_share, require_table
@@ -37,6 +46,9 @@ class GaussianDiffusion:
         self.betas = betas
         self.alphas_cumprod = alphas_cumprod(betas)
 
+    def __repr__(self) -> str:
+        return f"GaussianDiffusion(steps={self.steps}, device={self.betas.device})"
+
     @property
     def steps(self) -> int:
         return int(self.betas.shape[0])
@@ -59,7 +71,7 @@ class GaussianDiffusion:
             raise ValueError("x_0 had shape (); it must have a first axis of samples, (B, ...).")
         home = x_0.device if generator is None else generator.device
         t = torch.randint(self.steps, x_0.shape[:1], generator=generator, device=home).to(x_0.device)
-        noise = normal(x_0.shape, x_0.dtype, x_0.device, generator)
+        noise = standard_normal(x_0.shape, x_0.dtype, x_0.device, generator)
         return q_sample(x_0, t, noise, self.alphas_cumprod.to(x_0.device)), t, noise
 
     def ddpm(
@@ -86,14 +98,14 @@ class GaussianDiffusion:
         """
 
         def step(x: torch.Tensor, eps: torch.Tensor, t: int, t_prev: int) -> torch.Tensor:
-            noise = normal(x.shape, x.dtype, x.device, generator) if t else torch.zeros_like(x)
-            return p_sample(x, steps_of(x, t), eps, noise, betas, clip=clip)
+            noise = standard_normal(x.shape, x.dtype, x.device, generator) if t else torch.zeros_like(x)
+            return p_sample(x, timestep_batch(x, t), eps, noise, betas, clip=clip)
 
         where = device_of(model, device)
         betas = self.betas.to(where)
         pairs = [(t, t - 1) for t in range(self.steps - 1, -1, -1)]
-        x = start(shape, x_T, dtype, where, generator)
-        return walk(model, x, pairs, step, progress)
+        x = initial_noise(shape, x_T, dtype, where, generator)
+        return sampling_loop(model, x, pairs, step, progress)
 
     def ddim(
         self,
@@ -118,13 +130,13 @@ class GaussianDiffusion:
         def step(x: torch.Tensor, eps: torch.Tensor, t: int, t_prev: int) -> torch.Tensor:
             noise = None
             if eta:  # the step to the data, t_prev = −1, adds none
-                noise = normal(x.shape, x.dtype, x.device, generator) if t_prev >= 0 else torch.zeros_like(x)
-            now, before = steps_of(x, t), steps_of(x, t_prev)
+                noise = standard_normal(x.shape, x.dtype, x.device, generator) if t_prev >= 0 else torch.zeros_like(x)
+            now, before = timestep_batch(x, t), timestep_batch(x, t_prev)
             return ddim_step(x, now, before, eps, table, noise=noise, eta=eta, clip=clip, recompute_eps=recompute_eps)
 
         require_share(eta, "eta")
         where = device_of(model, device)
         table = self.alphas_cumprod.to(where)
-        times = [*spaced(self.steps, steps), -1]
-        x = start(shape, x_T, dtype, where, generator)
-        return walk(model, x, list(pairwise(times)), step, progress)
+        times = [*spaced_timesteps(self.steps, steps), -1]
+        x = initial_noise(shape, x_T, dtype, where, generator)
+        return sampling_loop(model, x, list(pairwise(times)), step, progress)

@@ -25,7 +25,7 @@ def classifier_free_guidance(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w
     """ε = ε_u + w (ε_c − ε_u)        (as implementations count w: 0 is unconditional, 1 conditional)
 
     eps_cond    ε_c  (...)   noise predicted with the condition; any floating dtype, strides and device
-    eps_uncond  ε_u  (...)   and without it, like eps_cond
+    eps_uncond  ε_u  (...)   noise predicted without it, like eps_cond
     w           w    number  guidance scale; w = 1 + the w of Ho & Salimans
     returns     ε    (...)   dtype of eps_cond
     raises      ValueError   if eps_cond is not floating, eps_uncond is not like it, or w is not a finite number
@@ -38,7 +38,7 @@ def classifier_free_guidance_paper(eps_cond: torch.Tensor, eps_uncond: torch.Ten
     """ε = (1 + w) ε_c − w ε_u        (Ho & Salimans 2022 eq. 6: −1 is unconditional, 0 conditional)
 
     eps_cond    ε_c  (...)   noise predicted with the condition; any floating dtype, strides and device
-    eps_uncond  ε_u  (...)   and without it, like eps_cond
+    eps_uncond  ε_u  (...)   noise predicted without it, like eps_cond
     w           w    number  guidance strength
     returns     ε    (...)   dtype of eps_cond
     raises      ValueError   if eps_cond is not floating, eps_uncond is not like it, or w is not a finite number
@@ -51,7 +51,7 @@ def three_channel_guidance(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: 
     """ε_k = ε_u,k + w (ε_c,k − ε_u,k) for channels k < 3, ε_k = ε_c,k for the others        (DiT, 2212.09748, code)
 
     eps_cond    ε_c  (B, C, ...)  noise predicted with the condition; any floating dtype, strides and device
-    eps_uncond  ε_u  (B, C, ...)  and without it, like eps_cond
+    eps_uncond  ε_u  (B, C, ...)  noise predicted without it, like eps_cond
     w           w    number       guidance scale
     returns     ε    (B, C, ...)  of a latent with more than three channels, only the first three are guided
     raises      ValueError        if eps_cond is not floating or has no channels, eps_uncond is not like it, or w is not
@@ -71,7 +71,7 @@ def _require_predictions(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: fl
 
 
 def _guided(eps_cond: torch.Tensor, eps_uncond: torch.Tensor, w: float) -> torch.Tensor:
-    """ε_u + w (ε_c − ε_u) in the working type."""
+    """ε_u + w (ε_c − ε_u), float16 and bfloat16 in float32."""
     base = upcast(eps_uncond)
     return base + w * (upcast(eps_cond) - base)
 
@@ -90,7 +90,7 @@ def power_cosine_weight(
     t        t      (...)   time, 0 (clean) to T (noise); float64 or rounded to it
     steps    T      number  > 0
     w_max    w_max  number  scale at t = 0
-    power    p      number  the larger, the later the guidance sets in, > 0
+    power    p      number  the larger, the later guidance sets in, > 0
     returns  w      (...)   1 at t = T: early steps are not guided; on the device of t unless ``device`` is given
     raises   ValueError     if t is not floating, steps or power is not positive, or w_max is not finite
     """

@@ -14,13 +14,13 @@ Step = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
 Progress = Callable[[int, int], None]
 
 
-def walk(
+def sampling_loop(
     model: Model, x: torch.Tensor, pairs: Sequence[tuple[int, int]], step: Step, progress: Progress | None
 ) -> torch.Tensor:
     """x after ``x = step(x, model(x, t), t, t_prev)`` for every (t, t_prev); no gradients, the model in eval mode."""
     with torch.no_grad(), evaluating(model) if isinstance(model, torch.nn.Module) else nullcontext():
         for done, (t, t_prev) in enumerate(pairs, 1):
-            eps = model(x, steps_of(x, t))
+            eps = model(x, timestep_batch(x, t))
             if not isinstance(eps, torch.Tensor) or eps.shape != x.shape:
                 got = tuple(eps.shape) if isinstance(eps, torch.Tensor) else type(eps).__name__
                 raise ValueError(f"model returned {got} for x of shape {tuple(x.shape)}; it must return noise like x.")
@@ -30,28 +30,28 @@ def walk(
     return x
 
 
-def steps_of(x: torch.Tensor, t: int) -> torch.Tensor:
-    """The step t for every sample of x, (B,) in int64."""
+def timestep_batch(x: torch.Tensor, t: int) -> torch.Tensor:
+    """The step t for every sample of x: (B,) in int64."""
     return torch.full((x.shape[0],), t, dtype=torch.int64, device=x.device)
 
 
-def spaced(total: int, steps: int) -> list[int]:
-    """``steps`` of the times 0 … total − 1 in falling order, evenly spaced, the first and the last among them."""
+def spaced_timesteps(total: int, steps: int) -> list[int]:
+    """``steps`` of the times 0 … total − 1, evenly spaced in falling order, with the first and the last."""
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= total:
         raise ValueError(f"steps was {steps!r}; it must be an integer of 1 to {total}, the length of the schedule.")
     return [total - 1] if steps == 1 else [(total - 1) * i // (steps - 1) for i in range(steps - 1, -1, -1)]
 
 
-def normal(
+def standard_normal(
     shape: Sequence[int], dtype: torch.dtype, device: torch.device, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """Standard normal numbers, drawn in float32 or float64 where the generator lives, then moved and rounded."""
+    """Standard normal numbers, drawn in float32 or float64 on the device of the generator, then moved and rounded."""
     home = device if generator is None else generator.device
     working = torch.float64 if dtype == torch.float64 else torch.float32
     return torch.randn(tuple(shape), generator=generator, device=home, dtype=working).to(device=device, dtype=dtype)
 
 
-def start(
+def initial_noise(
     shape: Sequence[int],
     x_T: torch.Tensor | None,
     dtype: torch.dtype,
@@ -63,7 +63,7 @@ def start(
     if not shape:
         raise ValueError("shape was (); it must have a first axis of samples, (B, ...).")
     if x_T is None:
-        return normal(shape, dtype, device, generator)
+        return standard_normal(shape, dtype, device, generator)
     if not isinstance(x_T, torch.Tensor) or tuple(x_T.shape) != shape:
         got = tuple(x_T.shape) if isinstance(x_T, torch.Tensor) else type(x_T).__name__
         raise ValueError(f"x_T was {got}; it must be a torch.Tensor of shape {shape}.")

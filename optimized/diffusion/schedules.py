@@ -51,7 +51,7 @@ def linear_betas(
 
     steps       T    int      number of steps, at least 1
     beta_start  β_1  number   noise variance of the first step, in (0, 1)
-    beta_end    β_T  number   and of the last
+    beta_end    β_T  number   noise variance of the last step
     returns     β    (T,)     β_1 alone for T = 1
     raises      ValueError    if steps < 1 or a β lies outside (0, 1)
     """
@@ -63,7 +63,7 @@ def cosine_alphas_cumprod(
 ) -> torch.Tensor:
     """ᾱ(u) = f(u)/f(0),  f(u) = cos²(π/2 · (u + s)/(1 + s))        (Nichol & Dhariwal 2021 eq. 17: s = 0.008)
 
-    u  u  (...)   share of the way, 0 (clean) to 1 (noise); float64 or rounded to it
+    u  u  (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
     s  s  number  offset that keeps the first β from vanishing, ≥ 0
     returns ᾱ (...)  1 at u = 0, 0 at u = 1; on the device of u unless ``device`` is given
     raises  ValueError if u is not floating or s < 0
@@ -114,7 +114,7 @@ def quadratic_betas(
 
     steps       T    int      number of steps, at least 1
     beta_start  β_1  number   noise variance of the first step, in (0, 1)
-    beta_end    β_T  number   and of the last
+    beta_end    β_T  number   noise variance of the last step
     returns     β    (T,)     β_1 alone for T = 1
     raises      ValueError    if steps < 1 or a β lies outside (0, 1)
     """
@@ -135,7 +135,7 @@ def scaled_linear_betas(
 
     steps       T    int      number of steps, at least 1
     beta_start  β_1  number   noise variance of the first step, in (0, 1)
-    beta_end    β_T  number   and of the last
+    beta_end    β_T  number   noise variance of the last step
     returns     β    (T,)     β_1 alone for T = 1
     raises      ValueError    if steps < 1 or a β lies outside (0, 1)
     """
@@ -183,10 +183,10 @@ def linear_alphas_cumprod(
 ) -> torch.Tensor:
     """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u²/2)): the limit of ``linear_betas`` for many steps        (Song 2021 eq. 29)
 
-    u           u    (...)   share of the way, 0 (clean) to 1 (noise); float64 or rounded to it
+    u           u    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
     steps       T    number  steps that the β are counted in, 1000 for Ho et al., > 0
     beta_start  β_1  number  noise variance of the first step, > 0
-    beta_end    β_T  number  and of the last, > 0
+    beta_end    β_T  number  noise variance of the last step, > 0
     returns     ᾱ    (...)   1 at u = 0; on the device of u unless ``device`` is given
     raises      ValueError   if u is not floating or a number is not positive
     """
@@ -207,10 +207,10 @@ def quadratic_alphas_cumprod(
 ) -> torch.Tensor:
     """ᾱ(u) = exp(−T (β_1 u + (β_T − β_1) u³/3)): the limit of ``quadratic_betas`` for many steps
 
-    u           u    (...)   share of the way, 0 (clean) to 1 (noise); float64 or rounded to it
+    u           u    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
     steps       T    number  steps that the β are counted in, > 0
     beta_start  β_1  number  noise variance of the first step, > 0
-    beta_end    β_T  number  and of the last, > 0
+    beta_end    β_T  number  noise variance of the last step, > 0
     returns     ᾱ    (...)   1 at u = 0; on the device of u unless ``device`` is given
     raises      ValueError   if u is not floating or a number is not positive
     """
@@ -231,7 +231,7 @@ def karras_sigmas(
 ) -> torch.Tensor:
     """σ(t) = (σ_max^{1/ρ} + t (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ        (Karras et al. 2022 eq. 5)
 
-    t          t      (...)   share of the way, 0 (noise) to 1 (clean); float64 or rounded to it
+    t          t      (...)   time, 0 (noise) to 1 (clean); float64 or rounded to it
     sigma_min  σ_min  number  0.002 in the paper, > 0
     sigma_max  σ_max  number  80, > 0
     rho        ρ      number  7, > 0
@@ -253,7 +253,7 @@ def karras_alphas_cumprod(
 ) -> torch.Tensor:
     """ᾱ(t) = 1/(1 + σ(t)²): the share of signal variance that makes x/√(1 + σ²) variance preserving; σ as Karras eq. 5
 
-    t          t      (...)   share of the way, 0 (noise) to 1 (clean); float64 or rounded to it: ᾱ grows with t
+    t          t      (...)   time, 0 (noise) to 1 (clean); float64 or rounded to it: ᾱ grows with t
     sigma_min  σ_min  number  0.002 in the paper, > 0
     sigma_max  σ_max  number  80, > 0
     rho        ρ      number  7, > 0

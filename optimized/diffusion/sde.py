@@ -46,7 +46,7 @@ def linear_sde_coefficients(
     t           t    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
     steps       T    number  steps that the β are counted in; 0.1 and 20 are T β_1 and T β_T in the paper
     beta_start  β_1  number  noise variance of the first step, > 0
-    beta_end    β_T  number  and of the last, > 0
+    beta_end    β_T  number  noise variance of the last step, > 0
     returns     f    (...)   drift of dx = f x dt + g dw
                 g²   (...)   squared diffusion; both on the device of t unless ``device`` is given
     raises      ValueError   if t is not floating or a number is not positive
@@ -70,7 +70,7 @@ def quadratic_sde_coefficients(
     t           t    (...)   time, 0 (clean) to 1 (noise); float64 or rounded to it
     steps       T    number  steps that the β are counted in, > 0
     beta_start  β_1  number  noise variance of the first step, > 0
-    beta_end    β_T  number  and of the last, > 0
+    beta_end    β_T  number  noise variance of the last step, > 0
     returns     f    (...)   drift of dx = f x dt + g dw
                 g²   (...)   squared diffusion; both on the device of t unless ``device`` is given
     raises      ValueError   if t is not floating or a number is not positive
@@ -107,7 +107,7 @@ def karras_sde_coefficients(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """f = −β/2,  g² = β,  β(t) = d log ᾱ/dt = −2 σ σ'/(1 + σ²), of ᾱ = 1/(1 + σ²): noise grows as t falls from 1 to 0
 
-    t          t      (...)   share of the way, 0 (noise) to 1 (clean); float64 or rounded to it
+    t          t      (...)   time, 0 (noise) to 1 (clean); float64 or rounded to it
     sigma_min  σ_min  number  0.002 in the paper, > 0
     sigma_max  σ_max  number  80, > 0
     rho        ρ      number  7, > 0

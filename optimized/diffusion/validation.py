@@ -13,7 +13,7 @@ Device = torch.device | str | None
 
 
 def require_number(value: float, name: str, allowed: str, low: float, high: float) -> None:
-    """Refuse what is not a number in (low, high); ``allowed`` says it in words."""
+    """A number in (low, high); ``allowed`` describes it in the message."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
         raise ValueError(f"{name} was {value!r}; it must be {allowed}.")
 
@@ -27,7 +27,9 @@ def require_table(table: torch.Tensor, name: str) -> None:
     if not isinstance(table, torch.Tensor):
         raise ValueError(f"{name} was {type(table).__name__}; it must be a torch.Tensor of shape (T,) in float64.")
     if table.dtype != torch.float64:
-        raise ValueError(f"{name} had dtype {table.dtype}; it must be float64, because 1 − ᾱ is lost in a shorter one.")
+        raise ValueError(
+            f"{name} had dtype {table.dtype}; it must be float64, because 1 − ᾱ loses digits in a shorter one."
+        )
     if table.ndim != 1 or table.shape[0] < 1:
         raise ValueError(f"{name} had shape {tuple(table.shape)}; it must have shape (T,) with T of at least 1.")
 
@@ -42,7 +44,7 @@ def require_alike(x: torch.Tensor, name: str, other: torch.Tensor, other_name: s
 
 
 def require_steps(t: torch.Tensor, x: torch.Tensor, name: str, table: torch.Tensor, table_name: str) -> None:
-    """t (B,) of integers in [0, T). The range is read on the CPU only, where it costs no wait for the device."""
+    """t (B,) of integers in [0, T). The range is checked on the CPU only, where it needs no synchronisation."""
     if not isinstance(t, torch.Tensor):
         raise ValueError(f"t was {type(t).__name__}; it must be a torch.Tensor of integers, one per sample.")
     if t.dtype not in INTEGERS:
@@ -83,7 +85,7 @@ def require_weights(c: torch.Tensor, name: str, x: torch.Tensor) -> None:
 
 
 def require_previous(t_prev: torch.Tensor, t: torch.Tensor) -> None:
-    """t_prev (B,) of integers in [−1, t); the range is read on the CPU only."""
+    """t_prev (B,) of integers in [−1, t); the range is checked on the CPU only."""
     if not isinstance(t_prev, torch.Tensor):
         raise ValueError(f"t_prev was {type(t_prev).__name__}; it must be a torch.Tensor of integers, one per sample.")
     if t_prev.dtype not in INTEGERS or not t_prev.dtype.is_signed:
@@ -100,13 +102,13 @@ def require_previous(t_prev: torch.Tensor, t: torch.Tensor) -> None:
 
 
 def require_share(value: float, name: str) -> None:
-    """Refuse what is not a number in [0, 1]."""
+    """A number in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{name} was {value!r}; it must be a number in [0, 1].")
 
 
 def clip_bound(clip: bool | float) -> float | None:
-    """None for no clipping, or the number at which x̂_0 is held."""
+    """The number at which x̂_0 is clipped, or None for no clipping."""
     if isinstance(clip, bool):
         return 1.0 if clip else None
     require_number(clip, "clip", "False, True or a positive number", 0.0, math.inf)

@@ -96,3 +96,11 @@ def assert_within(want: Any, out: Any, law: Callable[..., Any], *arguments: Any,
     """``out`` is ``want`` up to the rounding of ``law(*arguments)`` in float64."""
     allowed = LIMITS["eager"] * bound(law, *arguments, reduction=reduction).B
     assert (np.abs(np.asarray(out) - want) <= allowed).all()
+
+
+def assert_refused(call: Callable[[], Any], sentence: str) -> None:
+    """``call`` raises ValueError with one sentence that begins with ``sentence`` and says what must be."""
+    with pytest.raises(ValueError) as caught:
+        call()
+    message = str(caught.value)
+    assert message.startswith(sentence) and message.endswith(".") and "must" in message and "\n" not in message

@@ -15,8 +15,8 @@ from trueness.properties.diffusion.draws import (
     HALF_ROWS,
     HALVES,
     HO,
+    LOST_DIGITS,
     RIGHT_TABLE,
-    TAKES_BACK,
     WIDE,
     T,
     data,
@@ -48,7 +48,7 @@ from trueness.reference import diffusion as true
 from trueness.tools.spec.inputs import Made, Real, Scalar
 from trueness.tools.spec.model import Formula
 
-# of one element alone ε_θ may come so near to z that zeros pass for the loss; of four it does not
+# with one element ε_θ may be so close to z that zero passes for the loss; with four it is not
 LOSS = (
     Real("prediction", dims=("...", "N"), decades=(-4.0, 1.0), shortest=4),
     Real("noise", dims=("...", "N"), unit_scale=True, shortest=4),
@@ -59,7 +59,7 @@ PREDICTIONS = (data("eps_cond", True), data("eps_uncond", True), Scalar("w", st.
 CHANNELS = {"B": (1, 3), "C": (1, 6)}
 PAPERS = (data("eps_cond", True), data("eps_uncond", True), Scalar("w", st.sampled_from((3.0, 0.5, -0.5, 6.5))))
 AS_PRINTED = "1 − ᾱ_p − σ² as printed has lost digits that float64 shows; float32 is enough for an oracle"
-TAKES_AGAIN = {"special values": "it takes ε from x̂_0 again where nothing was clipped, and ∞ − ∞ is NaN"}
+RECOMPUTES = {"special values": "it recomputes ε from x̂_0 also where nothing was clipped, and ∞ − ∞ is NaN"}
 ONE_FORMAT = "one format is enough for an oracle"
 
 FORMULAS = (
@@ -166,7 +166,7 @@ FORMULAS = (
             ours("posterior", *FULL),
             peer("torch eager", eager_posterior),
             diffusers(diffusers_posterior(torch.float32), convention="DDPM-07h"),
-            diffusers(diffusers_posterior(torch.float64), RIGHT_TABLE, dtypes=("float32", *HALVES), only=TAKES_BACK),
+            diffusers(diffusers_posterior(torch.float64), RIGHT_TABLE, dtypes=("float32", *HALVES), only=LOST_DIGITS),
         ),
         bytes=lambda sizes, item: 3 * item * elements(sizes),
         flops=lambda sizes: 3 * elements(sizes),
@@ -190,7 +190,7 @@ FORMULAS = (
             ours("p_sample", *FULL),
             peer("torch eager", eager_p_sample),
             diffusers(diffusers_p_sample(torch.float32), convention="DDPM-07i"),
-            diffusers(diffusers_p_sample(torch.float64), RIGHT_TABLE, dtypes=("float32", *HALVES), only=TAKES_BACK),
+            diffusers(diffusers_p_sample(torch.float64), RIGHT_TABLE, dtypes=("float32", *HALVES), only=LOST_DIGITS),
             diffusers(diffusers_defaults, "diffusers defaults", convention="DDPM-06a", dtypes=HALVES, only=ALL_CLIPPED),
         ),
         bytes=lambda sizes, item: 4 * item * elements(sizes),
@@ -225,13 +225,13 @@ FORMULAS = (
                 RIGHT_TABLE,
                 dtypes=("float32",),
                 only=AS_PRINTED,
-                waived=TAKES_AGAIN,
+                waived=RECOMPUTES,
             ),
             diffusers(
                 diffusers_ddim_step(False),
                 "diffusers, set_alpha_to_one=False",
                 convention="DDPM-10e",
-                waived=TAKES_AGAIN,
+                waived=RECOMPUTES,
                 dtypes=("float32",),
                 only=ONE_FORMAT,
             ),
@@ -272,7 +272,7 @@ FORMULAS = (
                 needs=("diffusers",),
                 dtypes=("float32",),
                 only=ONE_FORMAT,
-                waived={"special values": "ε_c + w (ε_c − ε_u) meets ∞ − ∞ where (1 + w) ε_c − w ε_u does not"},
+                waived={"special values": "ε_c + w (ε_c − ε_u) has ∞ − ∞ where (1 + w) ε_c − w ε_u has not"},
             ),
         ),
         real=real("noise", "eps", "guidance"),

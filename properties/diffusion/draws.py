@@ -1,4 +1,4 @@
-"""What the formulas of the family diffusion are drawn from, and how they and their implementations are declared."""
+"""Inputs of the formulas of the family diffusion, drawn and measured, and helpers that declare implementations."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SCHEDULES = {
     "cosine": lambda steps: true.cosine_betas(steps),
 }
 DRAWS = {"steps": st.integers(1, 40), "schedule": st.sampled_from(tuple(SCHEDULES))}
-MADE_ONCE = "a schedule is made once and not learned; the laws prove its vjp where it has one"
+MADE_ONCE = "a schedule is computed once and not trained; the laws check its vjp where it has one"
 FULL = frozenset({"gradient", "compile", "autocast", "vmap", "graph"})
 
 
-# -- what is drawn ----------------------------------------------------------------------------------------------------
+# -- drawn inputs ----------------------------------------------------------------------------------------------------
 
 
 def betas(steps: int, schedule: str) -> np.ndarray:
@@ -139,7 +139,7 @@ def schedule(name: str, equation: str, source: str, *arguments: Any, peers: Any 
     )
 
 
-HALF_ROWS = "half formats have rows of their own: diffusers float16, diffusers bfloat16"
+HALF_ROWS = "half formats are separate rows: diffusers float16, diffusers bfloat16"
 
 
 def diffusers(call: Any, name: str = "diffusers", **fields: Any) -> Implementation:
@@ -149,7 +149,7 @@ def diffusers(call: Any, name: str = "diffusers", **fields: Any) -> Implementati
 
 
 RIGHT_TABLE = "diffusers, float64 table"
-TAKES_BACK = "β taken back from ᾱ has lost digits that float64 shows"
-ALL_CLIPPED = "in float32 and float64 its tables show as well: see diffusers"
+LOST_DIGITS = "β recomputed from ᾱ has lost digits that float64 shows"
+ALL_CLIPPED = "in float32 and float64 its float32 tables show as well: see diffusers"
 HALVES = ("float16", "bfloat16")
 WIDE = ("float32", "float64")

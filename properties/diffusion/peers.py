@@ -61,7 +61,7 @@ def eager_p_sample(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any
 
 
 def scheduler(betas: Any = None, alphas_cumprod: Any = None, **options: Any) -> Any:
-    """A DDPMScheduler on given betas, as it makes its tables; or on a given ᾱ, taken as it is."""
+    """A DDPMScheduler on given betas, which computes its own tables, or on a given table of ᾱ."""
     from diffusers import DDPMScheduler
 
     if betas is not None:
@@ -103,7 +103,7 @@ def diffusers_predict_x0(table: Any) -> Any:
 
 
 def tables(betas: Any, table: Any) -> dict[str, Any]:
-    """What diffusers makes of betas, or the right table where float64 is asked for."""
+    """The betas, from which diffusers computes float32 tables, or the float64 table of ᾱ."""
     return {"betas": betas} if table is torch.float32 else {"alphas_cumprod": torch.cumprod(1 - betas, 0)}
 
 
@@ -126,7 +126,7 @@ def diffusers_p_sample(table: Any) -> Any:
 
 
 def diffusers_defaults(x_t: Any, t: Any, eps: Any, noise: Any, betas: Any, clip: Any) -> Any:
-    """As whoever passes no options has it: x̂_0 is clipped to [−1, 1]."""
+    """With its default options: x̂_0 is clipped to [−1, 1]."""
     return step(scheduler(betas), eps, t, x_t, noise)[0]
 
 
@@ -144,7 +144,7 @@ def diffusers_betas(kind: str) -> Any:
 
 
 def ddim_scheduler(alphas_cumprod: Any, clip: Any, to_one: bool = True) -> Any:
-    """A DDIMScheduler on a given ᾱ; ``to_one``: the data have ᾱ = 1, or the ᾱ of the first step."""
+    """A DDIMScheduler on a given ᾱ; the data have ᾱ = 1 (``to_one``) or the ᾱ of the first step."""
     from diffusers import DDIMScheduler
 
     limits = {"clip_sample": clip is not False, "clip_sample_range": float(clip) or 1.0}
@@ -155,7 +155,7 @@ def ddim_scheduler(alphas_cumprod: Any, clip: Any, to_one: bool = True) -> Any:
 
 
 def diffusers_ddim_step(to_one: bool = True) -> Any:
-    """``DDIMScheduler.step``, one sample at a time; it knows strides only, so each sample sets its own."""
+    """``DDIMScheduler.step``, one sample at a time: it takes a stride for all samples, so that each sets its own."""
 
     def call(
         x_t: Any, t: Any, t_prev: Any, eps: Any, noise: Any, alphas_cumprod: Any, eta: Any, clip: Any, recompute: Any

@@ -24,7 +24,7 @@ ENDS = (
     Scalar("beta_start", st.floats(1e-5, 1e-3)),
     Scalar("beta_end", st.floats(2e-3, 0.5)),
 )
-# in continuous time T counts nothing, so that it is a number like the others; ``length`` is how many times are drawn
+# in continuous time T is a number like the others; ``length`` is how many times are drawn
 LENGTH = {"length": st.integers(1, 40)}
 RATES = (
     Scalar("steps", st.sampled_from((1000, 100, 50.5))),

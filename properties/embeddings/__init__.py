@@ -1,4 +1,4 @@
-"""The formula of the family embeddings: the sinusoidal timestep embedding, both conventions under their argument."""
+"""The formula of the family embeddings: the sinusoidal timestep embedding, in both conventions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLOAT32 = "computes in float32, whatever dtype the timesteps have"
 
 
 def steps() -> dict[str, tuple[Any, ...]]:
-    """Steps of a sampler of 1000, and the width of a small network, under either convention."""
+    """Steps of a sampler of 1000 and the width of a small network, in both conventions."""
     t = np.array([0.0, 1.0, 20.0, 250.0, 981.0, 999.0])
     return {f"1000 steps, shift {shift}": (t, 64, 10000.0, shift, "sin cos") for shift in (0, 1)}
 
@@ -36,7 +36,7 @@ def diffusers(t: Any, dim: int, max_period: float, shift: int, order: str) -> An
 
 
 def diffusers_defaults(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
-    """As whoever passes nothing about frequencies has it: half − 1."""
+    """With its default frequencies: half − 1."""
     return diffusers(t, dim, max_period, 1, order)
 
 

@@ -29,7 +29,7 @@ both = VERSIONS.both("sinusoidal")
 
 
 def rounding(t: np.ndarray, *rest: Any) -> np.ndarray:
-    """What honest float64 implementations may differ by."""
+    """How far two correct float64 implementations may differ."""
     units = [F64.u, 0.0, 0.0, 0.0, 0.0]
     return LIMITS["eager"] * bounds(VERSIONS.reference.sinusoidal, [t, *rest], units, F64, 1)[0].B  # type: ignore[no-any-return]
 
@@ -52,10 +52,10 @@ def test_a_later_time_is_a_rotation_of_every_pair(function: Any, t: float, h: fl
     half = dim // 2
     arguments = [np.array([v]) for v in (t, h, t + h)]
     here, turn, there = (function(a, dim, 1e4, shift, "sin cos")[0] for a in arguments)
-    room = sum(rounding(a, dim, 1e4, shift, "sin cos")[0].max() for a in arguments)
+    allowed = sum(rounding(a, dim, 1e4, shift, "sin cos")[0].max() for a in arguments)
     sin, cos = here[:half], here[half : 2 * half]
     turned = [sin * turn[half : 2 * half] + cos * turn[:half], cos * turn[half : 2 * half] - sin * turn[:half]]
-    assert (np.abs(np.concatenate(turned) - there[: 2 * half]) <= 2 * room + F64.u * (t + h) + 4 * F64.u).all()
+    assert (np.abs(np.concatenate(turned) - there[: 2 * half]) <= 2 * allowed + F64.u * (t + h) + 4 * F64.u).all()
 
 
 @both
@@ -140,11 +140,11 @@ def test_neighbouring_times_are_no_farther_apart_than_their_difference_allows(
     """|e(t + h) − e(t)| ≤ h √(Σ ω²), the length of the arcs."""
     here, there = (function(np.array([v]), dim, 1e4, shift, "sin cos") for v in (t, t + h))
     arc = h * math.sqrt((true._frequencies(dim // 2, 1e4, shift) ** 2).sum())
-    room = [np.linalg.norm(rounding(np.array([v]), dim, 1e4, shift, "sin cos")) for v in (t, t + h)]
-    assert np.linalg.norm(there - here) <= arc * (1 + 8 * F64.u) + sum(room) + F64.u * (t + h) * dim
+    allowed = [np.linalg.norm(rounding(np.array([v]), dim, 1e4, shift, "sin cos")) for v in (t, t + h)]
+    assert np.linalg.norm(there - here) <= arc * (1 + 8 * F64.u) + sum(allowed) + F64.u * (t + h) * dim
 
 
-# -- what only the optimized side promises ----------------------------------------------------------------------------
+# -- the optimized version alone ----------------------------------------------------------------------------
 
 
 @given(shift=shifts, dim=st.integers(4, 64), dtype=st.sampled_from((torch.float32, torch.float16, torch.bfloat16)))

@@ -20,11 +20,11 @@ JELINEK = "Jelinek et al. 1977"
 IGNORED = -100
 ROOTS = (
     "eigenvectors and singular values are not computed in balls; "
-    "scipy.linalg.sqrtm and mpmath with 40 digits (test_metrics.py) are the other oracles"
+    "scipy.linalg.sqrtm and mpmath with 40 digits (test_frechet.py) are the other oracles"
 )
 
 
-# -- what is drawn ----------------------------------------------------------------------------------------------------
+# -- drawn inputs ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def tokens(below: int) -> Any:
 
 
 def ids(symbol: str, first: int) -> Any:
-    """Token ids from ``first`` on, so that a prompt shows where each came from."""
+    """Token ids from ``first`` on, so that a prompt shows the origin of each."""
     return lambda known, generator: first + generator.integers(0, 50, known[symbol])
 
 
@@ -65,7 +65,7 @@ def ids(symbol: str, first: int) -> Any:
 
 
 def scipy_frechet() -> Any:
-    """The trace of scipy.linalg.sqrtm(Σ₁Σ₂), on what the two have in common: of a singular product, sqrtm may be NaN.
+    """The trace of scipy.linalg.sqrtm(Σ₁Σ₂), on their common support: of a singular product sqrtm may be NaN.
 
     With orthonormal U and W of the ranges of Σ₁ and of UᵀΣ₂U, both factors of WᵀUᵀΣ₂U W · WᵀUᵀΣ₁U W are regular, and
     its eigenvalues are those of Σ₁Σ₂ that are not 0.
@@ -86,7 +86,7 @@ def scipy_frechet() -> Any:
 
 
 def torchmetrics_frechet() -> Any:
-    """torchmetrics' own kernel, in float64 and cast at the end, as FrechetInceptionDistance.compute does."""
+    """The kernel of torchmetrics, in float64 and cast at the end, as FrechetInceptionDistance.compute does."""
     from torchmetrics.image.fid import _compute_fid
 
     return lambda *arguments: _compute_fid(*(a.double() for a in arguments)).to(arguments[0].dtype)
@@ -163,7 +163,7 @@ def peer(name: str, load: Any, framework: Any = "torch", *needs: str, **fields: 
         origin="third_party",
         needs=needs,
         dtypes=("float32",),
-        only="one dtype of a third party says enough",
+        only="one dtype is enough for a third party",
         devices=("cpu",),
         **fields,
     )
@@ -310,7 +310,7 @@ FORMULAS = (
             Made("haystack", make=ids("H", 0), array=True, spans={"H": (0, 9)}),
             Made("needle", make=ids("K", 100), array=True, spans={"K": (1, 3)}),
             Made("question", make=ids("Q", 200), array=True, spans={"Q": (0, 2)}),
-            Made("length", make=lambda k, g: k["K"] + k["Q"] + k["room"], draws={"room": st.integers(0, 9)}),
+            Made("length", make=lambda k, g: k["K"] + k["Q"] + k["spare"], draws={"spare": st.integers(0, 9)}),
             Scalar("depth", st.integers(0, 100)),
         ),
         implementations=(ours("needle_prompt", limit="exact"),),

@@ -27,11 +27,11 @@ PAD, WORDS = 3, 7
 LONGEST = 4
 
 
-# -- what is drawn ----------------------------------------------------------------------------------------------------
+# -- drawn inputs ----------------------------------------------------------------------------------------------------
 
 
 def ragged(known: Mapping[str, Any], generator: np.random.Generator) -> list[np.ndarray]:
-    """B sequences of 0 … LONGEST tokens; ids below WORDS, so that the padding token occurs inside of them."""
+    """B sequences of 0 … LONGEST tokens; ids below WORDS, so that the padding token occurs inside them."""
     return [generator.integers(0, WORDS, n) for n in generator.integers(0, LONGEST + 1, known["B"])]
 
 
@@ -99,7 +99,7 @@ def tokenizer(pad_id: int = PAD) -> Any:
 
 def with_labels() -> Any:
     """transformers.DataCollatorForTokenClassification: labels are padded with −100. It refuses an empty batch, so one
-    row of the longest length travels along and is taken off again."""
+    row of the longest length is added and removed again."""
     from transformers import DataCollatorForTokenClassification
 
     return lambda sequences, pad_id: _batch(
@@ -127,7 +127,7 @@ def _batch(collator: Any, sequences: Any, names: Any) -> Any:
 
 
 def torch_collate() -> Any:
-    """torch.nn.utils.rnn.pad_sequence, which refuses an empty batch: again one row travels along."""
+    """torch.nn.utils.rnn.pad_sequence, which refuses an empty batch: again one row is added."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -158,7 +158,7 @@ def peer(name: str, load: Any, framework: Any, *needs: str, **fields: Any) -> Im
         origin="third_party",
         needs=needs,
         dtypes=fields.pop("dtypes", ("float64",)),
-        only="copies and integers: one dtype says it all",
+        only="copies and integers: one dtype is enough",
         devices=("cpu",),
         **fields,
     )

@@ -1,4 +1,4 @@
-"""Laws of the family sequences, on the reference and on the optimized version; and its classes in a training loop."""
+"""Laws of the family sequences, on the reference and on the optimized version, and its classes in a DataLoader."""
 
 from __future__ import annotations
 

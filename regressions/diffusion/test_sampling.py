@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from trueness.optimized import diffusion as fast
-from trueness.properties.diffusion.laws import LINEAR, flat
+from trueness.properties.diffusion.laws import COSINE, LINEAR, flat
 from trueness.properties.diffusion.peers import ddim_scheduler
 from trueness.reference import diffusion as true
-from trueness.regressions.diffusion import sampling as wrong
+from trueness.regressions.diffusion import guidance, sampling, steps
 from trueness.tools.arithmetic.formats import precision
 
 F64 = precision("float64")
@@ -62,18 +62,6 @@ def test_sampling_must_not_end_the_training_mode_DDPM_02b() -> None:
     assert not any(part.training for part in model.modules()), "from here on dropout is off"
 
 
-@pytest.mark.parametrize("stored, taken", [("the step that was taken", 11), ("the next step", 10)])
-def test_what_is_stored_is_the_step_to_go_on_with_DDPM_02c(stored: str, taken: int) -> None:
-    seen: list[int] = []
-
-    def train(first: int, stop: int) -> int:
-        seen.extend(range(first, stop))
-        return stop - 1 if stored == "the step that was taken" else stop
-
-    train(train(0, 5), 10)
-    assert len(seen) == taken and set(seen) == set(range(10))
-
-
 def test_the_noise_that_is_given_is_the_noise_that_is_used_DDPM_02d() -> None:
     x_0, t = torch.zeros(4, 2), torch.full((4,), 10)
     noise = torch.randn(4, 2, generator=seeded(0))
@@ -104,7 +92,7 @@ def test_clipping_x_at_every_step_halves_its_variance_DDPM_06c() -> None:
 
     free = true.p_sample(x, t, eps, 0 * z, LINEAR, clip=False) + math.sqrt(LINEAR[500]) * z
     assert variance(free) == "1.0000"
-    assert variance(wrong.clipped_every_step(x, t, eps, z, LINEAR, False))[:5] == closed[:5]
+    assert variance(steps.clipped_every_step(x, t, eps, z, LINEAR, False))[:5] == closed[:5]
 
 
 # -- the loop ---------------------------------------------------------------------------------------------------------
@@ -163,9 +151,9 @@ def test_without_minus_sigma_squared_the_marginal_is_too_wide_DDPM_10a() -> None
         # weights of ε go through (1 − ᾱ_t)/ᾱ_t = 12 on their way to x̂_0 and back
         assert abs(a * a + b * b + sigma * sigma - 1) <= 3 * 24 * F64.u
         assert abs(a * a - share) <= 3 * 24 * F64.u
-    _, b, sigma = moments(wrong.ddim_with(wrong.whole_noise), 1.0)
+    _, b, sigma = moments(sampling.ddim_with(sampling.whole_noise), 1.0)
     assert f"{sigma:.4f}" == "0.4203" and b * b + sigma * sigma > 1 - share + 0.17
-    assert moments(wrong.ddim_with(wrong.whole_noise), 0.0) == moments(flat.ddim_step, 0.0), "invisible at η = 0"
+    assert moments(sampling.ddim_with(sampling.whole_noise), 0.0) == moments(flat.ddim_step, 0.0), "invisible at η = 0"
 
 
 def test_the_two_ways_with_a_clipped_estimate_agree_where_nothing_is_clipped_DDPM_10b_DDPM_10c() -> None:
@@ -187,7 +175,7 @@ def test_the_two_ways_with_a_clipped_estimate_agree_where_nothing_is_clipped_DDP
     )
     assert abs(x_0[0, 0] - 1) <= 64 * F64.u, "ε' is the noise for which x̂_0 is 1"
     for recompute in (True, False):
-        variant = wrong.ddim_with(recompute=recompute)
+        variant = sampling.ddim_with(recompute=recompute)
         same = [float(variant(far, t, p, zero, zero, table, 0.0, True, again)[0, 0]) for again in (True, False)]
         assert same[0] == same[1], "it does not ask"
 
@@ -231,7 +219,7 @@ def test_guidance_in_both_forms_and_with_its_roles_exchanged_DDPM_11a_DDPM_11b_D
     cond, uncond = np.array([1.0, -0.5]), np.array([0.25, 2.0])
     assert (true.classifier_free_guidance(cond, uncond, 1.0) == cond).all()
     assert (true.classifier_free_guidance_paper(cond, uncond, 0.0) == cond).all()
-    exchanged = wrong.swapped_roles(true.classifier_free_guidance)
+    exchanged = guidance.swapped_roles(true.classifier_free_guidance)
     assert (exchanged(cond, uncond, 1.0) == uncond).all()
     assert (exchanged(cond, uncond, 0.5) == true.classifier_free_guidance(cond, uncond, 0.5)).all(), "invisible at ½"
     same = true.classifier_free_guidance(cond, uncond, 4.0)
@@ -242,17 +230,17 @@ def test_guidance_in_both_forms_and_with_its_roles_exchanged_DDPM_11a_DDPM_11b_D
 def test_half_of_the_way_the_guidance_is_hardly_there_DIFFIT_14a_DIFFIT_14d_DIFFIT_14g() -> None:
     t = np.array([0.0, 250.0, 500.0, 750.0, 1000.0])
     assert true.power_cosine_weight(t).round(4).tolist() == [4.6, 1.8184, 1.0346, 1.0001, 1.0]
-    assert (wrong.constant_weight(t, 1000, 4.6, 4.0) == 4.6).all()
-    assert wrong.weight_turned_around(t, 1000, 4.6, 4.0).round(4).tolist() == [1.0, 1.0001, 1.0346, 1.8184, 4.6]
-    assert wrong.power_of_the_cosine(t, 1000, 4.6, 4.0).round(3).tolist()[2] == 1.225
+    assert (guidance.constant_weight(t, 1000, 4.6, 4.0) == 4.6).all()
+    assert guidance.weight_turned_around(t, 1000, 4.6, 4.0).round(4).tolist() == [1.0, 1.0001, 1.0346, 1.8184, 4.6]
+    assert guidance.power_of_the_cosine(t, 1000, 4.6, 4.0).round(3).tolist()[2] == 1.225
 
 
 def test_three_channels_of_a_latent_are_not_all_of_it_DIFFIT_14b_DIFFIT_14c_DIFFIT_14e_DIFFIT_14f() -> None:
-    cond, uncond = wrong.LATENT
+    cond, uncond = guidance.LATENT
     all_of_it, three = true.classifier_free_guidance(cond, uncond, 4.0), true.three_channel_guidance(cond, uncond, 4.0)
     assert (all_of_it[:, :3] == three[:, :3]).all()
     assert three[0, 3] == cond[0, 3] != all_of_it[0, 3]
-    assert wrong.rest_without_condition(cond, uncond, 4.0)[0, 3] == uncond[0, 3]
+    assert guidance.rest_without_condition(cond, uncond, 4.0)[0, 3] == uncond[0, 3]
     assert (true.classifier_free_guidance(cond[:, :3], uncond[:, :3], 4.0) == three[:, :3]).all(), "as of an image"
 
 
@@ -289,9 +277,9 @@ def test_a_docstring_begins_with_the_equation_of_its_own_function_DDPM_13(name: 
         "posterior": "μ̃_t = ",
         "ddim_step": "x_p = ",
     }
-    texts = [inspect.getdoc(getattr(room, name)) or "" for room in (true, fast)]
+    texts = [inspect.getdoc(getattr(side, name)) or "" for side in (true, fast)]
     assert all(text.startswith(left[name]) for text in texts)
-    assert texts[0].splitlines()[0] == texts[1].splitlines()[0], "the same equation in both rooms"
+    assert texts[0].splitlines()[0] == texts[1].splitlines()[0], "both versions state the same equation"
 
 
 def test_q_sample_adds_the_noise_that_p_sample_takes_away_DDPM_13() -> None:
@@ -340,28 +328,28 @@ def test_sampling_ends_in_the_range_of_the_data_and_training_goes_on_DDPM_15() -
     assert all(part.training for part in model.modules())
 
 
-def chain(fixed: bool) -> torch.Tensor:
-    """The homework's 1000 float32 steps, before (``posterior mean``) and after (``return x̂_0 at t = 0``)."""
-    alpha = torch.from_numpy(1 - true.cosine_betas(1000)).float()
-    table = torch.cumprod(alpha, 0)
-    before = torch.cat([torch.ones(1), table[:-1]])
-    beta = 1 - alpha
-    beta[0] = 1 - table[0]
-    c_0 = before.sqrt() * beta / (1 - table)
-    c_t = alpha.sqrt() * (1 - before) / (1 - table)
-    variance = (beta * (1 - before) / (1 - table)).clamp(min=1e-20)
-    generator = seeded(0)
+def chain(last: Any) -> torch.Tensor:
+    """The homework's 1000 float32 steps by ``p_sample``, with ``last`` for the step at t = 0."""
+    betas, generator = torch.from_numpy(COSINE), seeded(0)
     x = torch.randn(1, 16, generator=generator)
-    for t in range(999, -1, -1):
-        eps = x / (1 + x.abs())  # any model
-        x_0 = ((x - (1 - table[t]).sqrt() * eps) / table[t].sqrt()).clamp(-1, 1)
-        mean = c_0[t] * x_0 + c_t[t] * x
-        if t:
-            x = mean + variance[t].sqrt() * torch.randn(x.shape, generator=generator)
-        else:
-            x = x_0 if fixed else mean
+    for i in range(999, -1, -1):
+        eps, t = x / (1 + x.abs()), torch.tensor([i])  # any model
+        if i == 0:
+            return last(x, t, eps, betas)
+        x = fast.p_sample(x, t, eps, torch.randn(x.shape, generator=generator), betas, clip=True)
     return x
 
 
+def posterior_mean(x: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, betas: torch.Tensor) -> torch.Tensor:
+    """Before: the mean of the posterior at t = 0."""
+    return fast.p_sample(x, t, eps, torch.zeros_like(x), betas, clip=True)
+
+
+def estimate(x: torch.Tensor, t: torch.Tensor, eps: torch.Tensor, betas: torch.Tensor) -> torch.Tensor:
+    """After: x̂_0 is returned at t = 0."""
+    return fast.predict_x0(x, t, eps, fast.alphas_cumprod(betas)).clamp(-1, 1)
+
+
 def test_a_chain_of_a_thousand_steps_is_the_same_bits_before_and_after_DDPM_16() -> None:
-    assert torch.equal(chain(False), chain(True))
+    before = chain(posterior_mean)
+    assert torch.equal(before, chain(estimate)) and before.abs().max() > 0

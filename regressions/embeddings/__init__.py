@@ -15,12 +15,12 @@ VASWANI = "Vaswani et al. 2017 (1706.03762) §3.5; Ho et al. 2020 after tensor2t
 
 
 def always_shift_one(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
-    """half − 1 whatever was asked for"""
+    """half − 1, whatever ``shift`` is"""
     return true.sinusoidal(t, dim, max_period=max_period, shift=1, order=order)
 
 
 def always_shift_zero(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
-    """half whatever was asked for"""
+    """half, whatever ``shift`` is"""
     return true.sinusoidal(t, dim, max_period=max_period, shift=0, order=order)
 
 
@@ -32,7 +32,7 @@ def interleaved(t: Any, dim: int, max_period: float, shift: int, order: str) -> 
 
 
 def always_sin_first(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
-    """sin first whatever was asked for"""
+    """sines first, whatever ``order`` is"""
     return true.sinusoidal(t, dim, max_period=max_period, shift=shift, order="sin cos")
 
 

@@ -1,0 +1,13 @@
+"""The changelogs that the entries are about, and the papers that decide."""
+
+ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
+DIFFIT = "DiffiT-v2, changelog of 2025-11"
+FASTSB = "FastSB-OT kernels.py changelog, 2025-11-28"
+HOMEWORK = "AFHQ diffusion homework (A3_PartB/diffusion.py), changelog of 2025-11-29"
+COSINE = "Nichol & Dhariwal 2021 (2102.09672) eq. 17"
+DDIM = "Song, Meng & Ermon 2021 (2010.02502) eq. 12 and 16"
+DIT = "Peebles & Xie 2023 (2212.09748), code"
+GUIDANCE = "Ho & Salimans 2022 (2207.12598) eq. 6"
+HO = "Ho, Jain & Abbeel 2020 (2006.11239)"
+KARRAS = "Karras et al. 2022 (2206.00364) eq. 5"
+SONG = "Song et al. 2021 (2011.13456) eq. 11 and 13"
