@@ -10,10 +10,8 @@ one lies beyond its limit, or when a mutant lives that could have been seen.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +29,7 @@ from trueness.tools.calibration import ledger as calibration_ledger
 from trueness.tools.calibration.record import SAME, SHIPPED, Calibration, Run
 from trueness.tools.calibration.subjects import DTYPES, Subject, Variant
 from trueness.tools.spec.tables import CALIBRATION_PROFILES, require
+from trueness.tools.spec.versions import installed
 
 INVISIBLE = {
     ("attention", "forward", "float16", "l + 1e-6"): "l ≥ 1, so it is at most 1e-6 relative; u = 4.9e-4",
@@ -43,6 +42,8 @@ INVISIBLE = {
     ("fisher", "backward", "bfloat16", "gain of 1e-4"): "1e-4 < u = 3.9e-3",
 }
 """(family, direction, dtype, mutant) → why that format cannot show the mistake. A killed entry is a failure."""
+
+MEASURED_WITH = ("trueness", "numpy", "torch")
 
 Progress = Callable[[str], None]
 
@@ -138,12 +139,8 @@ def calibrate(
         shown = {(r.family, r.direction, r.dtype, r.variant) for r in ledger}
         untried += [key for key in calibration_ledger.expected(profile) if key not in shown]
     return Calibration(
-        profile, cases, tuple(runs), vacuous, tuple(untried), invisible, again, versions(), tuple(ledger)
+        profile, cases, tuple(runs), vacuous, tuple(untried), invisible, again, installed(MEASURED_WITH), tuple(ledger)
     )
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("trueness", "numpy", "torch")}}
 
 
 def one_case(subject: Subject, dtype: str, index: int, again: bool) -> tuple[list[Run], bool]:

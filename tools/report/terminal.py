@@ -191,7 +191,7 @@ def summary(results: Results) -> str:
     return f"{len(results.formulas)} formulas: {', '.join(parts)}; {results.seconds:.0f} s, profile {results.profile}."
 
 
-# -- list, bugs, show -----------------------------------------------------------------------------------------------
+# -- list, ledger, show ----------------------------------------------------------------------------------------------
 
 
 def list_formulas(write: str | None = None) -> None:
@@ -207,7 +207,7 @@ def list_formulas(write: str | None = None) -> None:
     console().print(table)
 
 
-def list_bugs(write: str | None = None) -> None:
+def list_ledger(write: str | None = None) -> None:
     if write:
         require_writable_file(write)
         Path(write).write_text(markdown.ledger(registry.bugs().values()), encoding="utf-8")
@@ -226,7 +226,7 @@ def list_bugs(write: str | None = None) -> None:
     )
 
 
-def check_bugs() -> int:
+def check_ledger() -> int:
     """Re-run all evidence; a table of the verdicts, and every entry that is not shown; 1 when there is one."""
     from trueness.tools.ledger import evidence  # junitparser
 
