@@ -97,7 +97,7 @@ CHOICES: dict[str, Callable[[], Any]] = {
 
 def subjects() -> tuple[Subject, ...]:
     """Everything that is tried."""
-    return (*calibration_attention.SUBJECTS, *calibration_features.SUBJECTS, *calibration_fisher.subjects())
+    return (*calibration_attention.SUBJECTS, *calibration_features.subjects(), *calibration_fisher.subjects())
 
 
 def calibrate(
