@@ -1,7 +1,7 @@
 """Dataclasses as JSON values and back: jobs and verdicts travel between processes this way, cases are stored.
 
 Only the standard library is used: a machine with a GPU need not have more. Tuples become lists, and lists become tuples
-again where the annotation says so.
+again where the annotation is a tuple.
 """
 
 from __future__ import annotations
