@@ -71,7 +71,7 @@ class Acceptance:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured. ``problems`` says in sentences what is wrong with it; it has passed when there are none."""
+    """What was measured. ``problems`` are sentences; it has passed when there are none."""
 
     profile: str
     cases: int
@@ -111,7 +111,7 @@ class Calibration:
 
     @property
     def parts(self) -> tuple[tuple[str, str], ...]:
-        """(family, direction), in the order they were tried."""
+        """(family, direction), in the order they were measured."""
         return tuple(dict.fromkeys((r.family, r.direction) for r in self.shipped))
 
     def acceptance(self, limits: Sequence[float] = (1.0, 1.5, 3.0)) -> tuple[Acceptance, ...]:

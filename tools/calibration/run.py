@@ -3,17 +3,15 @@
     calibrate(profile) -> Calibration
 
 Correct implementations, fused and eager, and mutants of attention, random Fourier features and the Fisher diagonal,
-forward and backward, in float32, float16 and bfloat16, are judged by the bound on seeded inputs; then what the
-optimized families ship, with every wrong variant of the ledger (tools/calibration/ledger.py). It fails when a correct
-one lies beyond its limit, or when a mutant lives that could have been seen.
+forward and backward, in float32, float16 and bfloat16, are compared with the bound on seeded inputs; then the
+implementations of the optimized families, with every wrong variant of the ledger (tools/calibration/ledger.py). It
+fails when a correct one exceeds its limit, or when a mutant that could have been detected survives.
 """
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +29,7 @@ from trueness.tools.calibration import ledger as calibration_ledger
 from trueness.tools.calibration.record import SAME, SHIPPED, Calibration, Run
 from trueness.tools.calibration.subjects import DTYPES, Subject, Variant
 from trueness.tools.spec.tables import CALIBRATION_PROFILES, require
+from trueness.tools.spec.versions import installed
 
 INVISIBLE = {
     ("attention", "forward", "float16", "l + 1e-6"): "l ≥ 1, so it is at most 1e-6 relative; u = 4.9e-4",
@@ -43,6 +42,8 @@ INVISIBLE = {
     ("fisher", "backward", "bfloat16", "gain of 1e-4"): "1e-4 < u = 3.9e-3",
 }
 """(family, direction, dtype, mutant) → why that format cannot show the mistake. A killed entry is a failure."""
+
+MEASURED_WITH = ("trueness", "numpy", "torch")
 
 Progress = Callable[[str], None]
 
@@ -70,7 +71,7 @@ def pooling(always: bool, runs: int) -> Any:
 
 
 def exact_scalars() -> Any:
-    """Scalars and constants stand in for themselves; arrays alone are perturbed."""
+    """Scalars and constants are exact; only arrays are perturbed."""
     original = arithmetic.perturbed
 
     def perturbed(operand: Any, like: Any) -> Any:
@@ -95,8 +96,8 @@ CHOICES: dict[str, Callable[[], Any]] = {
 
 
 def subjects() -> tuple[Subject, ...]:
-    """Everything that is tried."""
-    return (*calibration_attention.SUBJECTS, *calibration_features.SUBJECTS, *calibration_fisher.subjects())
+    """All subjects."""
+    return (*calibration_attention.SUBJECTS, *calibration_features.subjects(), *calibration_fisher.subjects())
 
 
 def calibrate(
@@ -105,9 +106,9 @@ def calibrate(
     tried: Sequence[Subject] | None = None,
     invisible: dict[tuple[str, str, str, str], str] | None = None,
 ) -> Calibration:
-    """Try every variant of every subject (``tried``; all by default) on the cases of ``profile``.
+    """Measure every variant of every subject (``tried``; all by default) on the cases of ``profile``.
 
-    progress  called after every case with a sentence: what was tried, and how far it is
+    progress  called after every case with a sentence: what was measured, and how far it is
     raises    ValueError for a profile that does not exist
     """
     chosen = CALIBRATION_PROFILES[require("profile", profile, CALIBRATION_PROFILES)]
@@ -138,18 +139,14 @@ def calibrate(
         shown = {(r.family, r.direction, r.dtype, r.variant) for r in ledger}
         untried += [key for key in calibration_ledger.expected(profile) if key not in shown]
     return Calibration(
-        profile, cases, tuple(runs), vacuous, tuple(untried), invisible, again, versions(), tuple(ledger)
+        profile, cases, tuple(runs), vacuous, tuple(untried), invisible, again, installed(MEASURED_WITH), tuple(ledger)
     )
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("trueness", "numpy", "torch")}}
 
 
 def one_case(subject: Subject, dtype: str, index: int, again: bool) -> tuple[list[Run], bool]:
     """The runs of every variant on one case, and whether the case is vacuous: zeros would pass for a right answer.
 
-    On a vacuous case the correct implementations still stand trial; a mutant proves nothing and is left out.
+    On a vacuous case the correct implementations are still measured; mutants are left out.
     """
     arguments = subject.draw(np.random.default_rng([index, sum(map(ord, " ".join(subject.key)))]), index)
     arguments = tuple(

@@ -1,7 +1,7 @@
 """The report: one HTML page that needs nothing but itself.
 
-The page is filled in from tools/report/report.html.j2, which escapes whatever came from a user's module; besides, its
-content security policy allows no script but ours and no network.
+The page is filled in from tools/report/report.html.j2, which escapes everything that comes from a user's module; its
+content security policy also allows no script but ours and no network.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def cards(results: Results) -> list[Card]:
 
 def card(results: Results, name: str, found: Sequence[Verdict], rows: list[Row], key: str) -> Card:
     from trueness.tools.report.plots import (
-        pictures,  # matplotlib: for whoever wants the page, not for every command
+        pictures,  # matplotlib is slow to import and only needed here
     )
 
     formula = results.formulas.get(name)
@@ -345,7 +345,7 @@ def checks_that_ran(verdicts: Sequence[Verdict]) -> dict[str, list[Line]]:
     return found
 
 
-# -- what is wrong, and what was not tried --------------------------------------------------------------------------
+# -- failures and skips ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -388,14 +388,14 @@ def failures(results: Results) -> list[Failure]:
 
 
 def fault(check: str, same: Sequence[Verdict]) -> Fault:
-    """float32 is shown where it fails: its numbers are the ones people know."""
+    """float32 is shown where it fails: its numbers are the most familiar."""
     shown = min(same, key=lambda v: (not v.reproduction, v.dtype != "float32"))
     return Fault(check, shown, [v for v in same if v is not shown])
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A reason, how many checks it kept from running, and which: (checks, dtypes, implementations by formula)."""
+    """A reason, how many checks were skipped for it, and which: (checks, dtypes, implementations by formula)."""
 
     reason: str
     count: int

@@ -1,4 +1,4 @@
-"""What a run found: its verdicts and how they came about, as rows for a table, as JSON, and as JUnit XML."""
+"""The verdicts of a run as rows of a table, as JSON and as JUnit XML."""
 
 from __future__ import annotations
 
@@ -9,34 +9,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any, Literal, TypeVar
 
 from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from trueness.tools.spec.model import DTYPES, Bug, Formula, Verdict
-from trueness.tools.spec.records import to_record
+from trueness.tools.spec.records import plain, to_record
 from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, ORIGINS
+from trueness.tools.spec.versions import installed
 
 SCHEMA_VERSION: Literal[2] = 2
 MEASURED = ("value", "gradient", "second derivative")
 SUBJECTS = ("reference", *ORIGINS)
-PACKAGES = ("trueness", "torch", "numpy", "hypothesis", "scipy", "python-flint", "triton", "jax", "diffusers")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 K = TypeVar("K")
 Status = Literal["right", "wrong", "convention", "skipped"]
-
-
-def installed() -> dict[str, str]:
-    """Python and the packages whose versions a result depends on, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def now() -> str:
@@ -47,7 +35,7 @@ def now() -> str:
 class Results:
     """The verdicts of a run and how they came about.
 
-    formulas, bugs   what the names in the verdicts stand for, as the registry gives them; the report prints them
+    formulas, bugs   the entries of the registry that the verdicts name
     seed             how the cases were drawn
     started          ISO 8601, UTC
     seconds          how long the run took
@@ -156,7 +144,7 @@ def rows(verdicts: Iterable[Verdict], formulas: Mapping[str, Formula] | None = N
 def row(found: Sequence[Verdict], bugs: Verdict | None) -> Row:
     """The row of all the verdicts on one subject; ``bugs`` carries the detections of its formula and dtype.
 
-    A verdict is falsy when it fails, so its presence is asked for by ``is not None``.
+    A verdict is falsy when it fails, so its presence is tested by ``is not None``.
     """
     measured = [v for v in found if v.check in MEASURED and v.T is not None]
     worst = max(measured, key=lambda v: badness(v.T or 0.0), default=None)
@@ -232,17 +220,6 @@ def schema() -> dict[str, Any]:
     reasons = {"properties": {"status": {"enum": ["fail", "skip"]}}}  # as Verdict.__post_init__ demands
     found["$defs"]["Verdict"]["allOf"] = [{"if": reasons, "then": {"properties": {"message": {"minLength": 1}}}}]
     return found
-
-
-def plain(x: Any) -> Any:
-    """``x`` in JSON's own types; the numbers JSON does not have become "nan", "inf" and "-inf"."""
-    if isinstance(x, float):
-        return x if math.isfinite(x) else str(x)
-    if isinstance(x, (list, tuple)):
-        return [plain(e) for e in x]
-    if isinstance(x, Mapping):
-        return {str(k): plain(v) for k, v in x.items()}
-    return x
 
 
 def to_json(results: Results) -> str:

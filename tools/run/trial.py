@@ -34,7 +34,7 @@ class Reading:
 
 
 class Memory(OrderedDict[str, Any]):
-    """The bounds computed last: implementations of one formula are judged on the same cases."""
+    """A cache of bounds: all implementations of one formula run on the same cases."""
 
     def get_or(self, key: str, make: Callable[[], Any]) -> Any:
         if key not in self:
@@ -58,19 +58,19 @@ class Trial:
     data: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     examples: int = 40
     stored: Sequence[Case] = ()
-    """failing cases of earlier runs, tried first"""
+    """failing cases of earlier runs, which are run first"""
     replay: Case | None = None
     """the one case to run again, in place of a search"""
     every_dtype: bool = False
     """whether checks that do not depend on the dtype run in all of them"""
     heartbeat: Callable[[str], None] = lambda note: None
-    """told what is about to be called, so that a crash or a hang can be placed"""
+    """called with what runs next, so that a crash or a hang can be located"""
     function: Callable[..., Any] | None = None
     """loaded on first use"""
     scalars: Mapping[str, Any] | None = None
     """the fixed draw of typical cases, made on first use"""
 
-    # -- what goes in ---------------------------------------------------------------------------------------------
+    # -- arguments ------------------------------------------------------------------------------------------------
 
     @property
     def framework(self) -> str:
@@ -106,7 +106,7 @@ class Trial:
     # -- calling --------------------------------------------------------------------------------------------------
 
     def invoke(self, natives: Sequence[Any], **keywords: Any) -> Any:
-        """The raw result of one call; whatever it raises becomes Rejected."""
+        """The raw result of one call; an exception becomes Rejected."""
         if self.function is None:
             self.function = self.load()
         with np.errstate(all="ignore"):
@@ -137,7 +137,7 @@ class Trial:
                 raise Rejected(f"returned a tensor on {array.device.type} for input on {self.device}.")
         return arrays
 
-    # -- judging --------------------------------------------------------------------------------------------------
+    # -- comparing ------------------------------------------------------------------------------------------------
 
     def truth(self, values: Sequence[Any]) -> list[Bound]:
         """The bound of every output at ``values``."""

@@ -1,12 +1,13 @@
 """Dataclasses as JSON values and back: jobs and verdicts travel between processes this way, cases are stored.
 
 Only the standard library is used: a machine with a GPU need not have more. Tuples become lists, and lists become tuples
-again where the annotation says so.
+again where the annotation is a tuple.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -46,3 +47,14 @@ def _typed(hint: Any, value: Any) -> Any:
     if isinstance(value, Mapping) and len(inner) == 2:
         return {k: _typed(inner[1], v) for k, v in value.items()}
     return value
+
+
+def plain(x: Any) -> Any:
+    """``x`` in JSON's own types; the numbers JSON does not have become "nan", "inf" and "-inf"."""
+    if isinstance(x, float):
+        return x if math.isfinite(x) else str(x)
+    if isinstance(x, (list, tuple)):
+        return [plain(e) for e in x]
+    if isinstance(x, Mapping):
+        return {str(k): plain(v) for k, v in x.items()}
+    return x

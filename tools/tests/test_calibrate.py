@@ -14,6 +14,7 @@ from trueness.tools.arithmetic import bounds, stochastic
 from trueness.tools.arithmetic.complex_step import directional_derivative
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Noise
+from trueness.tools.calibration import features as calibration_features
 from trueness.tools.calibration import fixtures as calibration_fixtures
 from trueness.tools.calibration import ledger as calibration_ledger
 from trueness.tools.calibration.page import number, percent
@@ -82,8 +83,9 @@ def test_the_complex_step_proves_the_vjp_of_attention(mask: np.ndarray) -> None:
 
 def test_the_complex_step_proves_the_vjp_of_random_features() -> None:
     arguments, cotangent, direction = [normal(4, 3), normal(3, 6), normal(6)], normal(4, 6), normal(4, 3, seed=1)
-    (pushed,) = directional_derivative(calibration_fixtures.features, arguments, [direction, None, None])
-    pulled = calibration_fixtures.features_vjp(cotangent, *arguments)
+    forward, backward = calibration_features.subjects()
+    (pushed,) = directional_derivative(forward.reference, arguments, [direction, None, None])
+    pulled = backward.reference(cotangent, *arguments)
     assert transposed(cotangent, pushed, pulled, direction)
 
 

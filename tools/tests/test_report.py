@@ -354,12 +354,12 @@ def test_any_T_can_be_drawn_and_written(T: float) -> None:
 
 def test_an_empty_run_has_a_page() -> None:
     page = Page(to_html(results()))
-    assert "Nothing was tried" in page.text and page.all("svg") == []
+    assert "Nothing was run" in page.text and page.all("svg") == []
 
 
 def test_a_run_in_which_all_was_skipped_has_a_page() -> None:
     page = Page(to_html(results(SKIPPED, replace(SKIPPED, dtype="float16"))))
-    assert "Nothing was tried" in page.text and "no CUDA device (2 checks)" in page.text
+    assert "Nothing was run" in page.text and "no CUDA device (2 checks)" in page.text
 
 
 def test_a_verdict_on_a_formula_that_is_not_on_file_has_a_card() -> None:

@@ -47,7 +47,7 @@ class Launch:
         return int(np.prod(self.grid))
 
     def race(self) -> str:
-        """Which two programs meet in one place; empty when none do."""
+        """Which two programs access the same element; empty when none do."""
         if not self.written:
             return ""
         where, who = merged(self.written)
