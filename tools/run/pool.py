@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from trueness.tools.run.runner import Job
 from trueness.tools.run.worker import DEAF
 from trueness.tools.spec.model import Verdict
 
-START_LIMIT = 120.0  # seconds for a worker's imports
+START_LIMIT = 600.0  # seconds for a worker's imports, on a busy machine as well
 PATIENCE = 10  # a foreign job may take this many time limits in all
 GRACE = 2.0  # seconds between being told to end and being made to
 FLOOD = 16 * 2**20  # bytes an implementation may print
@@ -40,6 +40,20 @@ class Gone(Exception):
 
 class TimedOut(Gone):
     """It was ended because it did not answer."""
+
+
+class Clock:
+    """The time that limits are counted in. A test replaces it by one that an event moves."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def wait(self, readable: selectors.BaseSelector, seconds: float) -> list[int]:
+        """The file descriptors that can be read, none if ``seconds`` pass before one can."""
+        return [key.fd for key, _ in readable.select(seconds)] if seconds > 0 else []
+
+
+CLOCK = Clock()
 
 
 class Worker:
@@ -59,6 +73,7 @@ class Worker:
                     "trueness.tools.run.worker",
                     *descriptors,
                     str(memory),
+                    str(os.getpid()),
                     json.dumps(sys.path),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -92,10 +107,9 @@ class Worker:
 
     def receive(self, limit: float) -> tuple[str, Any]:
         """The next event; TimedOut after ``limit`` seconds without one, Gone if there will be none."""
-        until = time.monotonic() + limit
+        until = CLOCK.now() + limit
         while b"\n" not in self.buffer:
-            left = until - time.monotonic()
-            ready = [key.fd for key, _ in self.readable.select(left)] if left > 0 else []
+            ready = CLOCK.wait(self.readable, until - CLOCK.now())
             if not ready:
                 self.end(0)
                 raise TimedOut(f"timed out: no answer within {limit:.3g} s")
@@ -127,6 +141,8 @@ class Worker:
 
     def end(self, grace: float = GRACE) -> int | None:
         """The exit status within ``grace`` seconds, None if it had to be killed; what it started ends with it."""
+        if grace and is_exiting(self.process.pid):  # what is left is not its own time
+            grace = START_LIMIT
         try:
             status: int | None = self.process.wait(grace) if grace else self.process.poll()
         except subprocess.TimeoutExpired:
@@ -174,6 +190,15 @@ class Worker:
         self.process.stdout.close()
 
 
+def is_exiting(pid: int) -> bool:
+    """Whether a process has ended or is about to (the kernel's flag PF_EXITING); False where there is no /proc."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return after_name[0] in "ZX" or bool(int(after_name[6]) & 4)
+
+
 def marked(mark: str) -> list[int]:
     """Processes that left their worker's group but still carry its mark; none where there is no /proc."""
     found = []
@@ -199,6 +224,8 @@ class Bench:
     memory: int
     worker: Worker | None = None
     fits: Any = None
+    starting: threading.Lock = field(default_factory=threading.Lock)
+    stopped: bool = False
 
     def run(self, job: Job, limit: float) -> tuple[list[Verdict], bool]:
         """The verdicts of ``job``, and whether it timed out."""
@@ -207,13 +234,23 @@ class Bench:
             self.clear()
         used = self.worker is not None
         if self.worker is None:
-            self.worker, self.fits = Worker(job.env, 0 if job.device == "cuda" else self.memory), fits
+            with self.starting:
+                if self.stopped:
+                    raise Gone("the run was interrupted")
+                self.worker, self.fits = Worker(job.env, 0 if job.device == "cuda" else self.memory), fits
         verdicts, end = run_in(self.worker, job, limit, fresh=not used)
         if end is not None:
             self.clear()
         if end is not None and used and not verdicts:  # it died of what an earlier job left behind
             return self.run(job, limit)
         return verdicts, isinstance(end, TimedOut)
+
+    def stop(self) -> None:
+        """End the worker and start no other; called from another thread."""
+        with self.starting:
+            self.stopped = True
+        if (worker := self.worker) is not None:
+            worker.end(0)
 
     def clear(self) -> None:
         if self.worker is not None:
@@ -271,18 +308,18 @@ def run_groups(
             bench.clear()
 
     threads = [threading.Thread(target=serve, args=(bench,), daemon=True) for bench in benches]
-    for thread in threads:
-        thread.start()
     try:
+        for thread in threads:
+            thread.start()
         for thread in threads:
             thread.join()
     except BaseException as interrupt:  # Ctrl-C: the workers, in sessions of their own, did not hear it
         errors.insert(0, interrupt)
         for bench in benches:
-            if (worker := bench.worker) is not None:
-                worker.end(0)
+            bench.stop()
         for thread in threads:
-            thread.join(2 * GRACE)
+            if thread.ident is not None:
+                thread.join()
     if errors:
         raise errors[0]
     return verdicts
@@ -303,7 +340,7 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
         event, content = worker.receive(START_LIMIT)  # what the worker prepares is not the implementation's time
         current, answered = "", True
         if job.foreign:
-            until = time.monotonic() + PATIENCE * limit
+            until = CLOCK.now() + PATIENCE * limit
         while event != "done":
             if event == "check":
                 current, case = content, ""
@@ -313,7 +350,7 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
                 done.append(Verdict.from_dict(content))
             elif event == "refused":
                 raise ValueError(content)
-            if time.monotonic() > until:
+            if CLOCK.now() > until:
                 worker.end(0)
                 raise TimedOut(f"timed out: not done after {PATIENCE * limit:.3g} s")
             event, content = worker.receive(limit)
