@@ -22,7 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def test_implementation_is_right(job: Job) -> None:
     """In this process, unless the job needs an environment or comes from outside: then in a worker."""
-    verdicts: list[Verdict] = run_groups([[job]], 1) if job.env or job.foreign else run_job(job)
+    verdicts: list[Verdict] = run_groups([[job]], 1) if job.env or job.user else run_job(job)
     assert verdicts, "no check ran"
     failures = [describe(v) for v in verdicts if not v.passed]
     assert not failures, "\n" + "\n".join(failures)

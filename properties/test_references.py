@@ -27,7 +27,7 @@ def drawn(formula: Formula, examples: int = 5) -> list[list[object]]:
     trial.examples = examples
     found: list[Case] = []
     search(trial, found.append)
-    return [trial.values(case) for case in found]
+    return [trial.arguments_f64(case) for case in found]
 
 
 def moved(arguments: list[object], u: float) -> list[object]:
@@ -92,4 +92,4 @@ def test_an_exception_has_a_reason(formula: Formula) -> None:
     for dtype in {"float64", "float32", "float16", "bfloat16"} - set(formula.dtypes):
         assert formula.without.get(dtype), f"no reason is given for leaving {dtype} out"
     assert formula.source and formula.equation and formula.special
-    assert any(i.origin == "ours" for i in formula.implementations)
+    assert any(i.origin == "builtin" for i in formula.implementations)

@@ -329,7 +329,7 @@ ON_A_DEVICE: dict[str, Callable[[], Callable[..., torch.Tensor]]] = {
 def verdicts_on(load: Callable[[], Callable[..., Any]], device: str = "cpu") -> list[Verdict]:
     """Every check that applies to an implementation with all claims, none left out because another failed."""
     name = f"{__name__}:reads_beyond_its_input"  # which a process under compute-sanitizer loads anew
-    subject = Implementation(name, load, claims=CLAIMS, devices=("cpu", "cuda"), origin="foreign")
+    subject = Implementation(name, load, claims=CLAIMS, devices=("cpu", "cuda"), origin="user")
     job = Job("fisher.diagonal", subject.name, "float32", device, "quick")
     function = load()
     trial = trial_for(job, replace(subject, load=lambda: function))

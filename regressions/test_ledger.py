@@ -25,7 +25,7 @@ def test_an_entry_says_what_was_claimed_what_is_true_and_how_to_see_it(bug: Bug)
     for text in (bug.title, bug.document, bug.claim, bug.source, bug.finding):
         assert text.strip()
     assert bug.formula == "" or bug.formula in registry.formulas()
-    assert (bug.variant is None) == (bug.witness is None), "a wrong variant needs a discriminating input"
+    assert (bug.variant is None) == (bug.discriminating_input is None), "a wrong variant needs a discriminating input"
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda b: b.id)

@@ -131,14 +131,14 @@ class Subject:
     @cached_property
     def values(self) -> list[Any]:
         """The arguments in float64."""
-        return self.trial.values(self.case)
+        return self.trial.arguments_f64(self.case)
 
     @cached_property
     def call(self) -> Callable[[], Any]:
         """The bare call on this subject's own tensors."""
         function, arguments, keywords = (
             self.trial.load(),
-            self.trial.natives(self.values),
+            self.trial.arguments(self.values),
             self.trial.keywords(),
         )
         return lambda: function(*arguments, **keywords)
@@ -197,7 +197,7 @@ def timed_formulas() -> list[Formula]:
 
 
 def is_ours(implementation: Implementation) -> bool:
-    return implementation.origin == "ours"
+    return implementation.origin == "builtin"
 
 
 def is_timed(implementation: Implementation) -> bool:

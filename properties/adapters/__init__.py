@@ -114,7 +114,7 @@ def peer(name: str, call: Any, waived: Mapping[str, str] | None = None) -> Imple
         limit="eager",
         dtypes=("float32",),
         only=FLOAT32,
-        origin="peer",
+        origin="third_party",
         needs=(name,),
         waived=waived or {},
     )

@@ -380,7 +380,7 @@ FORMULAS = (
                 limit="eager",
                 dtypes=("bfloat16",),
                 only="it computes in bfloat16 whatever it is given",
-                origin="peer",
+                origin="third_party",
                 convention="MEM-08h",
                 waived={"special values": "the norm of large numbers overflows, and the result is zero"},
             ),

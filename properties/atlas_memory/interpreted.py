@@ -39,8 +39,8 @@ def worst(
     sizes = {"B": batch, "T": 5, "H": 1, "P": features, "V": 3, "c": window}
     scalars = {**PLAIN, "chunk_size": chunk_size, "objective": objective}
     case = Case(sizes=sizes, seed=3, scale=-math.log10(features / 3) / 2, spread=1.0, scalars=scalars)
-    values = trial.values(case)
-    natives = [x.requires_grad_(not decoder) if isinstance(x, torch.Tensor) else x for x in trial.natives(values)]
+    values = trial.arguments_f64(case)
+    natives = [x.requires_grad_(not decoder) if isinstance(x, torch.Tensor) else x for x in trial.arguments(values)]
     outs = trial.invoke(natives)
     value = trial.judge([y.detach().double().numpy() for y in outs], trial.truth(values)).T
     if decoder:

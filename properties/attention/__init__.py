@@ -124,7 +124,7 @@ def ours(name: str, *claims: str, limit: Any = "fused", **fields: Any) -> Implem
 def peer(name: str, call: Any, *dtypes: str, only: str, **fields: Any) -> Implementation:
     fields.setdefault("limit", "eager")
     return Implementation(
-        name, lambda: call, origin="peer", dtypes=dtypes, only=only, claims=frozenset({"gradient"}), **fields
+        name, lambda: call, origin="third_party", dtypes=dtypes, only=only, claims=frozenset({"gradient"}), **fields
     )
 
 
@@ -209,7 +209,7 @@ FORMULAS = (
                 limit="eager",
                 dtypes=("float32",),
                 only=ONE_DTYPE,
-                origin="peer",
+                origin="third_party",
                 needs=("scipy",),
             ),
         ),

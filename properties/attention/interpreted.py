@@ -29,7 +29,7 @@ MODULES = (common, _attention_triton, _attention_triton_backward)
 
 def ran(trial: Trial, values: Any, gradient: bool) -> tuple[Any, list[Any]]:
     """The value, and the gradients with the cotangent that led to them"""
-    natives = [x.requires_grad_(gradient) if isinstance(x, torch.Tensor) else x for x in trial.natives(values)]
+    natives = [x.requires_grad_(gradient) if isinstance(x, torch.Tensor) else x for x in trial.arguments(values)]
     y = trial.invoke(natives)
     if not gradient:
         return y, []
@@ -46,7 +46,7 @@ def judged(dtype: str, window: int, width: int, gradient: bool) -> tuple[float, 
     trial = Trial(declared, declared.implementations[0], dtype, function=implementation.module(False))
     two = 2 if window != 8 or width > 64 else 1
     sizes = {"B": two, "h": 1, "w": 1 if window > 8 else 2, "d": width, "E": 2}
-    values = trial.values(Case(sizes=sizes, seed=3, spread=1.0, scalars={"window": window, "heads": two}))
+    values = trial.arguments_f64(Case(sizes=sizes, seed=3, spread=1.0, scalars={"window": window, "heads": two}))
     with watched() as record:
         try:
             y, pulled = ran(trial, values, gradient)

@@ -120,7 +120,7 @@ def ours(name: str, *claims: str) -> Implementation:
 
 def peer(name: str, call: Any, framework: Any = "torch", **fields: Any) -> Implementation:
     claims = frozenset({"gradient"}) if framework == "torch" else frozenset[str]()
-    return Implementation(name, lambda: call, framework, limit="eager", claims=claims, origin="peer", **fields)
+    return Implementation(name, lambda: call, framework, limit="eager", claims=claims, origin="third_party", **fields)
 
 
 def schedule(name: str, equation: str, source: str, *arguments: Any, peers: Any = (), **fields: Any) -> Formula:
@@ -144,7 +144,7 @@ HALF_ROWS = "half formats have rows of their own: diffusers float16, diffusers b
 
 def diffusers(call: Any, name: str = "diffusers", **fields: Any) -> Implementation:
     return Implementation(
-        name, lambda: call, limit="eager", needs=("diffusers",), devices=("cpu",), origin="peer", **fields
+        name, lambda: call, limit="eager", needs=("diffusers",), devices=("cpu",), origin="third_party", **fields
     )
 
 

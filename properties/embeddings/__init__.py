@@ -48,7 +48,7 @@ def peer(name: str, call: Any, **fields: Any) -> Implementation:
         claims=frozenset({"gradient"}),
         dtypes=("float32",),
         only=FLOAT32,
-        origin="peer",
+        origin="third_party",
         needs=("diffusers",),
         **fields,
     )

@@ -43,7 +43,7 @@ def peer(name: str, call: Any, *needs: str, waived: Mapping[str, str] | None = N
         limit="eager",
         dtypes=("float32",),
         only=ONE_DTYPE,
-        origin="peer",
+        origin="third_party",
         needs=needs,
         waived=waived or {},
     )

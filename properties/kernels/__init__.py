@@ -148,7 +148,7 @@ def peer(name: str, call: Any, package: str, **fields: Any) -> Implementation:
         only=DOUBLE,
         needs=(package,),
         devices=("cpu",),
-        origin="peer",
+        origin="third_party",
         **fields,
     )
 

@@ -160,7 +160,7 @@ def peer(name: str, load: Any, framework: Any = "torch", *needs: str, **fields: 
         framework,
         limit="eager",
         claims=claims,
-        origin="peer",
+        origin="third_party",
         needs=needs,
         dtypes=("float32",),
         only="one dtype of a third party says enough",

@@ -151,9 +151,17 @@ def ours(name: str, *claims: str) -> Implementation:
 
 def peer(name: str, load: Any, framework: Any, *needs: str, **fields: Any) -> Implementation:
     return Implementation(
-        name, load, framework, limit="exact", origin="peer", needs=needs, dtypes=fields.pop("dtypes", ("float64",)),
-        only="copies and integers: one dtype says it all", devices=("cpu",), **fields
-    )  # fmt: skip
+        name,
+        load,
+        framework,
+        limit="exact",
+        origin="third_party",
+        needs=needs,
+        dtypes=fields.pop("dtypes", ("float64",)),
+        only="copies and integers: one dtype says it all",
+        devices=("cpu",),
+        **fields,
+    )
 
 
 BUFFER = Real("buffer", dims=("B", "c", "D"), spans={"B": (1, 3), "c": (1, 4), "D": (1, 3)})

@@ -130,7 +130,7 @@ def peer(name: str, load: Any, needs: tuple[str, ...] = (), **fields: Any) -> Im
         dtypes=("float32",),
         only="registered in one dtype",
         devices=("cpu",),
-        origin="peer",
+        origin="third_party",
         **fields,
     )
 

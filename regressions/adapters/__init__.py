@@ -78,7 +78,7 @@ BUGS = (
         "undid the fix.",
         evidence=show("ATLAS-11"),
         variant=dropout_on_the_output,
-        witness=LAYER,
+        discriminating_input=LAYER,
     ),
     Bug(
         id="ATLAS-11b",
@@ -91,7 +91,7 @@ BUGS = (
         finding="The mean is right and the noise another one: q (sB) diag((A x)²) (sB)ᵀ instead of q M diag(x²) Mᵀ.",
         evidence=show("ATLAS-11b"),
         variant=dropout_in_the_middle,
-        witness=LAYER,
+        discriminating_input=LAYER,
     ),
     Bug(
         id="ATLAS-11c",
@@ -104,7 +104,7 @@ BUGS = (
         finding="The mean of the adapter is then (1 − p) of what it is in eval mode.",
         evidence=show("ATLAS-11c"),
         variant=not_rescaled,
-        witness=LAYER,
+        discriminating_input=LAYER,
     ),
     Bug(
         id="ATLAS-11d",
@@ -117,7 +117,7 @@ BUGS = (
         finding="Invisible at r = 1. α/r keeps the size of the change when r is.",
         evidence=show("ATLAS-11d"),
         variant=not_divided_by_rank,
-        witness=LAYER,
+        discriminating_input=LAYER,
     ),
     Bug(
         id="ATLAS-11e",
@@ -130,7 +130,7 @@ BUGS = (
         finding="Right only for α = r: the merged layer is then another one than the adapted layer.",
         evidence=show("ATLAS-11e"),
         variant=merged_without_scale,
-        witness=MATRICES,
+        discriminating_input=MATRICES,
     ),
     Bug(
         id="ATLAS-11f",
@@ -144,7 +144,7 @@ BUGS = (
         "every evaluation drifts. LoRALinear keeps W_0 and returns to it bit for bit.",
         evidence=show("ATLAS-11f"),
         variant=merged_again,
-        witness=MATRICES,
+        discriminating_input=MATRICES,
     ),
     Bug(
         id="ATLAS-11g",
@@ -169,6 +169,6 @@ BUGS = (
         finding="W_0 x must stay what it was: with B = 0 the adapted layer is the frozen one for every mask.",
         evidence=show("ATLAS-11h"),
         variant=dropout_on_everything,
-        witness=LAYER,
+        discriminating_input=LAYER,
     ),
 )

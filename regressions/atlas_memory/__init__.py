@@ -515,7 +515,7 @@ def known(**other: Any) -> Arguments:
     return {"q": q, "k": k, "v": v, **gates, **state, **modes, **features, **further, **other}
 
 
-def witness(names: tuple[str, ...] = OMEGA, **other: Any) -> tuple[Any, ...]:
+def discriminating_input(names: tuple[str, ...] = OMEGA, **other: Any) -> tuple[Any, ...]:
     found = known(**other)
     return tuple(found[name] for name in names)
 
@@ -544,7 +544,7 @@ def entry(
     finding: str,
     formula: str = "",
     variant: Callable[..., Any] | None = None,
-    witness: Sequence[Any] | None = None,
+    discriminating_input: Sequence[Any] | None = None,
     source: str = PAPER,
     document: str = CHANGELOG,
     invisible: Mapping[str, str] | None = None,
@@ -560,7 +560,7 @@ def entry(
         finding=finding,
         evidence=show(id.replace("-", "_")),
         variant=variant,
-        witness=witness,
+        discriminating_input=discriminating_input,
         invisible=invisible or {},
     )
 
@@ -590,7 +590,7 @@ BUGS = (
         "No revision of the project calls its update rule. Before and after the fix keys and values change nothing.",
         "omega",
         named(OMEGA, never_updated),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 9, 15, 32-33",
     ),
     entry(
@@ -601,7 +601,7 @@ BUGS = (
         "The project's own shape of memory, y = MLP(φ(q)): without an update it is a feed-forward layer.",
         "omega_mlp",
         named(MLP, never_updated_mlp),
-        witness(MLP),
+        discriminating_input(MLP),
         f"{PAPER} eq. 42",
     ),
     entry(
@@ -612,7 +612,7 @@ BUGS = (
         "From an empty memory, without updates, nothing is ever read.",
         "atlas_attention",
         named(ATTENTION, never_updated_attention),
-        witness(ATTENTION),
+        discriminating_input(ATTENTION),
         f"{PAPER} eq. 9, 29",
     ),
     entry(
@@ -624,7 +624,7 @@ BUGS = (
         "leak is kept as what the checks must reject.",
         "omega",
         named(OMEGA, one_token_ahead),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 9",
     ),
     entry(
@@ -636,7 +636,7 @@ BUGS = (
         "the end.",
         "omega",
         named(OMEGA, reads_the_end),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 29",
     ),
     entry(
@@ -648,7 +648,7 @@ BUGS = (
         "memory holds another's text. It went unseen because the buffer is never read.",
         "omega",
         named(OMEGA, batch_mean),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 9: one memory per sequence",
     ),
     entry(
@@ -660,7 +660,7 @@ BUGS = (
         "Here read is an argument without a default.",
         "omega",
         named(OMEGA, other_read),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 29",
     ),
     entry(
@@ -672,7 +672,7 @@ BUGS = (
         "itself at C = 128 and large ones. Equality with the token loop holds for C = 1 and for the inner product.",
         "omega",
         named(OMEGA, token_by_token),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 15-16",
     ),
     entry(
@@ -684,7 +684,7 @@ BUGS = (
         "atlas-rnn does so, and titans-pytorch unless batch_size is given.",
         "omega",
         named(OMEGA, one_linearisation),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 16",
     ),
     entry(
@@ -696,7 +696,7 @@ BUGS = (
         "them up. The two differ as soon as a window reaches over a chunk's start.",
         "omega",
         named(OMEGA, stale_residuals),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 16",
     ),
     entry(
@@ -785,7 +785,7 @@ BUGS = (
         "vectors the memory grows without bound. Here features are divided by √P.",
         "atlas_attention",
         named(ATTENTION, unscaled_features),
-        witness(ATTENTION),
+        discriminating_input(ATTENTION),
         "gradient descent needs a step below 2/λ_max",
     ),
     entry(
@@ -818,7 +818,7 @@ BUGS = (
         "whatever slot it fell into.",
         "omega",
         named(OMEGA, weights_by_slot),
-        witness(gamma=YOUNG),
+        discriminating_input(gamma=YOUNG),
         f"{PAPER} eq. 9",
     ),
     entry(
@@ -829,7 +829,7 @@ BUGS = (
         "Nobody's: the window in the other direction, as what the checks must reject.",
         "omega",
         named(OMEGA, oldest_first),
-        witness(gamma=YOUNG),
+        discriminating_input(gamma=YOUNG),
         f"{PAPER} eq. 9",
     ),
     entry(
@@ -841,7 +841,7 @@ BUGS = (
         "large as a whole window's.",
         "omega",
         named(OMEGA, renormalised_start),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 9",
     ),
     entry(
@@ -864,7 +864,7 @@ BUGS = (
         "An error of the paper's eq. 11 (also 28 and 30): gradient descent on ½|M φ − v|² adds + η v φᵀ.",
         "omega",
         named(OMEGA, minus_the_value),
-        witness(),
+        discriminating_input(),
         "the derivative of eq. 9, by autograd",
         PAPER,
     ),
@@ -877,7 +877,7 @@ BUGS = (
         "only, and the values are wrong.",
         "omega",
         named(OMEGA, gram_on_the_other_side),
-        witness(),
+        discriminating_input(),
         "the derivative of eq. 9, by autograd",
         PAPER,
     ),
@@ -890,7 +890,7 @@ BUGS = (
         "that c = 1 is the delta rule with β = η.",
         "omega",
         named(OMEGA, twice_the_gradient),
-        witness(),
+        discriminating_input(),
         "the derivative of eq. 9, by autograd",
         PAPER,
     ),
@@ -903,7 +903,7 @@ BUGS = (
         "gradient is weighed by its own η or by today's.",
         "omega",
         named(OMEGA, lambda p: omega(p, placement="inner" if p["placement"] == "outer" else "outer")),
-        witness(eta=np.broadcast_to(np.array([0.5, 0.125, 0.5, 0.25, 1.0])[None, :, None], (2, 5, 1))),
+        discriminating_input(eta=np.broadcast_to(np.array([0.5, 0.125, 0.5, 0.25, 1.0])[None, :, None], (2, 5, 1))),
         f"{PAPER} eq. 12-13, 32",
         PAPER,
     ),
@@ -916,7 +916,7 @@ BUGS = (
         "is their sign; the singular values of a rank-two gradient stay as unequal as they were.",
         "omega_muon",
         named(OMEGA, norm_for_newton_schulz),
-        witness(optimizer="muon"),
+        discriminating_input(optimizer="muon"),
         JORDAN,
     ),
     entry(
@@ -949,7 +949,7 @@ BUGS = (
         "m starts at 0; without ε a first gradient of 0 is 0/0.",
         "omega_norm_ema",
         named(OMEGA, norms_without_eps),
-        witness(optimizer="norm_ema", k=np.zeros((2, 5, 1, 3))),
+        discriminating_input(optimizer="norm_ema", k=np.zeros((2, 5, 1, 3))),
         CHANGELOG,
     ),
     entry(
@@ -961,7 +961,7 @@ BUGS = (
         "matrices and on their order.",
         "omega_norm_ema",
         named(OMEGA, one_norm_for_all),
-        witness(optimizer="norm_ema"),
+        discriminating_input(optimizer="norm_ema"),
         JORDAN,
     ),
     entry(
@@ -986,7 +986,7 @@ BUGS = (
         "outside.",
         "omega_muon",
         named(OMEGA, step_inside),
-        witness(optimizer="muon"),
+        discriminating_input(optimizer="muon"),
         f"{PAPER} eq. 32-33",
         PAPER,
     ),
@@ -1022,7 +1022,7 @@ BUGS = (
         "The commit that carries this text clamps to ±0.1; ±1.0 stood in the revisions before it.",
         "omega_clip",
         named(OMEGA, tighter_clip),
-        witness(clip=1.0),
+        discriminating_input(clip=1.0),
         "the repository at 7c57936 and c0532c3",
     ),
     entry(
@@ -1033,7 +1033,7 @@ BUGS = (
         "The same commit holds every update in ±0.01: the memory cannot move by more, whatever the step size.",
         "omega_clip",
         named(OMEGA, clipped_update),
-        witness(clip=1.0),
+        discriminating_input(clip=1.0),
         "the repository at c0532c3",
     ),
     entry(
@@ -1044,7 +1044,7 @@ BUGS = (
         "Some clip was there in every revision; none is kept as what the checks must reject.",
         "omega_clip",
         named(OMEGA, no_gradient_clip),
-        witness(clip=0.5),
+        discriminating_input(clip=0.5),
         "the repository at 7c57936 and c0532c3",
     ),
     entry(
@@ -1057,7 +1057,7 @@ BUGS = (
         "NaN goes through the equation.",
         "omega",
         named(OMEGA, failures_passed_over),
-        witness(k=first_key_is_nan()),
+        discriminating_input(k=first_key_is_nan()),
         "errors should never pass silently",
     ),
     entry(
@@ -1068,7 +1068,7 @@ BUGS = (
         "When the memory fails the polynomial features of the query are returned: finite, plausible, and wrong.",
         "omega",
         named(OMEGA, features_for_an_answer),
-        witness(),
+        discriminating_input(),
         f"{PAPER} eq. 29",
     ),
     entry(
@@ -1080,7 +1080,7 @@ BUGS = (
         "of the output is that of the values.",
         "atlas_attention",
         named(ATTENTION, padded_head),
-        witness(ATTENTION),
+        discriminating_input(ATTENTION),
         f"{PAPER} eq. 29",
     ),
     entry(
@@ -1124,7 +1124,7 @@ BUGS = (
         "Every matrix of the memory has a momentum, and Newton–Schulz is of each of them.",
         "omega_mlp_muon",
         named(MLP, outer_newton_schulz_alone),
-        witness(MLP, optimizer="muon"),
+        discriminating_input(MLP, optimizer="muon"),
         f"{PAPER} eq. 32-33, 42",
         UNDOCUMENTED,
     ),
@@ -1149,7 +1149,7 @@ BUGS = (
         "it for α = 1, which there is the share that is forgotten.",
         "omega",
         named(OMEGA, gates_from_logarithms),
-        witness(alpha=np.broadcast_to(np.array([0.75, 0.0, 0.75, 0.5, 0.75])[None, :, None], (2, 5, 1))),
+        discriminating_input(alpha=np.broadcast_to(np.array([0.75, 0.0, 0.75, 0.5, 0.75])[None, :, None], (2, 5, 1))),
         f"{PAPER} eq. 9",
         UNDOCUMENTED,
     ),
@@ -1162,7 +1162,7 @@ BUGS = (
         "and the momentum of t, a look ahead that is another rule.",
         "omega",
         named(OMEGA, errors_one_row_late),
-        witness(chunk_size=1),
+        discriminating_input(chunk_size=1),
         f"{PAPER} eq. 15",
         UNDOCUMENTED,
     ),
@@ -1175,7 +1175,7 @@ BUGS = (
         "momentum. What must vanish is the outer step.",
         "omega",
         named(OMEGA, filled_up_inside),
-        witness(placement="inner"),
+        discriminating_input(placement="inner"),
         f"{PAPER} eq. 12-13",
         UNDOCUMENTED,
     ),
@@ -1187,7 +1187,7 @@ BUGS = (
         "The chunk's own tokens are in the window only while they are younger than c.",
         "omega_separable",
         named(SEPARABLE, own_chunk_whatever_the_window),
-        witness(SEPARABLE, chunk_size=4),
+        discriminating_input(SEPARABLE, chunk_size=4),
         f"{PAPER} eq. 9",
         UNDOCUMENTED,
     ),
@@ -1199,7 +1199,7 @@ BUGS = (
         "No sweep is the linearisation at the tile's start; the first one takes the gradients at what came of it.",
         "omega_picard",
         named(PICARD, one_sweep_short),
-        witness(PICARD),
+        discriminating_input(PICARD),
         "Picard's iteration",
         UNDOCUMENTED,
     ),
@@ -1212,7 +1212,7 @@ BUGS = (
         "nothing of the later tokens' errors.",
         "omega_picard",
         named(PICARD, sweeps_over_the_whole_call),
-        witness(PICARD),
+        discriminating_input(PICARD),
         "Picard's iteration",
         UNDOCUMENTED,
     ),

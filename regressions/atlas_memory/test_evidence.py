@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trueness.optimized import atlas_memory as fast
 from trueness.reference import atlas_memory as true
 from trueness.regressions import atlas_memory as wrong
-from trueness.regressions.atlas_memory import FULL, TAYLOR, known, witness
+from trueness.regressions.atlas_memory import FULL, TAYLOR, discriminating_input, known
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
 from trueness.tools.arithmetic.formats import precision
 
@@ -33,14 +33,14 @@ def allowed(function: Callable[..., Any], *arguments: Any, reduction: int = 8) -
 
 
 def call(id: str, **other: Any) -> Any:
-    """The wrong variant of one entry about omega, at the witness."""
+    """The wrong variant of one entry about omega, at the discriminating_input."""
     variant = WRONG[id]
     assert variant is not None
-    return variant(*witness(**other))
+    return variant(*discriminating_input(**other))
 
 
 def truth(**other: Any) -> Any:
-    return true.omega(*witness(**other))
+    return true.omega(*discriminating_input(**other))
 
 
 def sequence(T: int, seed: int = 0, **other: Any) -> dict[str, Any]:
@@ -187,14 +187,14 @@ def test_another_key_or_value_changes_nothing_that_is_read_MEM_01a_MEM_13(id: st
 
 def test_a_feed_forward_layer_reads_weights_that_never_move_MEM_01b() -> None:
     variant = WRONG["MEM-01b"]
-    arguments = witness(wrong.MLP)
+    arguments = discriminating_input(wrong.MLP)
     _, *weights = variant(*arguments)
     assert all(np.array_equal(a, b) for a, b in zip(weights, arguments[7:11], strict=True))
     assert all((a != b).any() for a, b in zip(true.omega_mlp(*arguments)[1:], arguments[7:11], strict=True))
 
 
 def test_an_empty_memory_that_is_never_written_says_nothing_MEM_01c() -> None:
-    arguments = witness(wrong.ATTENTION)
+    arguments = discriminating_input(wrong.ATTENTION)
     assert not WRONG["MEM-01c"](*arguments).any()
     layer = fast.AtlasAttention(8, heads=2, convolution=1).double()
     x = torch.randn(1, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -358,7 +358,7 @@ def test_features_that_are_not_scaled_make_the_memory_diverge_MEM_04b() -> None:
     q, k, v = generator.standard_normal((3, 1, T, 1, D))
     gates = {"alpha": np.ones((1, T, 1)), "eta": np.full((1, T, 1), 0.5), "theta": np.zeros((1, T, 1))}
     modes = {"optimizer": "gd", "chunk_size": 4, "gamma": np.ones((1, T, 1, 1)), "coefficients": TAYLOR}
-    arguments = witness(wrong.ATTENTION, q=q, k=k, v=v, **gates, **modes)
+    arguments = discriminating_input(wrong.ATTENTION, q=q, k=k, v=v, **gates, **modes)
     bounded = np.abs(true.atlas_attention(*arguments)).max()
     unbounded = np.abs(WRONG["MEM-04b"](*arguments)).max()
     assert bounded < 100 < 1e20 < unbounded
@@ -460,11 +460,11 @@ def test_the_printed_gram_factor_fits_only_square_memories_MEM_07a() -> None:
 
 def test_the_places_of_the_step_size_agree_only_for_a_constant_one_MEM_07c() -> None:
     same = {"eta": np.full((2, 5, 1), 0.5)}
-    bound = allowed(true.omega, *witness(**same))
+    bound = allowed(true.omega, *discriminating_input(**same))
     assert (np.abs(call("MEM-07c", **same)[0] - truth(**same)[0]) <= bound[0]).all()
     changing = {"eta": np.broadcast_to(np.array([0.5, 0.125, 0.5, 0.25, 1.0])[None, :, None], (2, 5, 1))}
     gap = np.abs(call("MEM-07c", **changing)[0] - truth(**changing)[0])
-    assert (gap > allowed(true.omega, *witness(**changing))[0]).any()
+    assert (gap > allowed(true.omega, *discriminating_input(**changing))[0]).any()
 
 
 # -- MEM-08 and MEM-09: Muon and clips --------------------------------------------------------------------------------
@@ -585,7 +585,7 @@ def swallowing(loss_of: Callable[[torch.Tensor], torch.Tensor], memory: torch.Te
 
 
 def natives(**other: Any) -> list[Any]:
-    return [torch.from_numpy(np.array(a)) if isinstance(a, np.ndarray) else a for a in witness(**other)]
+    return [torch.from_numpy(np.array(a)) if isinstance(a, np.ndarray) else a for a in discriminating_input(**other)]
 
 
 def test_a_swallowed_failure_leaves_the_memory_as_it_was_MEM_10() -> None:
@@ -627,10 +627,10 @@ def test_what_is_cut_off_never_gets_a_gradient_and_what_is_padded_says_nothing_M
     last(torch.ones(1, 4))[..., :2].sum().backward()
     assert last.weight.grad is not None
     assert (last.weight.grad[2:] == 0).all() and (last.weight.grad[:2] != 0).all()
-    padded = WRONG["MEM-14"](*witness(wrong.ATTENTION))
+    padded = WRONG["MEM-14"](*discriminating_input(wrong.ATTENTION))
     assert not padded[..., -1].any()
-    assert true.atlas_attention(*witness(wrong.ATTENTION))[..., -1].any()
-    narrow = witness(wrong.ATTENTION, v=known()["v"][..., :2])
+    assert true.atlas_attention(*discriminating_input(wrong.ATTENTION))[..., -1].any()
+    narrow = discriminating_input(wrong.ATTENTION, v=known()["v"][..., :2])
     assert true.atlas_attention(*narrow).shape[-1] == 2, "the width of the output is that of the values"
 
 
@@ -653,7 +653,8 @@ def test_a_gate_of_zero_has_no_logarithm_MEM_01s() -> None:
     wrong_reads, true_reads = call("MEM-01s", alpha=gates)[0], truth(alpha=gates)[0]
     assert np.isnan(wrong_reads[:, 2:]).all() and np.isfinite(true_reads).all()
     assert (
-        np.abs(wrong_reads[:, :1] - true_reads[:, :1]) <= allowed(true.omega, *witness(alpha=gates))[0][:, :1]
+        np.abs(wrong_reads[:, :1] - true_reads[:, :1])
+        <= allowed(true.omega, *discriminating_input(alpha=gates))[0][:, :1]
     ).all()
 
 
@@ -676,7 +677,7 @@ def test_a_window_as_long_as_the_chunk_sees_all_of_it_MEM_06s() -> None:
     variant = WRONG["MEM-06s"]
     assert variant is not None
     for chunk_size, same in ((2, True), (4, False)):
-        arguments = witness(wrong.SEPARABLE, chunk_size=chunk_size)
+        arguments = discriminating_input(wrong.SEPARABLE, chunk_size=chunk_size)
         found, want = variant(*arguments)[0], true.omega_separable(*arguments)[0]
         assert np.array_equal(found, want) is same
 
@@ -686,7 +687,7 @@ def test_sweeps_and_tiles_of_picards_iteration_are_part_of_it_MEM_01v_MEM_01w(id
     """The first token of a call needs no sweep; the last one differs"""
     variant = WRONG[id]
     assert variant is not None
-    arguments = witness(wrong.PICARD)
+    arguments = discriminating_input(wrong.PICARD)
     found, want = variant(*arguments)[0], true.omega_picard(*arguments)[0]
     assert np.array_equal(found[:, 0], want[:, 0])
     assert (found[:, -1] != want[:, -1]).any()

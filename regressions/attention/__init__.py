@@ -312,7 +312,7 @@ BUGS = (
         inverted,
         document=f"{ATLAS}, item 13",
         source=VASWANI,
-        witness=(QUERIES, KEYS, VALUES, PADDED),
+        discriminating_input=(QUERIES, KEYS, VALUES, PADDED),
     ),
     entry(
         "ATLAS-13b",
@@ -325,7 +325,7 @@ BUGS = (
         without_guard,
         document=f"{ATLAS}, item 13",
         source=VASWANI,
-        witness=(QUERIES, KEYS, VALUES, BLANK),
+        discriminating_input=(QUERIES, KEYS, VALUES, BLANK),
     ),
     entry(
         "ATLAS-13c",
@@ -337,7 +337,7 @@ BUGS = (
         added,
         document=f"{ATLAS}, item 13",
         source=VASWANI,
-        witness=(QUERIES, KEYS, VALUES, PADDED),
+        discriminating_input=(QUERIES, KEYS, VALUES, PADDED),
     ),
     entry(
         "ATLAS-13d",
@@ -367,7 +367,7 @@ BUGS = (
         "and W_vt adds one vector per image; dropping that vector is what this variant is rejected for.",
         "tmsa",
         only_queries,
-        witness=TMSA,
+        discriminating_input=TMSA,
     ),
     entry(
         "DIFFIT-02b",
@@ -378,7 +378,7 @@ BUGS = (
         "tmsa",
         variant(channels=True),
         source=VASWANI,
-        witness=TMSA,
+        discriminating_input=TMSA,
     ),
     entry(
         "DIFFIT-02c",
@@ -389,7 +389,7 @@ BUGS = (
         "tmsa",
         variant(after=True),
         source=f"{SWIN} eq. 4",
-        witness=TMSA,
+        discriminating_input=TMSA,
     ),
     entry(
         "DIFFIT-02d",
@@ -399,7 +399,7 @@ BUGS = (
         "Kept as what the checks must reject; visible only with two images at different times.",
         "tmsa",
         variant(repeat=of_another),
-        witness=TMSA,
+        discriminating_input=TMSA,
     ),
     entry(
         "DIFFIT-03a",
@@ -412,7 +412,7 @@ BUGS = (
         "tmsa",
         variant(put_back=read_as_grid),
         source=f"{SWIN} §3.2",
-        witness=TMSA,
+        discriminating_input=TMSA,
     ),
     entry(
         "DIFFIT-03b",
@@ -424,7 +424,7 @@ BUGS = (
         "tmsa",
         variant(repeat=tiled),
         source=f"{SWIN} §3.2",
-        witness=TMSA,
+        discriminating_input=TMSA,
     ),
     entry(
         "DIFFIT-03c",
@@ -435,7 +435,7 @@ BUGS = (
         "window_unpartition",
         read_as_grid,
         source=f"{SWIN} §3.2",
-        witness=(drawn((4, 4, 1))[0], 2, 4, 4),
+        discriminating_input=(drawn((4, 4, 1))[0], 2, 4, 4),
     ),
     entry(
         "DIFFIT-04a",
@@ -446,7 +446,7 @@ BUGS = (
         "relative_position_index",
         rows_of_w,
         source=f"{SWIN} §3.2",
-        witness=(3,),
+        discriminating_input=(3,),
     ),
     entry(
         "DIFFIT-04b",
@@ -457,7 +457,7 @@ BUGS = (
         "relative_position_index",
         swapped,
         source=f"{SWIN} §3.2",
-        witness=(2,),
+        discriminating_input=(2,),
     ),
     entry(
         "DIFFIT-04c",
@@ -469,7 +469,7 @@ BUGS = (
         "relative_position_bias",
         of_the_query,
         source=f"{SWIN} eq. 4",
-        witness=TABLE,
+        discriminating_input=TABLE,
     ),
     entry(
         "DIFFIT-04d",
@@ -480,7 +480,7 @@ BUGS = (
         "tmsa",
         without_bias,
         source=f"{SWIN} eq. 4",
-        witness=TMSA,
+        discriminating_input=TMSA,
     ),
     entry(
         "DIFFIT-05a",
@@ -492,7 +492,7 @@ BUGS = (
         "relative_attention_logits",
         skewed,
         source="Huang et al. 2018 (1809.04281) §3.4.1",
-        witness=LOGITS,
+        discriminating_input=LOGITS,
     ),
     entry(
         "DIFFIT-05b",
@@ -503,7 +503,7 @@ BUGS = (
         "relative_attention_logits",
         unscaled,
         source="Huang et al. 2018 (1809.04281) eq. 3",
-        witness=LOGITS,
+        discriminating_input=LOGITS,
     ),
     entry(
         "DIFFIT-05c",
@@ -515,7 +515,7 @@ BUGS = (
         "relative_position_bias",
         raster,
         source=f"{SWIN} §3.2",
-        witness=TABLE,
+        discriminating_input=TABLE,
     ),
     entry(
         "DIFFIT-06",
@@ -552,7 +552,7 @@ BUGS = (
         "diffit_resblock",
         activated_sum,
         source=f"{PAPER} eq. 9-10",
-        witness=RESBLOCK,
+        discriminating_input=RESBLOCK,
     ),
     *(
         entry(
@@ -564,7 +564,7 @@ BUGS = (
             "diffit_block",
             block(wrong),
             source=f"{PAPER} eq. 7-8",
-            witness=BLOCK,
+            discriminating_input=BLOCK,
         )
         for letter, wrong, title, finding in (
             (
@@ -596,7 +596,7 @@ BUGS = (
         "gelu_tanh",
         exact_gelu,
         source="Hendrycks & Gimpel 2016 (1606.08415) §2",
-        witness=TAIL,
+        discriminating_input=TAIL,
         invisible=SMALL,
     ),
     entry(
@@ -627,7 +627,7 @@ BUGS = (
             "tmsa_tokens",
             variant,
             document=UNDOCUMENTED,
-            witness=BY_TOKEN,
+            discriminating_input=BY_TOKEN,
         )
         for letter, variant, title, finding in (
             (
@@ -655,7 +655,7 @@ BUGS = (
             normed(wrong),
             document=UNDOCUMENTED,
             source="Henry et al. 2020 (2010.04245); Esser et al. 2024 (2403.03206) §5.3.2",
-            witness=NORMED,
+            discriminating_input=NORMED,
         )
         for letter, wrong, title, finding in (
             (

@@ -220,7 +220,7 @@ BUGS = (
         "is 9.1 instead of 1 at ᾱ = 0.1. The changelog calls σ a variance; it is a standard deviation.",
         evidence=show("ATLAS_01"),
         variant=snr_sigma,
-        witness=(ONE, START, ONE, np.array([0.1])),
+        discriminating_input=(ONE, START, ONE, np.array([0.1])),
     ),
     Bug(
         id="ATLAS-04a",
@@ -234,7 +234,7 @@ BUGS = (
         "s keeps the first noise level from being too small.",
         evidence=show("ATLAS_04a"),
         variant=without_offset,
-        witness=(1000, 0.008, 0.999),
+        discriminating_input=(1000, 0.008, 0.999),
     ),
     Bug(
         id="ATLAS-04b",
@@ -247,7 +247,7 @@ BUGS = (
         finding="Clean data would have ᾱ = 0.99984 and not 1. The β do not show it: it cancels in their ratio.",
         evidence=show("ATLAS_04b"),
         variant=not_normalised,
-        witness=(np.array([0.0, 0.25]), 0.008),
+        discriminating_input=(np.array([0.0, 0.25]), 0.008),
         invisible={"float16": "1.6e-4 is below its rounding", "bfloat16": "1.6e-4 is below its rounding"},
     ),
     Bug(
@@ -262,7 +262,7 @@ BUGS = (
         "instead of 0.0064. A table made so must not meet a sampler that assumes eq. 17.",
         evidence=show("ATLAS_04c"),
         variant=tutorial_clip,
-        witness=(1000, 0.008, 0.999),
+        discriminating_input=(1000, 0.008, 0.999),
     ),
     Bug(
         id="ATLAS-04d",
@@ -276,7 +276,7 @@ BUGS = (
         "ᾱ by 0.08; that variant is kept as what the checks must reject.",
         evidence=show("ATLAS_04d"),
         variant=clipped_below,
-        witness=(1000, 0.008, 0.999),
+        discriminating_input=(1000, 0.008, 0.999),
     ),
     Bug(
         id="ATLAS-10",
@@ -290,7 +290,7 @@ BUGS = (
         "zero. Ending above 0 is right only where t = 0 is clean.",
         evidence=show("ATLAS_10"),
         variant=down_to_zero,
-        witness=(10, 0.01),
+        discriminating_input=(10, 0.01),
     ),
     Bug(
         id="DDPM-01a",
@@ -304,7 +304,7 @@ BUGS = (
         "would give a total variance of 1.41; it is kept as what the checks must reject.",
         evidence=show("DDPM_01"),
         variant=fourth_root,
-        witness=(np.ones((2, 1)), np.array([0, 1]), np.ones((2, 1)), np.array([1 / 2, 1 / 16])),
+        discriminating_input=(np.ones((2, 1)), np.array([0, 1]), np.ones((2, 1)), np.array([1 / 2, 1 / 16])),
     ),
     Bug(
         id="DDPM-01b",
@@ -317,7 +317,7 @@ BUGS = (
         finding="The other way to miscount the roots; nobody had it.",
         evidence=show("DDPM_01"),
         variant=variance_for_sigma,
-        witness=(ONE, START, ONE, HALF_WAY),
+        discriminating_input=(ONE, START, ONE, HALF_WAY),
     ),
     Bug(
         id="DDPM-02",
@@ -343,7 +343,7 @@ BUGS = (
         "must reject.",
         evidence=show("DDPM_03"),
         variant=noise_at_the_end,
-        witness=(ONE, START, ZERO, ONE, LINEAR, False),
+        discriminating_input=(ONE, START, ZERO, ONE, LINEAR, False),
     ),
     Bug(
         id="DDPM-03b",
@@ -356,7 +356,7 @@ BUGS = (
         finding="It was right. Swapped weights break c_0 + c_t √ᾱ_t = √ᾱ_{t−1}.",
         evidence=show("DDPM_03"),
         variant=swapped,
-        witness=(ONE, ZERO, np.array([500]), LINEAR),
+        discriminating_input=(ONE, ZERO, np.array([500]), LINEAR),
     ),
     Bug(
         id="DDPM-03c",
@@ -369,7 +369,7 @@ BUGS = (
         finding="It was right. The weight would be off by √α_t, which is 1 % at the end of the linear schedule.",
         evidence=show("DDPM_03"),
         variant=signal_of_this_step,
-        witness=(ONE, ZERO, np.array([49]), true.cosine_betas(50, 0.008, 0.999)),
+        discriminating_input=(ONE, ZERO, np.array([49]), true.cosine_betas(50, 0.008, 0.999)),
     ),
     Bug(
         id="DDPM-04",
@@ -406,7 +406,7 @@ BUGS = (
         finding="Both are used. The minimiser of L1 is the conditional median, so that score = −ε/σ no longer follows.",
         evidence=show("DDPM_05b"),
         variant=true.p_losses_l1,
-        witness=(np.array([3.0, -1.0]), np.zeros(2)),
+        discriminating_input=(np.array([3.0, -1.0]), np.zeros(2)),
     ),
     Bug(
         id="DDPM-06a",
@@ -420,7 +420,7 @@ BUGS = (
         "Here clip is an argument without a default.",
         evidence=show("DDPM_06a"),
         variant=always_clipped,
-        witness=(np.full((1, 1), 3.0), np.array([10]), ZERO, ZERO, LINEAR, False),
+        discriminating_input=(np.full((1, 1), 3.0), np.array([10]), ZERO, ZERO, LINEAR, False),
     ),
     Bug(
         id="DDPM-06b",
@@ -433,7 +433,7 @@ BUGS = (
         finding="The estimate is right. The missing root is kept as what the checks must reject.",
         evidence=show("DDPM_06b"),
         variant=divided_by_variance,
-        witness=(ONE, START, ZERO, np.array([0.25])),
+        discriminating_input=(ONE, START, ZERO, np.array([0.25])),
     ),
     *(
         Bug(
@@ -447,10 +447,10 @@ BUGS = (
             finding=finding,
             evidence=show(f"DDPM_07{letter}"),
             variant=variant,
-            witness=witness,
+            discriminating_input=discriminating_input,
             invisible=invisible,
         )
-        for letter, formula, title, document, finding, variant, witness, invisible in (
+        for letter, formula, title, document, finding, variant, discriminating_input, invisible in (
             (
                 "a",
                 "linear_betas",
@@ -556,7 +556,7 @@ BUGS = (
         "variance + c_t² (1 − ᾱ_t) = 1 − ᾱ_{t−1}.",
         evidence=show("DDPM_08a"),
         variant=fixed_large,
-        witness=(ONE, ONE, np.array([1]), LINEAR),
+        discriminating_input=(ONE, ONE, np.array([1]), LINEAR),
     ),
     Bug(
         id="DDPM-08b",
@@ -569,7 +569,7 @@ BUGS = (
         finding="Harmless where no noise is added at t = 0; added there, it would be noise on the result.",
         evidence=show("DDPM_08b"),
         variant=second_for_first,
-        witness=(ONE, ONE, START, LINEAR),
+        discriminating_input=(ONE, ONE, START, LINEAR),
     ),
     Bug(
         id="DDPM-09",

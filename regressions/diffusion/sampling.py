@@ -179,7 +179,7 @@ BUGS = (
         "wrong, and the model is asked about data it never saw.",
         evidence=show("DDPM_06c"),
         variant=clipped_every_step,
-        witness=(
+        discriminating_input=(
             np.array([[3.0, -2.0, 0.5]]),
             np.array([500]),
             np.zeros((1, 3)),
@@ -221,7 +221,7 @@ BUGS = (
         finding="Without − σ² the noise is added on top: the variance of x_p is 1 + σ². Invisible at η = 0.",
         evidence=show("DDPM_10a"),
         variant=ddim_with(whole_noise),
-        witness=(ZERO, FROM, TO, ONE, ZERO, LINEAR, 1.0, False, False),
+        discriminating_input=(ZERO, FROM, TO, ONE, ZERO, LINEAR, 1.0, False, False),
     ),
     Bug(
         id="DDPM-10b",
@@ -235,7 +235,7 @@ BUGS = (
         "Here recompute_eps is an argument without a default.",
         evidence=show("DDPM_10b"),
         variant=ddim_with(recompute=False),
-        witness=(np.full((1, 1), 3.0), FROM, TO, ZERO, ZERO, LINEAR, 0.0, True, True),
+        discriminating_input=(np.full((1, 1), 3.0), FROM, TO, ZERO, ZERO, LINEAR, 0.0, True, True),
     ),
     Bug(
         id="DDPM-10c",
@@ -248,7 +248,7 @@ BUGS = (
         finding="The other convention. It makes no difference where nothing is clipped.",
         evidence=show("DDPM_10c"),
         variant=ddim_with(recompute=True),
-        witness=(np.full((1, 1), 3.0), FROM, TO, ZERO, ZERO, LINEAR, 0.0, True, False),
+        discriminating_input=(np.full((1, 1), 3.0), FROM, TO, ZERO, ZERO, LINEAR, 0.0, True, False),
     ),
     Bug(
         id="DDPM-10d",
@@ -262,7 +262,7 @@ BUGS = (
         "where ᾱ_t is small, and its sign is chance. Five steps of squaredcos_cap_v2, spaced to the end, give NaN.",
         evidence=show("DDPM_10d"),
         variant=as_printed,
-        witness=(ONE, np.array([999]), np.array([799]), ONE, ONE, COSINE, 1.0, False, False),
+        discriminating_input=(ONE, np.array([999]), np.array([799]), ONE, ONE, COSINE, 1.0, False, False),
     ),
     Bug(
         id="DDPM-10e",
@@ -275,7 +275,7 @@ BUGS = (
         finding="The result keeps the noise of the first step, σ_0 = 0.01 on the linear schedule.",
         evidence=show("DDPM_10e"),
         variant=ddim_with(to_one=False),
-        witness=(ONE, FROM, LAST, ONE, ZERO, LINEAR, 0.0, False, False),
+        discriminating_input=(ONE, FROM, LAST, ONE, ZERO, LINEAR, 0.0, False, False),
     ),
     Bug(
         id="DDPM-11a",
@@ -288,7 +288,7 @@ BUGS = (
         finding="Exchanged, w > 1 pushes away from the condition. Invisible at w = ½.",
         evidence=show("DDPM_11a"),
         variant=swapped_roles(true.classifier_free_guidance),
-        witness=(*PAIR, 4.0),
+        discriminating_input=(*PAIR, 4.0),
     ),
     Bug(
         id="DDPM-11b",
@@ -302,7 +302,7 @@ BUGS = (
         "default.",
         evidence=show("DDPM_11b"),
         variant=true.classifier_free_guidance_paper,
-        witness=(*PAIR, 4.0),
+        discriminating_input=(*PAIR, 4.0),
     ),
     Bug(
         id="DDPM-11c",
@@ -315,7 +315,7 @@ BUGS = (
         finding="The other way round: guidance is weaker than was asked for.",
         evidence=show("DDPM_11c"),
         variant=true.classifier_free_guidance,
-        witness=(*PAIR, 3.0),
+        discriminating_input=(*PAIR, 3.0),
     ),
     process(
         "DDPM-12",
@@ -364,7 +364,7 @@ BUGS = (
         "the way it is 1.03 and not 4.6. The 512² model takes a constant.",
         evidence=show("DIFFIT_14a"),
         variant=constant_weight,
-        witness=(np.array([0.0, 250.0, 500.0]), 1000, 4.6, 4.0),
+        discriminating_input=(np.array([0.0, 250.0, 500.0]), 1000, 4.6, 4.0),
     ),
     Bug(
         id="DIFFIT-14b",
@@ -378,7 +378,7 @@ BUGS = (
         "here.",
         evidence=show("DIFFIT_14b"),
         variant=first_three,
-        witness=(*LATENT, 4.0),
+        discriminating_input=(*LATENT, 4.0),
     ),
     Bug(
         id="DIFFIT-14c",
@@ -391,7 +391,7 @@ BUGS = (
         finding="The other way round.",
         evidence=show("DIFFIT_14c"),
         variant=true.classifier_free_guidance,
-        witness=(*LATENT, 4.0),
+        discriminating_input=(*LATENT, 4.0),
     ),
     Bug(
         id="DIFFIT-14d",
@@ -404,7 +404,7 @@ BUGS = (
         finding="w(0) = w_max and w(T) = 1. Turned around it is kept as what the checks must reject.",
         evidence=show("DIFFIT_14d"),
         variant=weight_turned_around,
-        witness=(np.array([0.0, 250.0, 1000.0]), 1000, 4.6, 4.0),
+        discriminating_input=(np.array([0.0, 250.0, 1000.0]), 1000, 4.6, 4.0),
     ),
     Bug(
         id="DIFFIT-14e",
@@ -417,7 +417,7 @@ BUGS = (
         finding="Exchanged, w > 1 pushes away from the condition.",
         evidence=show("DIFFIT_14e"),
         variant=swapped_roles(true.three_channel_guidance),
-        witness=(*LATENT, 4.0),
+        discriminating_input=(*LATENT, 4.0),
     ),
     Bug(
         id="DIFFIT-14f",
@@ -430,7 +430,7 @@ BUGS = (
         finding="Of the half that is kept, the rest is the conditional prediction.",
         evidence=show("DIFFIT_14f"),
         variant=rest_without_condition,
-        witness=(*LATENT, 4.0),
+        discriminating_input=(*LATENT, 4.0),
     ),
     Bug(
         id="DIFFIT-14g",
@@ -444,6 +444,6 @@ BUGS = (
         "= 1.",
         evidence=show("DIFFIT_14g"),
         variant=power_of_the_cosine,
-        witness=(np.array([250.0, 500.0]), 1000, 4.6, 4.0),
+        discriminating_input=(np.array([250.0, 500.0]), 1000, 4.6, 4.0),
     ),
 )

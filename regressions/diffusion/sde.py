@@ -143,7 +143,7 @@ BUGS = (
         finding="Right for x/√ᾱ, wrong for x: at ᾱ = 0.1 σ is 3 instead of 0.949.",
         evidence=show("ATLAS_02a"),
         variant=snr_sigmas,
-        witness=(np.array([0.99, 0.5, 0.1]),),
+        discriminating_input=(np.array([0.99, 0.5, 0.1]),),
     ),
     Bug(
         id="ATLAS-02b",
@@ -157,7 +157,7 @@ BUGS = (
         "noise scale only; with the right sign, g² = +2.06, the old pair would have been a process as well.",
         evidence=show("ATLAS_02b"),
         variant=exploding_sign,
-        witness=(np.array([0.3, 0.5]), 0.008),
+        discriminating_input=(np.array([0.3, 0.5]), 0.008),
     ),
     Bug(
         id="ATLAS-02c",
@@ -171,7 +171,7 @@ BUGS = (
         "f = g = 0 everywhere. The fixed solver does not move.",
         evidence=show("ATLAS_02c"),
         variant=clamped_orientation,
-        witness=(TIMES, *PAPER),
+        discriminating_input=(TIMES, *PAPER),
     ),
     Bug(
         id="ATLAS-02d",
@@ -184,7 +184,7 @@ BUGS = (
         finding="What was left when g² was clamped to 0.",
         evidence=show("ATLAS_02d"),
         variant=without_score,
-        witness=(ONE, ONE, np.array([-0.5]), np.array([1.0])),
+        discriminating_input=(ONE, ONE, np.array([-0.5]), np.array([1.0])),
     ),
     Bug(
         id="ATLAS-02e",
@@ -198,7 +198,7 @@ BUGS = (
         "closed form costs less.",
         evidence=show("ATLAS_02e"),
         variant=central_difference,
-        witness=(TIMES, 0.008),
+        discriminating_input=(TIMES, 0.008),
     ),
     Bug(
         id="ATLAS-02f",
@@ -211,7 +211,7 @@ BUGS = (
         finding="A negative g² turns the sign of the score.",
         evidence=show("ATLAS_02f"),
         variant=score_added,
-        witness=(ONE, ONE, np.array([-0.5]), np.array([1.0])),
+        discriminating_input=(ONE, ONE, np.array([-0.5]), np.array([1.0])),
     ),
     Bug(
         id="ATLAS-02g",
@@ -224,7 +224,7 @@ BUGS = (
         finding="The factor is right. That of the reverse stochastic equation is kept as what the checks must reject.",
         evidence=show("ATLAS_02g"),
         variant=whole_diffusion,
-        witness=(ONE, ONE, np.array([-0.5]), np.array([1.0])),
+        discriminating_input=(ONE, ONE, np.array([-0.5]), np.array([1.0])),
     ),
     Bug(
         id="ATLAS-02h",
@@ -237,7 +237,7 @@ BUGS = (
         finding="The score of x_t is too small by √ᾱ: to a third at ᾱ = 0.1.",
         evidence=show("ATLAS_02h"),
         variant=snr_score,
-        witness=(ONE, np.array([0]), np.array([0.1])),
+        discriminating_input=(ONE, np.array([0]), np.array([0.1])),
     ),
     Bug(
         id="ATLAS-04e",
@@ -251,7 +251,7 @@ BUGS = (
         "grid of times, whose last one is 3.7e-33.",
         evidence=show("ATLAS_04e"),
         variant=without_offset,
-        witness=(np.array([0.354]), 0.008),
+        discriminating_input=(np.array([0.354]), 0.008),
     ),
     Bug(
         id="ATLAS-10b",
@@ -277,7 +277,7 @@ BUGS = (
         "ATLAS-02 assume is kept as what the checks must reject.",
         evidence=show("ATLAS_22k"),
         variant=turned_around,
-        witness=(np.array([0.0, 0.25, 1.0]), *PAPER),
+        discriminating_input=(np.array([0.0, 0.25, 1.0]), *PAPER),
     ),
     Bug(
         id="ATLAS-22l",
@@ -290,7 +290,7 @@ BUGS = (
         finding="The exponent is there. Without it σ(0.5) would be 40 instead of 2.5.",
         evidence=show("ATLAS_22l"),
         variant=evenly_spaced_sigma,
-        witness=(np.array([0.5]), *PAPER),
+        discriminating_input=(np.array([0.5]), *PAPER),
     ),
     Bug(
         id="ATLAS-22m",
@@ -303,7 +303,7 @@ BUGS = (
         finding="The square is there. Without it ᾱ(0) would be 1/81.",
         evidence=show("ATLAS_22m"),
         variant=deviation_for_variance,
-        witness=(np.array([0.0, 0.25]), *PAPER),
+        discriminating_input=(np.array([0.0, 0.25]), *PAPER),
     ),
     Bug(
         id="FSB-03b",
@@ -317,7 +317,7 @@ BUGS = (
         "is right for β_i = 1/(T − i + 1) alone.",
         evidence=show("FSB_03b"),
         variant=one_minus_time,
-        witness=(np.array([0.47]), *RATES),
+        discriminating_input=(np.array([0.47]), *RATES),
     ),
     Bug(
         id="FSB-04",
@@ -330,7 +330,7 @@ BUGS = (
         finding="Without /f(0), ᾱ(0) is 0.9998446 and not 1. The same variant as ATLAS-04b, documented a second time.",
         evidence=show("FSB_04"),
         variant=not_normalised,
-        witness=(np.array([0.0, 0.25]), 0.008),
+        discriminating_input=(np.array([0.0, 0.25]), 0.008),
         invisible={"float16": "1.6e-4 is below its rounding", "bfloat16": "1.6e-4 is below its rounding"},
     ),
     Bug(
@@ -344,7 +344,7 @@ BUGS = (
         finding="The third is there. Without it ᾱ would be that of a process that was always as noisy as it is now.",
         evidence=show("FSB_04b"),
         variant=not_integrated,
-        witness=(np.array([0.5]), *RATES),
+        discriminating_input=(np.array([0.5]), *RATES),
     ),
     Bug(
         id="FSB-04c",
@@ -357,7 +357,7 @@ BUGS = (
         finding="(√β_1 + …)² and β_1 + (…)² share their ends and differ in between by up to 6.6e-4 of 0.02. Two names.",
         evidence=show("FSB_04c"),
         variant=true.scaled_linear_betas,
-        witness=RATES,
+        discriminating_input=RATES,
     ),
     Bug(
         id="FSB-04d",
@@ -370,7 +370,7 @@ BUGS = (
         finding="The other way round.",
         evidence=show("FSB_04d"),
         variant=true.quadratic_betas,
-        witness=RATES,
+        discriminating_input=RATES,
     ),
     Bug(
         id="FSB-04e",
@@ -384,7 +384,7 @@ BUGS = (
         "Stretched to its ends it is another schedule.",
         evidence=show("FSB_04e"),
         variant=reaching_its_ends,
-        witness=RATES,
+        discriminating_input=RATES,
     ),
     *(
         Bug(
@@ -398,7 +398,7 @@ BUGS = (
             finding="The factor T is there: without it β(1) would be 0.02 instead of 20.",
             evidence=show(f"FSB_04{letter}"),
             variant=per_step(coefficients),
-            witness=(TIMES, *RATES),
+            discriminating_input=(TIMES, *RATES),
         )
         for letter, formula, coefficients in (
             ("f", "linear_sde_coefficients", true.linear_sde_coefficients),

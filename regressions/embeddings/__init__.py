@@ -56,7 +56,7 @@ BUGS = (
         "five changelogs. Only mixing them is wrong: of 8 channels the last frequency is 1e-3 or 1e-4.",
         evidence=show("ATLAS-03"),
         variant=always_shift_one,
-        witness=(STEPS, 8, 10000.0, 0, "sin cos"),
+        discriminating_input=(STEPS, 8, 10000.0, 0, "sin cos"),
     ),
     Bug(
         id="ATLAS-03b",
@@ -69,7 +69,7 @@ BUGS = (
         finding="The change itself mixes the two for whoever loads weights trained before it.",
         evidence=show("ATLAS-03b"),
         variant=always_shift_zero,
-        witness=(STEPS, 8, 10000.0, 1, "sin cos"),
+        discriminating_input=(STEPS, 8, 10000.0, 1, "sin cos"),
     ),
     Bug(
         id="ATLAS-03c",
@@ -83,7 +83,7 @@ BUGS = (
         "diffusers concatenate.",
         evidence=show("ATLAS-03c"),
         variant=interleaved,
-        witness=(STEPS, 8, 10000.0, 0, "sin cos"),
+        discriminating_input=(STEPS, 8, 10000.0, 0, "sin cos"),
     ),
     Bug(
         id="ATLAS-03d",
@@ -96,7 +96,7 @@ BUGS = (
         finding="Both exist, so the order is an argument without a default.",
         evidence=show("ATLAS-03d"),
         variant=always_sin_first,
-        witness=(STEPS, 8, 10000.0, 0, "cos sin"),
+        discriminating_input=(STEPS, 8, 10000.0, 0, "cos sin"),
     ),
     Bug(
         id="ATLAS-03e",
@@ -110,6 +110,6 @@ BUGS = (
         "network hardly sees the time. Undocumented and unfixed.",
         evidence=show("ATLAS-03e"),
         variant=unit_time,
-        witness=(STEPS, 8, 10000.0, 0, "sin cos"),
+        discriminating_input=(STEPS, 8, 10000.0, 0, "sin cos"),
     ),
 )

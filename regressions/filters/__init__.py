@@ -213,7 +213,7 @@ BUGS = (
         "the impulse at 0 comes out at 4. Undocumented, and repaired by the same commit.",
         evidence=show("ATLAS-05b"),
         variant=not_shifted,
-        witness=IMPULSE_9,
+        discriminating_input=IMPULSE_9,
     ),
     Bug(
         id="ATLAS-05c",
@@ -226,7 +226,7 @@ BUGS = (
         finding="A later regression: the two shifts agree for even n; for n = 9 the impulse at 0 comes out at 8.",
         evidence=show("ATLAS-05c"),
         variant=shifted_the_wrong_way,
-        witness=IMPULSE_9,
+        discriminating_input=IMPULSE_9,
     ),
     Bug(
         id="ATLAS-05f",
@@ -240,7 +240,7 @@ BUGS = (
         "With ε = 0.01 on a grid of whole pixels the operator is the identity under either.",
         evidence=show("ATLAS-05f"),
         variant=variance_for_deviation,
-        witness=(IMAGE, 0.5),
+        discriminating_input=(IMAGE, 0.5),
     ),
     Bug(
         id="ATLAS-05g",
@@ -254,7 +254,7 @@ BUGS = (
         "at σ = 2 the two agree to 3e-9.",
         evidence=show("ATLAS-05g"),
         variant=transformed_for_sampled,
-        witness=(IMAGE, 0.5),
+        discriminating_input=(IMAGE, 0.5),
     ),
     Bug(
         id="ATLAS-12",
@@ -268,7 +268,7 @@ BUGS = (
         "[1, 2] loses its border rows and columns, an error of up to 2. triang, or hann without its zeros, is right.",
         evidence=show("ATLAS-12"),
         variant=zero_at_the_border,
-        witness=tiles_of("triangular"),
+        discriminating_input=tiles_of("triangular"),
     ),
     Bug(
         id="ATLAS-12b",
@@ -282,7 +282,7 @@ BUGS = (
         "a percent of what the tiles differ by.",
         evidence=show("ATLAS-12b"),
         variant=clamped_at_a_thousandth,
-        witness=tiles_of("triangular"),
+        discriminating_input=tiles_of("triangular"),
     ),
     Bug(
         id="ATLAS-12c",
@@ -295,7 +295,7 @@ BUGS = (
         finding="It blackened the border before the fix and after it; hann(n + 2)[1:-1] does not.",
         evidence=show("ATLAS-12c"),
         variant=hann_zero_at_the_border,
-        witness=tiles_of("hann"),
+        discriminating_input=tiles_of("hann"),
     ),
     Bug(
         id="ATLAS-12d",
@@ -320,7 +320,7 @@ BUGS = (
         finding="After one call with a linear window, hann of the same size is linear too. Undocumented.",
         evidence=show("ATLAS-12e"),
         variant=first_window_kept,
-        witness=tiles_of("hann"),
+        discriminating_input=tiles_of("hann"),
     ),
     Bug(
         id="ATLAS-12f",
@@ -334,7 +334,7 @@ BUGS = (
         "where 9 cover the image, and the repeated tile counts twice in the blend. Undocumented.",
         evidence=show("ATLAS-12f"),
         variant=end_computed_twice,
-        witness=(40, 16, 0.23),
+        discriminating_input=(40, 16, 0.23),
     ),
     Bug(
         id="ATLAS-12g",
@@ -347,7 +347,7 @@ BUGS = (
         finding="ATLAS moves the last tile back, rightly; without it up to stride − 1 pixels stay empty.",
         evidence=show("ATLAS-12g"),
         variant=end_left_out,
-        witness=(41, 16, 0.23),
+        discriminating_input=(41, 16, 0.23),
     ),
     Bug(
         id="ATLAS-21",
@@ -361,7 +361,7 @@ BUGS = (
         "Undocumented; the grouped convolution repaired it.",
         evidence=show("ATLAS-21"),
         variant=batch_axis_kept,
-        witness=(IMAGE, 3, 1.0),
+        discriminating_input=(IMAGE, 3, 1.0),
     ),
     Bug(
         id="ATLAS-21b",
@@ -374,7 +374,7 @@ BUGS = (
         finding="Before, k = 4 gave five taps: the shape of the image was kept, the filter was another.",
         evidence=show("ATLAS-21b"),
         variant=one_tap_more,
-        witness=(4, 1.3),
+        discriminating_input=(4, 1.3),
     ),
     Bug(
         id="ATLAS-21c",
@@ -400,7 +400,7 @@ BUGS = (
         "variant that the check must see.",
         evidence=show("ATLAS-21d"),
         variant=channels_mixed,
-        witness=(IMAGE, 3, 1.0),
+        discriminating_input=(IMAGE, 3, 1.0),
     ),
     Bug(
         id="ATLAS-21e",
@@ -413,7 +413,7 @@ BUGS = (
         finding="The middle of 0 … k − 1 is (k − 1)/2. Taps around k/2 are not symmetric and move the image.",
         evidence=show("ATLAS-21e"),
         variant=half_a_pixel_off,
-        witness=(5, 1.3),
+        discriminating_input=(5, 1.3),
     ),
     Bug(
         id="ATLAS-21f",
@@ -426,7 +426,7 @@ BUGS = (
         finding="torch's reflect is scipy's mirror. scipy's reflect repeats the border pixel.",
         evidence=show("ATLAS-21f"),
         variant=border_repeated,
-        witness=(IMAGE, 3, 1.0),
+        discriminating_input=(IMAGE, 3, 1.0),
     ),
     Bug(
         id="FSB-05",
@@ -441,7 +441,7 @@ BUGS = (
         "4e-7: nothing rings. f = 3, which the changelog plots, is six times Nyquist.",
         evidence=show("FSB-05"),
         variant=floor_of_a_millionth,
-        witness=(64, 64, 2.0),
+        discriminating_input=(64, 64, 2.0),
     ),
     Bug(
         id="FSB-05b",
@@ -455,7 +455,7 @@ BUGS = (
         "1e12 times where 1e-6 stops at 1e6.",
         evidence=show("FSB-05b"),
         variant=floor_of_a_trillionth,
-        witness=(64, 64, 2.0),
+        discriminating_input=(64, 64, 2.0),
         invisible={"float16": "1e-12 is below its smallest number"},
     ),
     Bug(
@@ -469,7 +469,7 @@ BUGS = (
         finding="Off by 2π in width: σ = 2 filters like σ = 0.32, so next to nothing.",
         evidence=show("FSB-05c"),
         variant=angular,
-        witness=(8, 8, 1.0),
+        discriminating_input=(8, 8, 1.0),
     ),
     Bug(
         id="FSB-05d",
@@ -482,7 +482,7 @@ BUGS = (
         finding="Only the mean is left: at σ = 1 the gain of the first bin is 3e-9, whatever the image's size.",
         evidence=show("FSB-05d"),
         variant=frequency_times_length,
-        witness=(8, 8, 1.0),
+        discriminating_input=(8, 8, 1.0),
     ),
     Bug(
         id="FSB-06",
@@ -508,6 +508,6 @@ BUGS = (
         "check rejects.",
         evidence=show("FSB-06b"),
         variant=reinterpreted,
-        witness=(IMAGE, 0.5),
+        discriminating_input=(IMAGE, 0.5),
     ),
 )

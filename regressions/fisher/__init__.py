@@ -119,7 +119,7 @@ BUGS = (
         "'non-convex' as the changelog says; what it lacks is smoothness at 0.",
         evidence=show("FSB-01"),
         variant=absolute_score,
-        witness=(SCORES, 0.5),
+        discriminating_input=(SCORES, 0.5),
     ),
     Bug(
         id="FSB-02",
@@ -132,7 +132,7 @@ BUGS = (
         finding="Every test of the changelog uses ᾱ = 0.5, where both floors are 6e-4: the swap was invisible to it.",
         evidence=show("FSB-02"),
         variant=swapped_floor,
-        witness=(SCORES / 1000, 0.0),
+        discriminating_input=(SCORES / 1000, 0.0),
     ),
     Bug(
         id="FSB-02b",
@@ -145,7 +145,7 @@ BUGS = (
         finding="At ᾱ = 1 the constant is right; at ᾱ = 0 it is eleven times too small.",
         evidence=show("FSB-02b"),
         variant=constant_floor,
-        witness=(SCORES / 1000, 0.0),
+        discriminating_input=(SCORES / 1000, 0.0),
     ),
     Bug(
         id="FSB-03",
@@ -159,7 +159,7 @@ BUGS = (
         "alpha=None is refused here; alpha_from_time(t) keeps the fallback under a name that says so, and warns.",
         evidence=show("FSB-03"),
         variant=time_for_alpha,
-        witness=(SCORES / 1000, 0.1054),
+        discriminating_input=(SCORES / 1000, 0.1054),
     ),
     Bug(
         id="FSB-07a",
@@ -172,7 +172,7 @@ BUGS = (
         finding="A grid of n // BLOCK programs leaves n mod BLOCK elements unwritten; sizes that divide hide it.",
         evidence=show("FSB-07a"),
         variant=tail_dropped,
-        witness=(np.linspace(-2, 2, 513), 0.5),
+        discriminating_input=(np.linspace(-2, 2, 513), 0.5),
     ),
     Bug(
         id="FSB-07b",
@@ -198,7 +198,7 @@ BUGS = (
         "function with the border as an argument.",
         evidence=show("FSB-08"),
         variant=hidden_smoothing,
-        witness=(np.arange(1.0, 33.0).reshape(1, 2, 4, 4) / 8, 0.5),
+        discriminating_input=(np.arange(1.0, 33.0).reshape(1, 2, 4, 4) / 8, 0.5),
     ),
     Bug(
         id="FSB-08b",
@@ -211,7 +211,7 @@ BUGS = (
         finding="With zero padding a constant 1 becomes 9/16 in the corners and 3/4 on the edges.",
         evidence=show("FSB-08b"),
         variant=unpadded_average,
-        witness=(np.ones((4, 5)), "replicate"),
+        discriminating_input=(np.ones((4, 5)), "replicate"),
     ),
     Bug(
         id="FSB-08c",
@@ -224,7 +224,7 @@ BUGS = (
         finding="[1 2 1]ᵀ[1 2 1] sums to 16; dividing by 9 amplifies by 16/9.",
         evidence=show("FSB-08c"),
         variant=unnormalised_taps,
-        witness=(np.ones((4, 5)), "circular"),
+        discriminating_input=(np.ones((4, 5)), "circular"),
     ),
     Bug(
         id="FSB-09",
@@ -237,7 +237,7 @@ BUGS = (
         finding="≥ 0 accepts zero, and accepts |s| + ε as well. F ≥ ε > 0 is the law.",
         evidence=show("FSB-09"),
         variant=no_floor,
-        witness=(SCORES / 1000, 0.5),
+        discriminating_input=(SCORES / 1000, 0.5),
     ),
     Bug(
         id="FSB-10",
@@ -261,7 +261,7 @@ BUGS = (
         finding="s/(|s| + ε) is below 1 everywhere: the sign of s, not a natural gradient.",
         evidence=show("FSB-01b"),
         variant=absolute_step,
-        witness=(SCORES, 0.5),
+        discriminating_input=(SCORES, 0.5),
     ),
     Bug(
         id="FSB-02c",
@@ -274,7 +274,7 @@ BUGS = (
         finding="At ᾱ = 0 the small steps are eleven times too long.",
         evidence=show("FSB-02c"),
         variant=swapped_step,
-        witness=(SCORES / 1000, 0.0),
+        discriminating_input=(SCORES / 1000, 0.0),
     ),
     Bug(
         id="FSB-01c",
@@ -287,7 +287,7 @@ BUGS = (
         finding="F has its floor already; 1e-6 more changes the longest steps by 1 %.",
         evidence=show("FSB-01c"),
         variant=twice_damped_step,
-        witness=(SCORES / 1000, 1.0),
+        discriminating_input=(SCORES / 1000, 1.0),
         invisible={"bfloat16": "a change of 1 % is below the bound of a format with u = 0.4 %"},
     ),
     Bug(
@@ -301,7 +301,7 @@ BUGS = (
         finding="As in the step alone: what is added is below b everywhere.",
         evidence=show("FSB-01d"),
         variant=absolute_drift,
-        witness=(SCORES / 3, SCORES, 0.5, 0.9, 0.1),
+        discriminating_input=(SCORES / 3, SCORES, 0.5, 0.9, 0.1),
     ),
     Bug(
         id="FSB-01e",
@@ -314,7 +314,7 @@ BUGS = (
         finding="The sign is b's to give, not the formula's.",
         evidence=show("FSB-01e"),
         variant=downhill_drift,
-        witness=(SCORES / 3, SCORES, 0.5, 0.9, 0.1),
+        discriminating_input=(SCORES / 3, SCORES, 0.5, 0.9, 0.1),
     ),
     Bug(
         id="FSB-01f",
@@ -327,7 +327,7 @@ BUGS = (
         finding="The same where a = 1; otherwise the step is too short by a.",
         evidence=show("FSB-01f"),
         variant=drift_times_a,
-        witness=(SCORES / 3, SCORES, 0.5, 0.9, 0.1),
+        discriminating_input=(SCORES / 3, SCORES, 0.5, 0.9, 0.1),
     ),
     Bug(
         id="FSB-02d",
@@ -340,7 +340,7 @@ BUGS = (
         finding="(B,) beside (B, n) meets the columns: silent where n is B, and an error elsewhere.",
         evidence=show("FSB-02d"),
         variant=floors_along_the_last_axis,
-        witness=(np.outer([1.0, 2.0, 3.0], SCORES[:3]) / 1000, np.array([0.0, 0.5, 1.0])),
+        discriminating_input=(np.outer([1.0, 2.0, 3.0], SCORES[:3]) / 1000, np.array([0.0, 0.5, 1.0])),
     ),
     Bug(
         id="FSB-02e",
@@ -353,7 +353,7 @@ BUGS = (
         finding="Right while all samples are at one time, as in sampling; wrong in training, where times are drawn.",
         evidence=show("FSB-02e"),
         variant=first_sample_for_all,
-        witness=(
+        discriminating_input=(
             np.outer([1.0, 2.0, 3.0], SCORES),
             np.outer([1.0, 2.0, 3.0], SCORES) / 1000,
             np.array([0.0, 0.5, 1.0]),

@@ -156,7 +156,7 @@ BUGS = (
         "= k(r; ε) tell the two apart; at ε = 1 they are the same. What breaks results is to mix them.",
         evidence=show("ATLAS_05a"),
         variant=variance_gaussian,
-        witness=(ORIGIN, ONE, 0.5),
+        discriminating_input=(ORIGIN, ONE, 0.5),
     ),
     Bug(
         id="ATLAS-05d",
@@ -170,7 +170,7 @@ BUGS = (
         "of another width.",
         evidence=show("ATLAS_05d"),
         variant=variance_frequencies,
-        witness=(np.ones((2, 3)), 0.25),
+        discriminating_input=(np.ones((2, 3)), 0.25),
     ),
     Bug(
         id="ATLAS-05e",
@@ -196,7 +196,7 @@ BUGS = (
         "than the changelog says, and grows with the points n as the true absolute error does.",
         evidence=show("ATLAS_06a"),
         variant=root_of_points_per_landmark,
-        witness=(FAR_APART, FAR_APART[:2], 1.0, 1e-3),
+        discriminating_input=(FAR_APART, FAR_APART[:2], 1.0, 1e-3),
     ),
     Bug(
         id="ATLAS-06b",
@@ -210,7 +210,7 @@ BUGS = (
         "it is 10.9 where the formula says 0.11. At most it is a rate of the error divided by n; tr(K − K̃) is a bound.",
         evidence=show("ATLAS_06b"),
         variant=inverse_root,
-        witness=(FAR_APART, FAR_APART[:2], 1.0, 1e-3),
+        discriminating_input=(FAR_APART, FAR_APART[:2], 1.0, 1e-3),
     ),
     Bug(
         id="ATLAS-06c",
@@ -223,7 +223,7 @@ BUGS = (
         finding="The theorem has m^{−1/2} for the spectral norm and m^{−1/4} for the Frobenius norm.",
         evidence=show("ATLAS_06c"),
         variant=spectral_as_frobenius,
-        witness=(np.array([100.0, 6400.0]), 800, 4, 0.1),
+        discriminating_input=(np.array([100.0, 6400.0]), 800, 4, 0.1),
     ),
     Bug(
         id="ATLAS-06d",
@@ -237,7 +237,7 @@ BUGS = (
         "the number of points nor the constant.",
         evidence=show("ATLAS_06d"),
         variant=rate_as_theorem,
-        witness=(np.array([100.0]), 800, 0.1),
+        discriminating_input=(np.array([100.0]), 800, 0.1),
     ),
     Bug(
         id="ATLAS-08a",
@@ -251,7 +251,7 @@ BUGS = (
         "the bug, and it was taken back later. The constant before it was right; see ATLAS-08b.",
         evidence=show("ATLAS_08a"),
         variant=unit_variance_per_scale,
-        witness=THIRD,
+        discriminating_input=THIRD,
     ),
     Bug(
         id="ATLAS-08b",
@@ -265,7 +265,7 @@ BUGS = (
         "weights it would answer for the number of features instead; that is kept as what the checks must reject.",
         evidence=show("ATLAS_08b"),
         variant=one_constant,
-        witness=(np.zeros((1, 2)), np.ones((2, 6)), np.zeros(6), np.array([0.2, 0.8]), (3, 3)),
+        discriminating_input=(np.zeros((1, 2)), np.ones((2, 6)), np.zeros(6), np.array([0.2, 0.8]), (3, 3)),
     ),
     Bug(
         id="ATLAS-08c",
@@ -279,7 +279,7 @@ BUGS = (
         "for d = 3072, where 0.607 is right. Nobody fixed it; the radii are an argument here.",
         evidence=show("ATLAS_08c"),
         variant=unit_columns,
-        witness=(np.eye(3)[None], np.array([1.2, 1.6, 2.1]), 0.5),
+        discriminating_input=(np.eye(3)[None], np.array([1.2, 1.6, 2.1]), 0.5),
     ),
     Bug(
         id="ATLAS-08d",
@@ -293,7 +293,7 @@ BUGS = (
         "kernel is 2 exp(−r²/(2 ε²)), not exp(−‖·‖/ε).",
         evidence=show("ATLAS_08d"),
         variant=twice_gaussian,
-        witness=(AXIS, np.ones((2, 3))),
+        discriminating_input=(AXIS, np.ones((2, 3))),
     ),
     Bug(
         id="ATLAS-08e",
@@ -307,7 +307,7 @@ BUGS = (
         "the union bound give 0.338 with probability 95 %.",
         evidence=show("ATLAS_08e"),
         variant=root_of_log,
-        witness=(np.array([1000.0]), 200, 0.05),
+        discriminating_input=(np.array([1000.0]), 200, 0.05),
     ),
     Bug(
         id="ATLAS-08f",
@@ -321,7 +321,7 @@ BUGS = (
         "reject: here all draws are made before the tiles.",
         evidence=show("ATLAS_08f"),
         variant=seeded_anew,
-        witness=(ORIGIN, ONE, ONE, np.arange(1.0, 7.0)[None], np.zeros(6)),
+        discriminating_input=(ORIGIN, ONE, ONE, np.arange(1.0, 7.0)[None], np.zeros(6)),
     ),
     Bug(
         id="ATLAS-08g",
@@ -334,7 +334,7 @@ BUGS = (
         finding="What ATLAS-08a does to the features, seen in the product K v that the library computes with them.",
         evidence=show("ATLAS_08g"),
         variant=matvec_unit_variance_per_scale,
-        witness=(THIRD[0], THIRD[0], ONE, *THIRD[1:]),
+        discriminating_input=(THIRD[0], THIRD[0], ONE, *THIRD[1:]),
     ),
     Bug(
         id="ATLAS-08h",
@@ -347,7 +347,7 @@ BUGS = (
         finding="What is left is the product with the points of the last tile: right where all points fit into one.",
         evidence=show("ATLAS_08h"),
         variant=last_tile_alone,
-        witness=(ORIGIN, np.arange(4.0)[:, None], np.ones((4, 1)), np.ones((1, 2)), np.zeros(2)),
+        discriminating_input=(ORIGIN, np.arange(4.0)[:, None], np.ones((4, 1)), np.ones((1, 2)), np.zeros(2)),
     ),
     Bug(
         id="ATLAS-08i",
@@ -360,7 +360,7 @@ BUGS = (
         finding="The diagonal is then the number of tiles: right where all features fit into one.",
         evidence=show("ATLAS_08i"),
         variant=scaled_by_the_tile,
-        witness=(ORIGIN, ONE, np.ones((1, 6)), np.zeros(6)),
+        discriminating_input=(ORIGIN, ONE, np.ones((1, 6)), np.zeros(6)),
     ),
     Bug(
         id="ATLAS-08j",
@@ -373,7 +373,7 @@ BUGS = (
         finding="The kernel is that of length ε √q: it tends to one with the dimension, as in ATLAS-08c.",
         evidence=show("ATLAS_08j"),
         variant=without_the_root,
-        witness=(np.ones((1, 2)), np.ones((2, 3, 2)), np.zeros(4), 1.0),
+        discriminating_input=(np.ones((1, 2)), np.ones((2, 3, 2)), np.zeros(4), 1.0),
     ),
     Bug(
         id="ATLAS-08k",
@@ -387,7 +387,7 @@ BUGS = (
         "turns them back in the wrong order, do not.",
         evidence=show("ATLAS_08k"),
         variant=signs_in_reverse,
-        witness=(
+        discriminating_input=(
             np.array([[1.0, 2.0]]),
             np.array([[[1.0, -1.0], [1.0, 1.0], [1.0, 1.0]]] * 2),
             np.array([0.0, 1.0, 2.0, 3.0]),
@@ -405,7 +405,7 @@ BUGS = (
         finding="Right only where the landmarks are so far apart that K_mm is the identity, and λ is zero.",
         evidence=show("ATLAS_06e"),
         variant=without_the_inverse,
-        witness=(0.5 * FAR_APART, 0.05 * FAR_APART[:2], np.ones((6, 1)), 1.0, 0.5),
+        discriminating_input=(0.5 * FAR_APART, 0.05 * FAR_APART[:2], np.ones((6, 1)), 1.0, 0.5),
     ),
     Bug(
         id="ATLAS-22a",
@@ -419,7 +419,7 @@ BUGS = (
         "a spectral density: Laplace frequencies for the product, √(2u) g/ε for the radial one.",
         evidence=show("ATLAS_22a"),
         variant=damped_cosine,
-        witness=(np.zeros((1, 1)), np.ones((1, 4)), np.array([0.5, 1.0, 2.0, 6.0])),
+        discriminating_input=(np.zeros((1, 1)), np.ones((1, 4)), np.array([0.5, 1.0, 2.0, 6.0])),
     ),
     Bug(
         id="ATLAS-22c",
@@ -433,7 +433,7 @@ BUGS = (
         "Cauchy product. Measured, they are 0.3 off both Cauchy kernels, and off the L1 Laplacian by chance alone.",
         evidence=show("ATLAS_22c"),
         variant=names_meet,
-        witness=(np.array([[0.1, 0.3, 0.8]]), 1.0),
+        discriminating_input=(np.array([[0.1, 0.3, 0.8]]), 1.0),
     ),
     Bug(
         id="ATLAS-22d",
@@ -447,7 +447,7 @@ BUGS = (
         "multivariate Cauchy. Here each has its own name.",
         evidence=show("ATLAS_22d"),
         variant=true.laplacian_l1,
-        witness=(np.zeros((1, 2)), np.ones((1, 2)), 1.0),
+        discriminating_input=(np.zeros((1, 2)), np.ones((1, 2)), 1.0),
     ),
     Bug(
         id="ATLAS-22e",
@@ -461,6 +461,6 @@ BUGS = (
         "its own name.",
         evidence=show("ATLAS_22e"),
         variant=true.cauchy_product,
-        witness=(np.zeros((1, 2)), np.ones((1, 2)), 1.0),
+        discriminating_input=(np.zeros((1, 2)), np.ones((1, 2)), 1.0),
     ),
 )

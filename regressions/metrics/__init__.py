@@ -127,7 +127,7 @@ BUGS = (
         "an untrained model already sits on the cap. Ours is not capped.",
         evidence=show("MEM_30"),
         variant=clamped,
-        witness=(SURE, WRONG, -100),
+        discriminating_input=(SURE, WRONG, -100),
         invisible={
             "bfloat16": "a score of 16 is uncertain by 1/32 there, and every step on the way to e^16 adds as much"
         },
@@ -144,7 +144,7 @@ BUGS = (
         "cut. Untouched by the fix. Weighted by tokens it does not depend on the cut.",
         evidence=show("MEM_33a"),
         variant=by_sequence,
-        witness=(UNEVEN, UNEVEN_LABELS, -100),
+        discriminating_input=(UNEVEN, UNEVEN_LABELS, -100),
     ),
     Bug(
         id="MEM-33b",
@@ -157,7 +157,7 @@ BUGS = (
         finding="The same one level up: the last, smaller batch counts as much as a full one.",
         evidence=show("MEM_33b"),
         variant=by_batch,
-        witness=BATCHES,
+        discriminating_input=BATCHES,
     ),
     Bug(
         id="MEM-33c",
@@ -171,7 +171,7 @@ BUGS = (
         "rules it.",
         evidence=show("MEM_33c"),
         variant=mean_of_perplexities,
-        witness=BATCHES,
+        discriminating_input=BATCHES,
     ),
     Bug(
         id="MEM-34a",
@@ -185,7 +185,7 @@ BUGS = (
         "scores 1. The difference between the versions touches plotting only.",
         evidence=show("MEM_34a"),
         variant=of_the_likeliest,
-        witness=(NEEDLE, PLACES, ANSWERS),
+        discriminating_input=(NEEDLE, PLACES, ANSWERS),
     ),
     Bug(
         id="MEM-34b",
@@ -199,7 +199,7 @@ BUGS = (
         "scored all the same. Ours cuts the haystack alone.",
         evidence=show("MEM_34b"),
         variant=cut_off,
-        witness=PROMPT,
+        discriminating_input=PROMPT,
     ),
     Bug(
         id="MEM-34c",
@@ -213,7 +213,7 @@ BUGS = (
         "must reject.",
         evidence=show("MEM_34c"),
         variant=at_the_end,
-        witness=(NEEDLE, PLACES, ANSWERS),
+        discriminating_input=(NEEDLE, PLACES, ANSWERS),
     ),
     Bug(
         id="MEM-34d",
@@ -227,7 +227,7 @@ BUGS = (
         "counts them against it.",
         evidence=show("MEM_34d"),
         variant=ties_flatter,
-        witness=(0 * NEEDLE, PLACES, ANSWERS),
+        discriminating_input=(0 * NEEDLE, PLACES, ANSWERS),
     ),
     Bug(
         id="MEM-35",
@@ -241,7 +241,7 @@ BUGS = (
         "where it was. It is no number of items.",
         evidence=show("MEM_35"),
         variant=capacity,
-        witness=(UNEVEN, UNEVEN_LABELS, -100),
+        discriminating_input=(UNEVEN, UNEVEN_LABELS, -100),
     ),
     Bug(
         id="DIFFIT-09a",
@@ -266,7 +266,7 @@ BUGS = (
         finding="It would shrink every covariance by 1/N and add to the bias. Nobody had it.",
         evidence=show("DIFFIT_09b"),
         variant=biased,
-        witness=(np.array([[0.0, 1.0], [2.0, 0.0], [1.0, 5.0]]),),
+        discriminating_input=(np.array([[0.0, 1.0], [2.0, 0.0], [1.0, 5.0]]),),
     ),
     Bug(
         id="DIFFIT-09c",
@@ -279,7 +279,7 @@ BUGS = (
         finding="A shortcut that cannot see a correlation. Nobody had it.",
         evidence=show("DIFFIT_09c"),
         variant=diagonal_only,
-        witness=CORRELATED,
+        discriminating_input=CORRELATED,
     ),
     Bug(
         id="DIFFIT-09d",
@@ -292,7 +292,7 @@ BUGS = (
         finding="The same for covariances of 1 and 0, where a test would pass. Nobody had it.",
         evidence=show("DIFFIT_09d"),
         variant=without_a_root,
-        witness=CORRELATED,
+        discriminating_input=CORRELATED,
     ),
     Bug(
         id="DIFFIT-15",

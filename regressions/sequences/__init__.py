@@ -136,7 +136,7 @@ BUGS = (
         "that decay with age decay with the slot instead. Rolling by p mod c gives back the order.",
         evidence=show("MEM_11b"),
         variant=as_stored,
-        witness=(ROWS, np.array([5, 6])),
+        discriminating_input=(ROWS, np.array([5, 6])),
     ),
     Bug(
         id="MEM-11c",
@@ -149,7 +149,7 @@ BUGS = (
         finding="What one sample pushes changes what another reads. A buffer with a row per sample does not leak.",
         evidence=show("MEM_11c"),
         variant=one_for_all,
-        witness=(np.zeros((2, 4, 1)), np.array([0, 3]), ROWS[:, :2]),
+        discriminating_input=(np.zeros((2, 4, 1)), np.array([0, 3]), ROWS[:, :2]),
     ),
     Bug(
         id="MEM-12",
@@ -174,7 +174,7 @@ BUGS = (
         "one before contains: [75, 100) after [50, 100).",
         evidence=show("MEM_15a"),
         variant=before,
-        witness=(100, 50, 25, 10),
+        discriminating_input=(100, 50, 25, 10),
     ),
     Bug(
         id="MEM-15b",
@@ -187,7 +187,7 @@ BUGS = (
         finding="Old and new lose the same tokens in the same cases. A last window moved back to n − L loses none.",
         evidence=show("MEM_15b"),
         variant=after,
-        witness=(103, 50, 50, 10),
+        discriminating_input=(103, 50, 50, 10),
     ),
     Bug(
         id="MEM-15c",
@@ -212,7 +212,7 @@ BUGS = (
         finding="What the claim describes; nobody had it. Kept as what the checks must reject.",
         evidence=show("MEM_15d"),
         variant=off_by_one,
-        witness=(100, 50, 25, 10),
+        discriminating_input=(100, 50, 25, 10),
     ),
     Bug(
         id="MEM-16",
@@ -250,7 +250,7 @@ BUGS = (
         "training half word for word. One short window, padded, needs no repetition.",
         evidence=show("MEM_18"),
         variant=repeated,
-        witness=(5, 50, 25, 50),
+        discriminating_input=(5, 50, 25, 50),
     ),
     Bug(
         id="MEM-19a",
@@ -263,7 +263,7 @@ BUGS = (
         finding="So they are, and a window of L gives L − 1 pairs. Not shifted, copying the input is the best model.",
         evidence=show("MEM_19a"),
         variant=unshifted,
-        witness=(TOKENS,),
+        discriminating_input=(TOKENS,),
     ),
     Bug(
         id="MEM-19b",
@@ -277,7 +277,7 @@ BUGS = (
         "batch must not be shifted.",
         evidence=show("MEM_19b"),
         variant=shifted_twice,
-        witness=(TOKENS,),
+        discriminating_input=(TOKENS,),
     ),
     Bug(
         id="MEM-20",
@@ -303,7 +303,7 @@ BUGS = (
         "one off from there on. Ours keeps the row, all padding.",
         evidence=show("MEM_21"),
         variant=dropped,
-        witness=(BATCH, 0),
+        discriminating_input=(BATCH, 0),
     ),
     Bug(
         id="MEM-22a",
@@ -317,7 +317,7 @@ BUGS = (
         "the amount of padding: that variant is kept as what the checks must reject.",
         evidence=show("MEM_22a"),
         variant=padded_with_zeros,
-        witness=(BATCH, 0),
+        discriminating_input=(BATCH, 0),
     ),
     Bug(
         id="MEM-22b",
@@ -331,7 +331,7 @@ BUGS = (
         "no text ever ends in training. Ours goes by length and not by id.",
         evidence=show("MEM_22b"),
         variant=by_id,
-        witness=(BATCH, 3),
+        discriminating_input=(BATCH, 3),
     ),
     Bug(
         id="MEM-22c",
@@ -344,7 +344,7 @@ BUGS = (
         finding="The other way to get padding wrong; nobody had it.",
         evidence=show("MEM_22c"),
         variant=all_seen,
-        witness=(BATCH, 0),
+        discriminating_input=(BATCH, 0),
     ),
     Bug(
         id="MEM-23",

@@ -138,7 +138,7 @@ BUGS = (
         "of accumulation, not the batch.",
         evidence=show("ATLAS_07a"),
         variant=remainder_dropped,
-        witness=(10, 4),
+        discriminating_input=(10, 4),
     ),
     Bug(
         id="ATLAS-07b",
@@ -152,7 +152,7 @@ BUGS = (
         "the repository rescales it.",
         evidence=show("ATLAS_07b"),
         variant=divided_by_window,
-        witness=(GRADIENTS, COUNTS),
+        discriminating_input=(GRADIENTS, COUNTS),
     ),
     Bug(
         id="ATLAS-07c",
@@ -165,7 +165,7 @@ BUGS = (
         finding="Clipped before the division, no update is longer than c/k.",
         evidence=show("ATLAS_07c"),
         variant=clipped_before_dividing,
-        witness=(GRADIENTS, COUNTS, 0.5),
+        discriminating_input=(GRADIENTS, COUNTS, 0.5),
     ),
     Bug(
         id="ATLAS-07d",
@@ -179,7 +179,7 @@ BUGS = (
         "not. Weighted by the numbers of samples it always is.",
         evidence=show("ATLAS_07d"),
         variant=mean_of_means,
-        witness=(GRADIENTS, COUNTS),
+        discriminating_input=(GRADIENTS, COUNTS),
     ),
     Bug(
         id="ATLAS-07e",
@@ -193,7 +193,7 @@ BUGS = (
         "are averages; a decay that was tuned for one is wrong for the other.",
         evidence=show("ATLAS_07e"),
         variant=decay_of_the_window,
-        witness=(np.array([1.0, -2.0]), np.array([3.0, 0.5]), 0.9),
+        discriminating_input=(np.array([1.0, -2.0]), np.array([3.0, 0.5]), 0.9),
     ),
     Bug(
         id="ATLAS-07f",
@@ -206,7 +206,7 @@ BUGS = (
         finding="The mean of clipped gradients has another direction than the clipped mean: outliers weigh less.",
         evidence=show("ATLAS_07f"),
         variant=each_clipped,
-        witness=(GRADIENTS, COUNTS, 0.5),
+        discriminating_input=(GRADIENTS, COUNTS, 0.5),
     ),
     Bug(
         id="ATLAS-07g",
@@ -219,7 +219,7 @@ BUGS = (
         finding="lerp takes the weight of its second argument, 1 − d: with d the average is nearly the last weights.",
         evidence=show("ATLAS_07g"),
         variant=swapped_decay,
-        witness=(np.array([1.0, -2.0]), np.array([3.0, 0.5]), 0.9),
+        discriminating_input=(np.array([1.0, -2.0]), np.array([3.0, 0.5]), 0.9),
     ),
     *(
         Bug(
@@ -281,7 +281,7 @@ BUGS = (
         "a simulation of the step is off by some percent.",
         evidence=show("ATLAS_14"),
         variant=old_estimate,
-        witness=(4, 1024.0, 192, 4, 12, True, False),
+        discriminating_input=(4, 1024.0, 192, 4, 12, True, False),
     ),
     Bug(
         id="ATLAS-14b",
@@ -295,7 +295,7 @@ BUGS = (
         "double its estimate, while the weights of a 3 × 3 convolution grow fourfold.",
         evidence=show("ATLAS_14"),
         variant=width_squared,
-        witness=(1, 512.0, 384, 4, 0, True, False),
+        discriminating_input=(1, 512.0, 384, 4, 0, True, False),
     ),
     Bug(
         id="ATLAS-15a",
@@ -333,7 +333,7 @@ BUGS = (
         "from 24 GiB on. They are of free memory: a 24 GiB card never reaches 24.",
         evidence=show("ATLAS_16a"),
         variant=old_tiers,
-        witness=(24.0,),
+        discriminating_input=(24.0,),
     ),
     Bug(
         id="ATLAS-16b",
@@ -478,7 +478,7 @@ BUGS = (
         "warm-up is never reached.",
         evidence=show("MEM_28a"),
         variant=set_after_the_step,
-        witness=SCHEDULE,
+        discriminating_input=SCHEDULE,
     ),
     Bug(
         id="MEM-28b",
@@ -492,7 +492,7 @@ BUGS = (
         "0.6, 0.8, 0.796.",
         evidence=show("MEM_28b"),
         variant=cosine_from_the_last_warm_up_rate,
-        witness=SCHEDULE,
+        discriminating_input=SCHEDULE,
     ),
     Bug(
         id="MEM-28c",
@@ -506,7 +506,7 @@ BUGS = (
         "2 T − W; here the rate stays at its floor.",
         evidence=show("MEM_28c"),
         variant=rebounding,
-        witness=(np.arange(31), 5, 20, 0.1),
+        discriminating_input=(np.arange(31), 5, 20, 0.1),
     ),
     *(
         Bug(
@@ -520,7 +520,9 @@ BUGS = (
             finding=finding,
             evidence=show(f"MEM_29{letter}"),
             variant=variant,
-            witness=(np.array([[3.0, -4.0], [0.5, 12.0]]), 1.0) if letter != "d" else (np.array([0.03, -0.04]), 1.0),
+            discriminating_input=(np.array([[3.0, -4.0], [0.5, 12.0]]), 1.0)
+            if letter != "d"
+            else (np.array([0.03, -0.04]), 1.0),
         )
         for letter, title, document, verdict, finding, variant in (
             (

@@ -86,7 +86,7 @@ def correct(formula: Formula, dtype: str) -> Iterator[Implementation]:
     """Ours and the eager peers in torch that run here; no convention, nothing interpreted."""
     for implementation in formula.implementations:
         trial = Trial(formula, implementation, dtype)
-        peer = implementation.origin == "peer" and implementation.framework != "torch"
+        peer = implementation.origin == "third_party" and implementation.framework != "torch"
         elsewhere = implementation.convention or implementation.env or peer
         if not elsewhere and not missing(implementation) and not excluded(trial):
             yield implementation
@@ -135,18 +135,18 @@ def runs(profile: str, progress: Callable[[str], None] = lambda note: None) -> l
 def forward(formula: Formula, dtype: str, count: int) -> list[Run]:
     bugs = mutants(formula, dtype)
     values = [inputs.values(formula, case, dtype) for case in drawn(formula, count)]
-    recorded = [witness_of(formula, bug, dtype) for bug in bugs]
+    recorded = [recorded_input(formula, bug, dtype) for bug in bugs]
     found = []
     for implementation in correct(formula, dtype):
         trial = Trial(formula, implementation, dtype)
         for v in [*values, *recorded]:
             T = trial.judge(trial.call(v), trial.truth(v)).T
             found.append(Run(formula.name, "forward", dtype, implementation.name, implementation.limit, T))
-    for bug, witness in zip(bugs, recorded, strict=True):
+    for bug, decisive in zip(bugs, recorded, strict=True):
         assert bug.variant is not None
         variant = Implementation(bug.id, partial(as_torch, bug.variant, formula))
         trial = Trial(formula, variant, dtype)
-        for v in [witness, *values]:
+        for v in [decisive, *values]:
             found.append(Run(formula.name, "forward", dtype, bug.id, "mutant", judged(trial, v)))
     return found
 
@@ -159,14 +159,16 @@ def judged(trial: Trial, values: Sequence[Any]) -> float:
         return float("inf")
 
 
-def witness_of(formula: Formula, bug: Bug, dtype: str) -> list[Any]:
-    assert bug.witness is not None
-    return [inputs.rounded(a, v, Case(), dtype) for a, v in zip(formula.arguments, bug.witness, strict=True)]
+def recorded_input(formula: Formula, bug: Bug, dtype: str) -> list[Any]:
+    assert bug.discriminating_input is not None
+    return [
+        inputs.rounded(a, v, Case(), dtype) for a, v in zip(formula.arguments, bug.discriminating_input, strict=True)
+    ]
 
 
 def with_gradient(formula: Formula, dtype: str) -> list[Implementation]:
     """Of the correct ones ours, where a gradient is claimed."""
-    ours = [i for i in correct(formula, dtype) if i.origin == "ours" and "gradient" in i.claims]
+    ours = [i for i in correct(formula, dtype) if i.origin == "builtin" and "gradient" in i.claims]
     return [i for i in ours if not {"gradient", f"gradient {dtype}"} & set(i.waived)]
 
 

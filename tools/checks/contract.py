@@ -56,7 +56,7 @@ def agree(trial: Trial, case: Case, outs: Sequence[np.ndarray], values: Sequence
         raise Failed(case, message, reading)
 
 
-def still_agree(trial: Trial, case: Case, outs: Sequence[np.ndarray], values: Sequence[Any], what: str) -> None:
+def require_agreement(trial: Trial, case: Case, outs: Sequence[np.ndarray], values: Sequence[Any], what: str) -> None:
     """The same, where a plain call is within the limit: so that each check answers for what it looks at alone."""
     try:
         agree(trial, case, outs, values, what)
@@ -71,8 +71,8 @@ def still_agree(trial: Trial, case: Case, outs: Sequence[np.ndarray], values: Se
 @check("layouts", "transposed, sliced, expanded, offset and channels-last input give the same", frameworks=MUTABLE)
 def layouts(trial: Trial) -> Verdict:
     def body(case: Case) -> None:
-        values = trial.values(case)
-        still_agree(trial, case, trial.call(values, case.layout), values, f"with {case.layout} input")
+        values = trial.arguments_f64(case)
+        require_agreement(trial, case, trial.call(values, case.layout), values, f"with {case.layout} input")
 
     fewer = replace(trial, examples=min(trial.examples, max(10, trial.examples // 3)))  # values are not at stake
     return trial.verdict("layouts", True, cases=search(fewer, body, inputs.LAYOUTS[1:]))
@@ -96,7 +96,7 @@ def shapes(trial: Trial) -> Verdict:
     count = 0
     for sizes in odd_sizes(trial):
         case = Case(sizes=sizes, seed=count, scalars=simplest(trial), **PLAIN)
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         trial.heartbeat(case.to_json())
         count += 1
         try:
@@ -124,7 +124,7 @@ def special_values(trial: Trial) -> Verdict:
         if not argument.real:
             continue
         for special in extremes(trial.dtype):
-            values = trial.values(case)
+            values = trial.arguments_f64(case)
             values[i] = np.array(values[i])
             if not values[i].size or (argument.positive and special <= 0):
                 continue
@@ -139,7 +139,7 @@ def special_values(trial: Trial) -> Verdict:
 @check("determinism", "two calls give the same bits", independent=True)
 def determinism(trial: Trial) -> Verdict:
     case = typical(trial)
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     first = trial.call(values)
     for _ in range(2):
         if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, trial.call(values), strict=True)):
@@ -151,8 +151,8 @@ def determinism(trial: Trial) -> Verdict:
 def inputs_unchanged(trial: Trial) -> Verdict:
     case = typical(trial)
     for layout in ("contiguous", "sliced"):
-        values = trial.values(case)
-        natives = trial.natives(values, layout)
+        values = trial.arguments_f64(case)
+        natives = trial.arguments(values, layout)
         before = [raw(x) for x in natives]
         trial.invoke(natives)
         for argument, x, bits in zip(trial.formula.arguments, natives, before, strict=True):
@@ -173,8 +173,8 @@ def raw(value: Any) -> Any:
 @check("no aliasing", "an output shares memory with no input and no other output", frameworks=MUTABLE, independent=True)
 def no_aliasing(trial: Trial) -> Verdict:
     case = typical(trial)
-    values = trial.values(case)
-    natives = trial.natives(values)
+    values = trial.arguments_f64(case)
+    natives = trial.arguments(values)
     outs = trial.accepted(trial.invoke(natives), values)
     again = trial.accepted(trial.invoke(natives), values)
     arrays = [
@@ -212,31 +212,31 @@ def storage(array: Any) -> int:
 def no_stale_cache(trial: Trial) -> Verdict:
     """Kills caches keyed by pointer, shape, a sum or a few samples: one element of the input is changed in place."""
     case = typical(trial, length=129)
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     real = [i for i, a in enumerate(trial.formula.arguments) if a.real]
     if not real:
         return trial.verdict("no stale cache", True, skipped="takes no tensor that could be keyed by pointer")
-    natives = trial.natives(values)
+    natives = trial.arguments(values)
     first = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
     if trial.judge(first, trial.truth(values)).T > trial.limit:
         return trial.verdict("no stale cache", True, skipped="its first value is wrong already")
-    fresh = trial.values(typical(trial, length=129, seed=2))
+    fresh = trial.arguments_f64(typical(trial, length=129, seed=2))
     for i in real:
         for at in {0, values[i].size // 2, values[i].size - 1} if values[i].size else ():
             values[i].flat[at] = fresh[i].flat[at]
         natives[i][...] = frameworks.native(values[i], True, trial.dtype, trial.framework, trial.device)
         outs = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
-        still_agree(trial, case, outs, values, "after an in-place change of its input")
+        require_agreement(trial, case, outs, values, "after an in-place change of its input")
     for seed in range(3, 9):
-        values = trial.values(typical(trial, length=129, seed=seed))
+        values = trial.arguments_f64(typical(trial, length=129, seed=seed))
         del natives  # the next input may take its storage
-        natives = trial.natives(values)
+        natives = trial.arguments(values)
         outs = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
-        still_agree(trial, case, outs, values, "in storage that an earlier call's input had freed")
+        require_agreement(trial, case, outs, values, "in storage that an earlier call's input had freed")
     return trial.verdict("no stale cache", True, cases=10)
 
 
-class Guarded:
+class GuardedAllocator:
     """While active, every ``empty`` array is filled with NaN and has ``GUARD`` known elements on either side."""
 
     def __init__(self) -> None:
@@ -266,9 +266,9 @@ class Guarded:
 
 
 @contextmanager
-def guarded_allocations() -> Iterator[Guarded]:
+def guarded_allocations() -> Iterator[GuardedAllocator]:
     """Replace torch.empty, empty_like, new_empty and np.empty, np.empty_like while a candidate runs."""
-    guard = Guarded()
+    guard = GuardedAllocator()
     places = [(torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"), (np, "empty"), (np, "empty_like")]
     originals = [(owner, name, getattr(owner, name)) for owner, name in places]
     try:
@@ -283,12 +283,12 @@ def guarded_allocations() -> Iterator[Guarded]:
 @check("poisoned allocations", "no result depends on uninitialised memory", frameworks=MUTABLE)
 def poisoned_allocations(trial: Trial) -> Verdict:
     case = typical(trial)
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     trial.truth(values)
     with guarded_allocations():
-        result = trial.invoke(trial.natives(values))
+        result = trial.invoke(trial.arguments(values))
     outs = [frameworks.to_float64(y) for y in trial.accepted(result, values)]
-    still_agree(trial, case, outs, values, "with NaN in every uninitialised allocation")
+    require_agreement(trial, case, outs, values, "with NaN in every uninitialised allocation")
     return trial.verdict("poisoned allocations", True, cases=1)
 
 
@@ -297,7 +297,7 @@ def red_zones(trial: Trial) -> Verdict:
     count = 0
     for length in (5, 127, 129):
         case = typical(trial, length=length)
-        natives = trial.natives(trial.values(case))
+        natives = trial.arguments(trial.arguments_f64(case))
         with guarded_allocations() as guard:
             trial.invoke(natives)
         count += 1
@@ -311,15 +311,15 @@ def red_zones(trial: Trial) -> Verdict:
 )
 def out_argument(trial: Trial) -> Verdict:
     case = typical(trial, length=129)
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     shape = trial.truth(values)[0].y.shape
     size = int(np.prod(shape))
     block = torch.full((size + 2 * GUARD,), 7.0, dtype=precision(trial.dtype).torch, device=trial.device)
     target = block[GUARD : GUARD + size].view(shape)
-    result = trial.invoke(trial.natives(values), out=target)
+    result = trial.invoke(trial.arguments(values), out=target)
     if result is not target:
         raise Failed(case, "did not return the tensor given as out=.")
-    still_agree(trial, case, [frameworks.to_float64(target)], values, "with out=")
+    require_agreement(trial, case, [frameworks.to_float64(target)], values, "with out=")
     changed = int((block[:GUARD] != 7).sum() + (block[GUARD + size :] != 7).sum())
     if changed:
         raise Failed(case, f"wrote {changed} elements around out=.")

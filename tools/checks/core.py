@@ -123,11 +123,11 @@ def reproduction(trial: Trial, case: str, name: str) -> str:
     lines = ["import trueness"]
     target = repr(trial.implementation.name)
     module, _, attribute = trial.implementation.name.partition(":")
-    if trial.implementation.origin == "foreign" and attribute.isidentifier() and module.replace(".", "").isidentifier():
+    if trial.implementation.origin == "user" and attribute.isidentifier() and module.replace(".", "").isidentifier():
         lines.append(f"from {module} import {attribute}")
         target = attribute
     options = {"dtype": trial.dtype, "device": trial.device if trial.device != "cpu" else "", "case": case}
-    if trial.implementation.origin == "foreign":
+    if trial.implementation.origin == "user":
         told = guess(trial.function or trial.implementation.load()) != trial.framework
         options |= {"framework": trial.framework if told else ""}
         options |= {"limit": trial.implementation.limit if trial.implementation.limit != "fused" else ""}

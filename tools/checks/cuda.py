@@ -20,7 +20,7 @@ import torch
 
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks import value
-from trueness.tools.checks.contract import still_agree, typical
+from trueness.tools.checks.contract import require_agreement, typical
 from trueness.tools.checks.core import Failed, check
 from trueness.tools.run import frameworks
 from trueness.tools.run.trial import Trial
@@ -32,7 +32,7 @@ CUDA: dict[str, Any] = {"frameworks": ("torch",), "cuda": True}
 @check("graph capture", "a captured CUDA graph replays to the right values on new input", claim="graph", **CUDA)
 def graph_capture(trial: Trial) -> Verdict:
     case = typical(trial, length=129)
-    static = trial.natives(trial.values(case))
+    static = trial.arguments(trial.arguments_f64(case))
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -41,14 +41,14 @@ def graph_capture(trial: Trial) -> Verdict:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = trial.invoke(static)
-    values = trial.values(typical(trial, length=129, seed=2))
-    for x, fresh in zip(static, trial.natives(values), strict=True):
+    values = trial.arguments_f64(typical(trial, length=129, seed=2))
+    for x, fresh in zip(static, trial.arguments(values), strict=True):
         if isinstance(x, torch.Tensor):
             x.copy_(fresh)
     graph.replay()
     torch.cuda.synchronize()
     outs = [frameworks.to_float64(y) for y in trial.accepted(captured, values)]
-    still_agree(trial, case, outs, values, "replayed from a CUDA graph")
+    require_agreement(trial, case, outs, values, "replayed from a CUDA graph")
     return trial.verdict("graph capture", True, cases=1)
 
 
@@ -76,7 +76,7 @@ def beyond_int32(trial: Trial) -> Verdict:
     need = 3 * size * torch.finfo(precision(trial.dtype).torch).bits // 8
     if torch.cuda.mem_get_info()[0] < need:
         return trial.verdict("int32 overflow", True, skipped=f"needs {need >> 30} GiB of free device memory")
-    natives = trial.natives(trial.values(case))
+    natives = trial.arguments(trial.arguments_f64(case))
     for i, argument in enumerate(trial.formula.arguments):
         if argument.real:
             natives[i] = torch.full((size,), 0.5, dtype=precision(trial.dtype).torch, device="cuda")
@@ -92,8 +92,8 @@ def beyond_int32(trial: Trial) -> Verdict:
 def side_stream(trial: Trial) -> Verdict:
     """The input gets its content on that stream, late: whoever works on another stream reads what was there before."""
     case = typical(trial, length=129)
-    values = trial.values(case)
-    natives, late = trial.natives(trial.values(typical(trial, length=129, seed=2))), trial.natives(values)
+    values = trial.arguments_f64(case)
+    natives, late = trial.arguments(trial.arguments_f64(typical(trial, length=129, seed=2))), trial.arguments(values)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -102,7 +102,7 @@ def side_stream(trial: Trial) -> Verdict:
             natives[i] = x.copy_(late[i]) if isinstance(x, torch.Tensor) else late[i]
         result = trial.invoke(natives)
         copies = [y.cpu() for y in trial.accepted(result, values)]
-    still_agree(trial, case, [frameworks.to_float64(y) for y in copies], values, "on a side stream")
+    require_agreement(trial, case, [frameworks.to_float64(y) for y in copies], values, "on a side stream")
     return trial.verdict("side stream", True, cases=1)
 
 
@@ -110,7 +110,7 @@ def side_stream(trial: Trial) -> Verdict:
 def repeatability(trial: Trial) -> Verdict:
     """Another stream keeps the device busy, so that blocks end in another order every time: a sum by atomics shows."""
     case = typical(trial, length=129)
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     gradient = "gradient" in trial.implementation.claims and trial.formula.vjp is not None
     cotangents = value.cotangents_for(trial, values, case.seed) if gradient else []
     load, busy = torch.cuda.Stream(), torch.randn(1024, 1024, device="cuda")
@@ -134,12 +134,12 @@ def compute_sanitizer(trial: Trial) -> Verdict:
     binary = shutil.which("compute-sanitizer")
     if binary is None:
         return trial.verdict("compute-sanitizer", True, skipped="compute-sanitizer is not on the PATH")
-    if trial.implementation.origin == "foreign" and ":" not in trial.implementation.name:
+    if trial.implementation.origin == "user" and ":" not in trial.implementation.name:
         return trial.verdict("compute-sanitizer", True, skipped="a callable without a module cannot be started again")
     name = repr(trial.implementation.name)
     program = (
         "import trueness; from trueness.tools.run.runner import load_spec; trueness.check("
-        f"{trial.formula.name!r}, {name if trial.implementation.origin != 'foreign' else f'load_spec({name})'}, "
+        f"{trial.formula.name!r}, {name if trial.implementation.origin != 'user' else f'load_spec({name})'}, "
         f"dtype={trial.dtype!r}, device='cuda', case={case.to_json()!r})"
     )
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}

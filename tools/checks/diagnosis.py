@@ -18,7 +18,7 @@ from trueness.tools.spec.model import Bug, Case, Verdict
 
 def sample(trial: Trial, verdict: Verdict | None = None, examples: int = 12) -> list[Case]:
     """The inputs on which bugs are told apart: discriminating, failing, and some that are drawn."""
-    found = [Case(witness=b.id) for b in trial.bugs if b.witness is not None]
+    found = [Case(named_input=b.id) for b in trial.bugs if b.discriminating_input is not None]
     if verdict is not None and verdict.case:
         found.append(Case.from_json(verdict.case))
     search(replace(trial, examples=examples, only=None), found.append)
@@ -37,7 +37,7 @@ def behaves_like(trial: Trial, verdict: Verdict) -> list[str]:
     told_apart = dict.fromkeys(suspects, False)
     for case in sample(trial, verdict):
         try:
-            values = trial.values(case)
+            values = trial.arguments_f64(case)
             outs = trial.call_unjudged(values)
         except Rejected:
             return []
@@ -55,11 +55,11 @@ def behaves_like(trial: Trial, verdict: Verdict) -> list[str]:
     return [name for name in suspects if told_apart[name]]
 
 
-def kills(trial: Trial) -> dict[str, float]:
+def detections(trial: Trial) -> dict[str, float]:
     """Bug → the largest T of its wrong variant, rounded to the dtype, over discriminating and drawn inputs."""
     worst = {b.id: 0.0 for b in trial.bugs}
     for case in sample(trial):
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         truth = trial.truth(values)
         for bug in trial.bugs:
             try:

@@ -12,7 +12,7 @@ from trueness.tools.arithmetic import complex_step
 from trueness.tools.arithmetic.bounds import LIMITS, bounds, outputs
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.core import Failed, check, search
-from trueness.tools.checks.diagnosis import kills
+from trueness.tools.checks.diagnosis import detections
 from trueness.tools.checks.value import differentiable
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case, Verdict
@@ -28,7 +28,7 @@ def small_cases(trial: Trial, body: Callable[[Case, list[Any]], None]) -> int:
 
     def one(case: Case) -> None:
         nonlocal count
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         if all(np.size(v) <= SMALL for a, v in zip(trial.formula.arguments, values, strict=True) if a.real):
             count += 1
             body(case, values)
@@ -159,13 +159,13 @@ def copy_of(y: np.ndarray, values: list[Any]) -> np.ndarray:
 
 @check("power", "the drawn inputs can tell right from wrong: zeros, the mean, an input and every bug fail", **REFERENCE)
 def power(trial: Trial) -> Verdict:
-    """Zeros must fail on every case; the mean and a copy of an input on some case of the run. Bugs: the kill matrix."""
-    killed = dict.fromkeys(TRIVIAL, 0)
+    """Zeros must fail on every case; the mean and a copy of an input on some case of the run. Bugs: see known_bugs."""
+    detected = dict.fromkeys(TRIVIAL, 0)
     eager, largest = LIMITS["eager"], 0
 
     def body(case: Case) -> None:
         nonlocal largest
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         truth = trial.truth(values)
         y = [b.y for b in truth]
         if not sum(a.size for a in y):
@@ -173,7 +173,7 @@ def power(trial: Trial) -> Verdict:
         largest = max(largest, *(a.size for a in y))
         for name, answer in TRIVIAL.items():
             reading = trial.judge(answer(y, values), truth)
-            killed[name] += reading.T > eager
+            detected[name] += reading.T > eager
             if name == "zeros" and reading.T <= eager and any(a.any() for a in y):
                 raise Failed(
                     case, f"zeros would pass this case (T = {reading.T:.3g}): the generator has no power.", reading
@@ -181,11 +181,11 @@ def power(trial: Trial) -> Verdict:
 
     count = search(trial, body)
     if largest == 1:  # the mean of one number is that number
-        killed.pop("the mean")
-    for name, n in killed.items():
+        detected.pop("the mean")
+    for name, n in detected.items():
         if not n:
             return trial.verdict("power", False, cases=count, message=f"{name} would pass every case of the generator.")
-    return trial.verdict("power", True, cases=count, message=", ".join(f"{k} {n}/{count}" for k, n in killed.items()))
+    return trial.verdict("power", True, cases=count, message=", ".join(f"{k} {n}/{count}" for k, n in detected.items()))
 
 
 @check(
@@ -196,11 +196,11 @@ def power(trial: Trial) -> Verdict:
 def known_bugs(trial: Trial) -> Verdict:
     if not trial.bugs:
         return trial.verdict("known bugs", True, skipped="no wrong variant of this formula is on file")
-    worst = kills(trial)
-    alive = [b for b in trial.bugs if worst[b.id] <= LIMITS["eager"]]
-    missed = [b.id for b in alive if trial.dtype not in b.invisible]
-    fields = {"kills": tuple(worst.items()), "limit": LIMITS["eager"], "cases": len(worst)}
+    worst = detections(trial)
+    undetected = [b for b in trial.bugs if worst[b.id] <= LIMITS["eager"]]
+    missed = [b.id for b in undetected if trial.dtype not in b.invisible]
+    fields = {"detections": tuple(worst.items()), "limit": LIMITS["eager"], "cases": len(worst)}
     if missed:
         return trial.verdict("known bugs", False, message=f"{', '.join(missed)} would pass in {trial.dtype}.", **fields)
-    message = "; ".join(f"{b.id}: {b.invisible[trial.dtype]}" for b in alive)
+    message = "; ".join(f"{b.id}: {b.invisible[trial.dtype]}" for b in undetected)
     return trial.verdict("known bugs", True, message=message, **fields)

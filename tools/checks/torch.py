@@ -10,10 +10,10 @@ import torch
 from trueness.tools.arithmetic import complex_step
 from trueness.tools.arithmetic.bounds import Bound
 from trueness.tools.arithmetic.formats import round_to
-from trueness.tools.checks.contract import still_agree, typical
+from trueness.tools.checks.contract import require_agreement, typical
 from trueness.tools.checks.core import Failed, check
 from trueness.tools.run import frameworks
-from trueness.tools.run.trial import Trial, guarded
+from trueness.tools.run.trial import Trial, reraise_as_rejected
 from trueness.tools.spec.model import Verdict
 
 TORCH: dict[str, Any] = {"frameworks": ("torch",)}
@@ -27,11 +27,11 @@ def opcheck(trial: Trial) -> Verdict:
     operator = getattr(trial.implementation.load(), "operator", None)
     if operator is None:
         raise Failed(case, "claims opcheck, but its callable has no attribute ``operator``.")
-    natives = trial.natives(trial.values(case))
+    natives = trial.arguments(trial.arguments_f64(case))
     for x in natives:
         if isinstance(x, torch.Tensor) and x.dtype in (torch.float32, torch.float64):
             x.requires_grad_(True)
-    guarded(torch.library.opcheck, operator, tuple(natives))
+    reraise_as_rejected(torch.library.opcheck, operator, tuple(natives))
     return trial.verdict("opcheck", True, cases=1)
 
 
@@ -50,10 +50,10 @@ def compiles(trial: Trial) -> Verdict:
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
     for length in (5, 6):
         case = typical(trial, length=length)
-        values = trial.values(case)
-        result = guarded(compiled, *trial.natives(values), **trial.keywords())
+        values = trial.arguments_f64(case)
+        result = reraise_as_rejected(compiled, *trial.arguments(values), **trial.keywords())
         outs = [frameworks.to_float64(y) for y in trial.accepted(result, values)]
-        still_agree(trial, case, outs, values, "under torch.compile")
+        require_agreement(trial, case, outs, values, "under torch.compile")
     return trial.verdict("compile", True, cases=2)
 
 
@@ -62,30 +62,30 @@ def compiles(trial: Trial) -> Verdict:
 )
 def autocast(trial: Trial) -> Verdict:
     case = typical(trial)
-    values = trial.values(case)
-    natives = trial.natives(values)
+    values = trial.arguments_f64(case)
+    natives = trial.arguments(values)
     with torch.autocast(trial.device, dtype=torch.bfloat16):
         cast = trial.accepted(trial.invoke(natives), values)
-    still_agree(trial, case, [frameworks.to_float64(y) for y in cast], values, "under autocast")
+    require_agreement(trial, case, [frameworks.to_float64(y) for y in cast], values, "under autocast")
     return trial.verdict("autocast", True, cases=1)
 
 
 @check("vmap", "torch.vmap over a new leading axis equals the loop over it", claim="vmap", **TORCH)
 def vmap(trial: Trial) -> Verdict:
-    rows = [trial.values(typical(trial, seed=s)) for s in (1, 2, 3)]
+    rows = [trial.arguments_f64(typical(trial, seed=s)) for s in (1, 2, 3)]
     tensor = [a.tensor and a.real for a in trial.formula.arguments]
-    natives = [trial.natives(values) for values in rows]
+    natives = [trial.arguments(values) for values in rows]
     stacked = [torch.stack(list(xs)) if t else xs[0] for t, xs in zip(tensor, zip(*natives, strict=True), strict=True)]
     for i, t in enumerate(tensor):
         if not t:
             for values in rows:
                 values[i] = rows[0][i]
     mapped = torch.vmap(trial.load(), in_dims=tuple(0 if t else None for t in tensor))
-    result = guarded(mapped, *stacked, **trial.keywords())
+    result = reraise_as_rejected(mapped, *stacked, **trial.keywords())
     parts = result if isinstance(result, tuple) else (result,)
     for k, values in enumerate(rows):
         outs = [frameworks.to_float64(y) for y in trial.accepted(pack([y[k] for y in parts]), values)]
-        still_agree(trial, typical(trial, seed=k + 1), outs, values, f"row {k} under vmap")
+        require_agreement(trial, typical(trial, seed=k + 1), outs, values, f"row {k} under vmap")
     return trial.verdict("vmap", True, cases=3)
 
 
@@ -97,7 +97,7 @@ def pack(parts: list[Any]) -> Any:
 def jvp(trial: Trial) -> Verdict:
     """J v is compared with the complex step of the reference, through ⟨g, J v⟩ = ⟨vjp(g), v⟩ for unit vectors g."""
     case = typical(trial, length=2)
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     generator = np.random.default_rng(case.seed)
     wanted = [i for i, a in enumerate(trial.formula.arguments) if a.differentiable]
     directions: list[Any] = [None] * len(values)
@@ -107,7 +107,7 @@ def jvp(trial: Trial) -> Verdict:
     def tangent(*arguments: Any) -> Any:
         return complex_step.directional_derivative(trial.formula.reference, arguments, directions)
 
-    natives = trial.natives(values)
+    natives = trial.arguments(values)
     chosen = tuple(natives[i] for i in wanted)
     vectors = tuple(frameworks.native(directions[i], True, trial.dtype, "torch", trial.device) for i in wanted)
     function = trial.load()
@@ -118,7 +118,7 @@ def jvp(trial: Trial) -> Verdict:
             full[i] = x
         return function(*full, **trial.keywords())
 
-    _, result = guarded(torch.func.jvp, moved, chosen, vectors)
+    _, result = reraise_as_rejected(torch.func.jvp, moved, chosen, vectors)
     outs = [frameworks.to_float64(y) for y in trial.accepted(result, values)]
     truth = tangent(*values)
     bound = jacobian_bound(trial, values, directions, wanted)

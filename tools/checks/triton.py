@@ -56,7 +56,7 @@ def cases_of(trial: Trial) -> list[Case]:
 
 def run_once(trial: Trial, case: Case) -> None:
     """One call and, where it is claimed, its backward, on contiguous input; what they return is judged elsewhere."""
-    natives = trial.natives(trial.values(case))
+    natives = trial.arguments(trial.arguments_f64(case))
     differentiable = "gradient" in trial.implementation.claims and trial.formula.vjp is not None
     wanted = [natives[i] for i in check_value.differentiable(trial)] if differentiable else []
     for x in wanted:
@@ -225,7 +225,7 @@ def kernel_offsets(trial: Trial) -> Verdict:
     if trial.dtype != "float32":
         return trial.verdict("kernel offsets", True, skipped="interpreted through a copy in float32")
     case = typical(trial)
-    natives = trial.natives(trial.values(case))
+    natives = trial.arguments(trial.arguments_f64(case))
     plain = arrays(trial.invoke(natives))
     sparse = Sparse()
     far = [

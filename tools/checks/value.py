@@ -13,7 +13,7 @@ from trueness.tools.checks.contract import typical
 from trueness.tools.checks.core import Failed, check, failed, search
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
-from trueness.tools.run.trial import Reading, Trial, guarded
+from trueness.tools.run.trial import Reading, Trial, reraise_as_rejected
 from trueness.tools.spec.model import Case, Verdict
 
 Measure = Callable[[Case], Reading]
@@ -34,7 +34,7 @@ def survey(trial: Trial, name: str, measure: Measure) -> Verdict:
         if worst is None or reading.T > worst.T:
             worst = reading
 
-    named = [*(Case(witness=key) for key in trial.data), typical(trial), typical(trial, length=129)]
+    named = [*(Case(named_input=key) for key in trial.data), typical(trial), typical(trial, length=129)]
     count = len(named) + len(trial.stored)
     for case in [*trial.stored, *named]:
         trial.heartbeat(case.to_json())
@@ -71,7 +71,7 @@ def sentence(trial: Trial, case: Case, reading: Reading) -> str:
     place = f"[{', '.join(map(str, reading.where))}]" if reading.where else ""
     shown = [
         f"{a.name} = {v if isinstance(v, list) else np.array2string(np.asarray(v), precision=9, separator=', ')}"
-        for a, v in zip(trial.formula.arguments, trial.values(case), strict=True)
+        for a, v in zip(trial.formula.arguments, trial.arguments_f64(case), strict=True)
         if (sum(map(np.size, v)) if isinstance(v, list) else np.size(v)) <= 4
     ]
     given = f" for {', '.join(shown)}" if shown else ""
@@ -84,7 +84,7 @@ def sentence(trial: Trial, case: Case, reading: Reading) -> str:
 @check("value", "the output lies within the bound of the reference")
 def value(trial: Trial) -> Verdict:
     def measure(case: Case) -> Reading:
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         return trial.judge(trial.call(values), trial.truth(values))
 
     return survey(trial, "value", measure)
@@ -96,7 +96,7 @@ def gradient(trial: Trial) -> Verdict:
         return trial.verdict("gradient", True, skipped=trial.formula.no_gradient)
 
     def measure(case: Case) -> Reading:
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         cotangents = cotangents_for(trial, values, case.seed)
         truth = trial.truth_of_gradient(values, cotangents)
         return trial.judge(gradients(trial, values, cotangents), truth)
@@ -116,7 +116,7 @@ def differentiable(trial: Trial) -> list[int]:
 
 def gradients(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The implementation's own gradients in float64, through torch.autograd or jax.vjp."""
-    natives = trial.natives(values)
+    natives = trial.arguments(values)
     wanted = differentiable(trial)
     back = [frameworks.native(g, True, trial.dtype, trial.framework, trial.device) for g in cotangents]
     if trial.framework == "jax":
@@ -128,8 +128,8 @@ def gradients(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarr
                 full[i] = x
             return trial.invoke(full)
 
-        _, pull = guarded(jax.vjp, moved, *[natives[i] for i in wanted])
-        found = guarded(pull, back[0] if len(back) == 1 else tuple(back))
+        _, pull = reraise_as_rejected(jax.vjp, moved, *[natives[i] for i in wanted])
+        found = reraise_as_rejected(pull, back[0] if len(back) == 1 else tuple(back))
     else:
         for i in wanted:
             natives[i].requires_grad_(True)
@@ -139,7 +139,7 @@ def gradients(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarr
             raise Rejected("returned an output that does not require grad, so it has no gradient.")
         # an output that no input reaches (a variance) adds nothing; where it should have, the gradient is wrong
         chosen, pulled = [outs[k] for k in live], [back[k] for k in live]
-        found = guarded(torch.autograd.grad, chosen, [natives[i] for i in wanted], pulled)
+        found = reraise_as_rejected(torch.autograd.grad, chosen, [natives[i] for i in wanted], pulled)
     for i, g in zip(wanted, found, strict=True):
         name = trial.formula.arguments[i].name
         if tuple(g.shape) != np.shape(values[i]):
@@ -162,7 +162,7 @@ def second_derivative(trial: Trial) -> Verdict:
         )
 
     def measure(case: Case) -> Reading:
-        values = trial.values(case)
+        values = trial.arguments_f64(case)
         cotangents = cotangents_for(trial, values, case.seed)
         generator = np.random.default_rng([case.seed, 2000])
         wanted = differentiable(trial)
@@ -177,18 +177,18 @@ def double_backward(
     trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarray], h: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
     """torch's gradient of ⟨h, vjp(ȳ, x)⟩ with respect to every ȳ and every differentiable x."""
-    natives = trial.natives(values)
+    natives = trial.arguments(values)
     sources = [natives[i] for i in differentiable(trial)]
     back = [frameworks.native(g, True, trial.dtype, "torch", trial.device) for g in cotangents]
     for leaf in [*sources, *back]:
         leaf.requires_grad_(True)
     outs = trial.accepted(trial.invoke(natives), values)
-    inner = guarded(torch.autograd.grad, outs, sources, back, create_graph=True)
+    inner = reraise_as_rejected(torch.autograd.grad, outs, sources, back, create_graph=True)
     if not all(g.requires_grad for g in inner):
         raise Rejected("claims double backward, but its gradient does not require grad.")
     seeds = [frameworks.native(x, True, trial.dtype, "torch", trial.device) for x in h]
     leaves = [*back, *sources]
-    outer = guarded(torch.autograd.grad, inner, leaves, seeds, allow_unused=True)
+    outer = reraise_as_rejected(torch.autograd.grad, inner, leaves, seeds, allow_unused=True)
     return [
         np.zeros(tuple(x.shape)) if g is None else frameworks.to_float64(g) for x, g in zip(leaves, outer, strict=True)
     ]

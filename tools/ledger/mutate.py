@@ -169,7 +169,7 @@ def pasted(bug: Bug, dtypes: Sequence[str] = DTYPES) -> str:
     formula = registry.formula(bug.formula)
     assert bug.variant is not None
     wrong = as_torch(bug.variant, formula)
-    ours = next((i for i in formula.implementations if i.origin == "ours" and not i.env), None)
+    ours = next((i for i in formula.implementations if i.origin == "builtin" and not i.env), None)
     if ours is None:
         raise ValueError(f"{formula.name} has no implementation of ours.")
     function = ours.load()

@@ -26,9 +26,9 @@ from trueness.tools.report.results import (
     Results,
     Row,
     badness,
+    detection_matrix,
     grouped,
     in_order,
-    kill_matrix,
     origin_of,
     position,
     printable,
@@ -163,7 +163,7 @@ class Summary:
     ran: int
     skipped: int
     cases: int
-    killed: int
+    detected: int
     known: int
     invisible: int
     closest: Row | None
@@ -185,7 +185,7 @@ def closest(rows: Iterable[Row]) -> Row | None:
 
 def summary(results: Results) -> Summary:
     rows = results.rows()
-    kills = {(r.formula, r.dtype): r for r in rows}.values()
+    detections = {(r.formula, r.dtype): r for r in rows}.values()
     return Summary(
         trials=len(rows),
         counts={s: sum(r.status == s for r in rows) for s in ("right", "wrong", "convention", "skipped")},
@@ -194,9 +194,9 @@ def summary(results: Results) -> Summary:
         ran=sum(not v.skipped for v in results.verdicts),
         skipped=sum(bool(v.skipped) for v in results.verdicts),
         cases=sum(r.cases for r in rows),
-        killed=sum(r.killed for r in kills),
-        known=sum(r.known for r in kills),
-        invisible=sum(r.invisible for r in kills),
+        detected=sum(r.detected for r in detections),
+        known=sum(r.known for r in detections),
+        invisible=sum(r.invisible for r in detections),
         closest=closest(rows),
     )
 
@@ -214,7 +214,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Kill:
+class Detection:
     T: float
     word: str
     reason: str = ""
@@ -230,8 +230,8 @@ class Card:
     dtypes: list[str]
     table: list[Line]
     certificates: list[tuple[str, str]]
-    kills: list[Line]
-    kill_limit: float
+    detections: list[Line]
+    detection_limit: float
     checks: dict[str, list[Line]]
     pictures: list[Picture]
 
@@ -260,7 +260,7 @@ def card(results: Results, name: str, found: Sequence[Verdict], rows: list[Row],
 
     formula = results.formulas.get(name)
     dtypes = [d for d in DTYPES if any(r.dtype == d for r in rows)]
-    kills = kill_matrix(found)
+    detections = detection_matrix(found)
     reference = [v for v in found if v.implementation == REFERENCE]
     return Card(
         name=name,
@@ -271,8 +271,8 @@ def card(results: Results, name: str, found: Sequence[Verdict], rows: list[Row],
         dtypes=dtypes,
         table=table([r for r in rows if r.implementation != REFERENCE]),
         certificates=certificates([v for v in reference if v.check != "known bugs" and not v.skipped and v.passed]),
-        kills=matrix(kills, results.bugs),
-        kill_limit=next((v.limit for v in kills.values() if v.limit is not None), LIMITS["eager"]),
+        detections=matrix(detections, results.bugs),
+        detection_limit=next((v.limit for v in detections.values() if v.limit is not None), LIMITS["eager"]),
         checks=checks_that_ran([v for v in found if v.implementation != REFERENCE]),
         pictures=pictures(name, found, key),
     )
@@ -312,21 +312,23 @@ def table(rows: Sequence[Row]) -> list[Line]:
     lines: dict[tuple[str, str], Line] = {}
     for r in rows:
         device = "" if r.device == "cpu" else f" on {r.device}"
-        line = lines.setdefault((r.implementation, r.device), Line(r.implementation, r.origin + device, {}))
+        line = lines.setdefault(
+            (r.implementation, r.device), Line(r.implementation, r.origin.replace("_", " ") + device, {})
+        )
         line.cells[r.dtype] = r
     return list(lines.values())
 
 
-def matrix(kills: dict[tuple[str, str], Verdict], bugs: Any) -> list[Line]:
+def matrix(detections: dict[tuple[str, str], Verdict], bugs: Any) -> list[Line]:
     """A line per bug, a cell per dtype."""
     lines: dict[str, Line] = {}
-    for (_, dtype), v in kills.items():
-        for name, T in v.kills:
+    for (_, dtype), v in detections.items():
+        for name, T in v.detections:
             bug: Bug | None = bugs.get(name)
             line = lines.setdefault(name, Line(name, bug.title if bug else "", {}))
             reason = bug.invisible.get(dtype, "") if bug else ""
-            word = "killed" if badness(T) > (v.limit or 0.0) else "invisible" if reason or v.passed else "alive"
-            line.cells[dtype] = Kill(T, word, reason if word == "invisible" else "")
+            word = "detected" if badness(T) > (v.limit or 0.0) else "invisible" if reason or v.passed else "missed"
+            line.cells[dtype] = Detection(T, word, reason if word == "invisible" else "")
     return [lines[name] for name in sorted(lines)]
 
 

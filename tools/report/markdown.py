@@ -49,7 +49,7 @@ def formulas(declared: Mapping[str, Formula], bugs: Iterable[Bug]) -> str:
 
 def standing(implementation: Implementation) -> str:
     """Whose it is, by which limit it is judged, and where it is known to differ."""
-    parts: list[str] = [implementation.origin, implementation.framework, implementation.limit]
+    parts: list[str] = [implementation.origin.replace("_", " "), implementation.framework, implementation.limit]
     if len(implementation.dtypes) < 4:
         parts.append(f"{' and '.join(implementation.dtypes)} only")
     if implementation.convention:

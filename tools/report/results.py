@@ -18,7 +18,7 @@ from trueness.tools.spec.model import DTYPES, Bug, Formula, Verdict
 
 SCHEMA_VERSION = 1
 MEASURED = ("value", "gradient", "second derivative")
-ORIGINS = ("reference", "ours", "peer", "foreign")
+ORIGINS = ("reference", "builtin", "third_party", "user")
 PACKAGES = ("trueness", "torch", "numpy", "hypothesis", "scipy", "python-flint", "triton", "jax", "diffusers")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
@@ -72,7 +72,7 @@ class Row:
 
     cases          over all checks
     T, limit       the worst of value, gradient and second derivative; None when none of them was measured
-    killed, known  wrong variants of the formula that this dtype rejects, of those on file
+    detected, known  known wrong variants of the formula, and how many of them are rejected in this dtype
     invisible      those it lets pass for a reason that the ledger gives
     behaves_like   ids of known bugs
     status         right, wrong, convention or skipped; ``verdict`` is the same with its reason
@@ -89,7 +89,7 @@ class Row:
     T: float | None
     limit: float | None
     passed: bool
-    killed: int
+    detected: int
     known: int
     invisible: int
     behaves_like: tuple[str, ...]
@@ -138,21 +138,21 @@ def in_order(verdicts: Iterable[Verdict], formulas: Mapping[str, Formula] | None
     return sorted(verdicts, key=key)
 
 
-def kill_matrix(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
-    """(formula, dtype) → the verdict that carries the kills."""
-    return {(v.formula, v.dtype): v for v in verdicts if v.check == "known bugs" and v.kills}
+def detection_matrix(verdicts: Iterable[Verdict]) -> dict[tuple[str, str], Verdict]:
+    """(formula, dtype) → the verdict that carries the detections."""
+    return {(v.formula, v.dtype): v for v in verdicts if v.check == "known bugs" and v.detections}
 
 
 def rows(verdicts: Iterable[Verdict], formulas: Mapping[str, Formula] | None = None) -> list[Row]:
     """One row per formula, implementation, dtype and device."""
     ordered = in_order(verdicts, formulas)
-    kills = kill_matrix(ordered)
+    detections = detection_matrix(ordered)
     subjects = grouped(ordered, lambda v: (v.formula, v.implementation, v.dtype, v.device))
-    return [row(found, kills.get((name, dtype))) for (name, _, dtype, _), found in subjects.items()]
+    return [row(found, detections.get((name, dtype))) for (name, _, dtype, _), found in subjects.items()]
 
 
 def row(found: Sequence[Verdict], bugs: Verdict | None) -> Row:
-    """The row of all the verdicts on one subject; ``bugs`` carries the kills of its formula and dtype.
+    """The row of all the verdicts on one subject; ``bugs`` carries the detections of its formula and dtype.
 
     A verdict is falsy when it fails, so its presence is asked for by ``is not None``.
     """
@@ -160,8 +160,8 @@ def row(found: Sequence[Verdict], bugs: Verdict | None) -> Row:
     worst = max(measured, key=lambda v: badness(v.T or 0.0), default=None)
     failing = [v for v in found if not v.passed]
     status, text = status_of(found)
-    kills = bugs.kills if bugs is not None else ()
-    survivors = [bug for bug, T in kills if bugs is not None and badness(T) <= (bugs.limit or 0.0)]
+    detections = bugs.detections if bugs is not None else ()
+    survivors = [bug for bug, T in detections if bugs is not None and badness(T) <= (bugs.limit or 0.0)]
     first = found[0]
     return Row(
         formula=first.formula,
@@ -173,8 +173,8 @@ def row(found: Sequence[Verdict], bugs: Verdict | None) -> Row:
         T=worst.T if worst is not None else None,
         limit=next((v.limit for v in found if v.check in MEASURED and v.limit is not None), None),
         passed=not failing,
-        killed=len(kills) - len(survivors),
-        known=len(kills),
+        detected=len(detections) - len(survivors),
+        known=len(detections),
         invisible=len(survivors) if bugs is not None and bugs.passed else 0,
         behaves_like=tuple(dict.fromkeys(b for v in found for b in v.bugs)),
         status=status,

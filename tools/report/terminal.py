@@ -131,12 +131,12 @@ def run_with_progress(planned: Sequence[Sequence[Job]], jobs: int, timeout: floa
 
 
 def verdict_table(rows: Sequence[Row]) -> Table:
-    """formula · implementation · dtype · cases · worst T of limit · bugs killed k/k · verdict"""
+    """formula · implementation · dtype · cases · worst T of limit · bugs detected k/k · verdict"""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("formula", overflow="fold", max_width=34)
     table.add_column("implementation", overflow="fold", max_width=32)
     table.add_column("dtype", no_wrap=True)
-    for name in ("cases", "worst T of limit", "bugs killed"):
+    for name in ("cases", "worst T of limit", "bugs detected"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold", min_width=24)
     before = ""
@@ -144,8 +144,8 @@ def verdict_table(rows: Sequence[Row]) -> Table:
         of = "–"
         if row.T is not None and row.limit is not None:
             of = f"{row.T:.{'2f' if row.T < 1000 else '1e'}} of {row.limit:g}"
-        killed = f"{row.killed}/{row.known - row.invisible}" if row.known else "–"
-        killed += f" ({row.invisible} invisible)" if row.invisible else ""
+        detected = f"{row.detected}/{row.known - row.invisible}" if row.known else "–"
+        detected += f" ({row.invisible} invisible)" if row.invisible else ""
         colour = COLOURS[row.status]
         verdict = escape(row.verdict)
         if row.status == "wrong":
@@ -159,7 +159,7 @@ def verdict_table(rows: Sequence[Row]) -> Table:
             dtypes,
             str(row.cases) if row.cases else "–",
             of,
-            killed,
+            detected,
             f"[{colour}]{verdict}[/]",
         )
         before = row.formula
@@ -274,7 +274,9 @@ def show(name: str) -> None:
     out.print("\nimplementations", style="bold")
     for i in formula.implementations:
         claims = f"; claims {', '.join(sorted(i.claims))}" if i.claims else ""
-        out.print(f"  {escape(i.name)}: {i.origin}, {i.framework}, {i.limit}{claims}", highlight=False)
+        out.print(
+            f"  {escape(i.name)}: {i.origin.replace('_', ' ')}, {i.framework}, {i.limit}{claims}", highlight=False
+        )
     known = [b for b in registry.bugs().values() if b.formula == formula.name]
     out.print("\nknown bugs", style="bold")
     for b in known:

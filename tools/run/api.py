@@ -10,7 +10,7 @@ from trueness.tools.arithmetic.formats import precision
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.plan import importable
 from trueness.tools.run.pool import run_groups
-from trueness.tools.run.runner import DTYPES, PROFILES, Job, foreign, run_job
+from trueness.tools.run.runner import DTYPES, PROFILES, Job, run_job, user_implementation
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Implementation, Verdict
 
@@ -95,7 +95,7 @@ def check(
         return Outcome(tuple(run_groups([jobs], 1, timeout)))
     candidate: Implementation | None = None
     if not isinstance(implementation, str):
-        candidate = foreign(spec_of(implementation, name), implementation, framework, limit)
+        candidate = user_implementation(spec_of(implementation, name), implementation, framework, limit)
     try:
         return Outcome(tuple(v for job in jobs for v in run_job(job, candidate=candidate)))
     except Rejected as rejection:

@@ -115,7 +115,7 @@ FRAMEWORKS = ("jax", "torch", "numpy")
 
 
 def guess(function: Callable[..., Any]) -> str:
-    """The framework of a foreign callable: what its annotations name, what its code uses, what its module imported."""
+    """The framework of a user's callable: what its annotations name, what its code uses, what its module imported."""
     layers = unwrapped(function)
     hints = " ".join(str(v) for f in layers for v in getattr(f, "__annotations__", {}).values())
     for framework in FRAMEWORKS:

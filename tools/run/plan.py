@@ -28,7 +28,7 @@ class Request:
     case: str = ""
 
 
-def foreign_of(request: Request) -> list[tuple[Formula, str]]:
+def user_implementations(request: Request) -> list[tuple[Formula, str]]:
     """(formula, module:callable) of every --impl; ValueError names what is missing."""
     found = []
     for text in request.impls:
@@ -54,12 +54,12 @@ def groups(request: Request) -> list[list[Job]]:
         )
     if request.case:
         Case.from_json(request.case)
-    foreign = foreign_of(request)
-    for _, spec in foreign:
+    given = user_implementations(request)
+    for _, spec in given:
         importable(spec)
-    chosen = registry.select(list(request.formulas)) if request.formulas or not foreign else []
-    chosen = list({f.name: f for f in [*chosen, *(f for f, _ in foreign)]}.values())
-    others = bool(request.peers) or not foreign  # with --impl alone, the caller's is what counts
+    chosen = registry.select(list(request.formulas)) if request.formulas or not given else []
+    chosen = list({f.name: f for f in [*chosen, *(f for f, _ in given)]}.values())
+    others = bool(request.peers) or not given  # with --impl alone, the caller's is what counts
 
     def job(formula: Formula, name: str, dtype: str, **fields: object) -> Job:
         stored = () if request.case else saved_cases.load(formula.name)
@@ -67,12 +67,16 @@ def groups(request: Request) -> list[list[Job]]:
         return Job(formula.name, name, dtype, **{**common, **fields})  # type: ignore[arg-type]
 
     plain: list[list[Job]] = []
-    for formula, spec in foreign:
-        options = {"foreign": True, "framework": request.framework, "limit": request.limit}
+    for formula, spec in given:
+        options = {"user": True, "framework": request.framework, "limit": request.limit}
         plain.append([job(formula, spec, d, **options) for d in dtypes])
     for formula in chosen:
         for d in [*dtypes, *(["float64"] if "float64" not in dtypes else [])]:
-            ours = [i for i in formula.implementations if others and (i.origin == "ours" or request.peers is not False)]
+            ours = (
+                [i for i in formula.implementations if i.origin == "builtin" or request.peers is not False]
+                if others
+                else []
+            )
             same = [i for i in ours if not i.env]
             together = [job(formula, i.name, d) for i in same if d in dtypes]
             if not request.case:
@@ -81,7 +85,7 @@ def groups(request: Request) -> list[list[Job]]:
             for i in ours:
                 if i.env and d in dtypes:
                     plain.append([job(formula, i.name, d, env=dict(i.env) if request.device == "cpu" else {})])
-    return sorted((g for g in plain if g), key=lambda g: (not g[0].foreign, not g[0].env))
+    return sorted((g for g in plain if g), key=lambda g: (not g[0].user, not g[0].env))
 
 
 def importable(spec: str) -> None:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from trueness.tools.run.runner import Job
-from trueness.tools.run.worker import DEAF
+from trueness.tools.run.worker import EXIT_PIPE_CLOSED
 from trueness.tools.spec.model import Verdict
 
 START_LIMIT = 600.0  # seconds for a worker's imports, on a busy machine as well
-PATIENCE = 10  # a foreign job may take this many time limits in all
+TIMEOUT_FACTOR = 10  # a user's job may take this many time limits in all
 GRACE = 2.0  # seconds between being told to end and being made to
 FLOOD = 16 * 2**20  # bytes an implementation may print
 MEMORY = int(0.75 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))  # bytes a CPU worker may allocate
@@ -103,7 +103,7 @@ class Worker:
             while line:
                 line = line[os.write(self.jobs, line) :]
         except BrokenPipeError:
-            raise Gone(self.epitaph()) from None
+            raise Gone(self.exit_message()) from None
 
     def receive(self, limit: float) -> tuple[str, Any]:
         """The next event; TimedOut after ``limit`` seconds without one, Gone if there will be none."""
@@ -118,7 +118,7 @@ class Worker:
             if self.events in ready:
                 chunk = os.read(self.events, 2**16)
                 if not chunk:
-                    raise Gone(self.epitaph())
+                    raise Gone(self.exit_message())
                 self.buffer += chunk
         line, _, self.buffer = self.buffer.partition(b"\n")
         try:
@@ -159,7 +159,7 @@ class Worker:
                 break
         return status
 
-    def epitaph(self) -> str:
+    def exit_message(self) -> str:
         """How the worker ended, in one sentence without its full stop."""
         status = self.end()
         os.set_blocking(self.output, False)
@@ -169,7 +169,7 @@ class Worker:
         line = self.tail.decode(errors="replace").strip().split("\n")[-1]
         words = "".join(c if c.isprintable() else " " for c in line).strip()
         last = f"; the last line it printed was “{words[:200]}”" if words else ""
-        if status is None or status == DEAF:
+        if status is None or status == EXIT_PIPE_CLOSED:
             return "closed file descriptors that are not its own"
         if status == -signal.SIGKILL:
             return "was killed by the system (SIGKILL, most likely out of memory)"
@@ -218,7 +218,7 @@ class Progress:
 
 
 @dataclass
-class Bench:
+class WorkerSlot:
     """The one worker that a thread keeps: used again for jobs that may share a process, replaced when it died."""
 
     memory: int
@@ -229,7 +229,7 @@ class Bench:
 
     def run(self, job: Job, limit: float) -> tuple[list[Verdict], bool]:
         """The verdicts of ``job``, and whether it timed out."""
-        fits = (dict(job.env), job.device, (job.formula, job.implementation) if job.foreign else ())
+        fits = (dict(job.env), job.device, (job.formula, job.implementation) if job.user else ())
         if fits != self.fits:
             self.clear()
         used = self.worker is not None
@@ -278,9 +278,9 @@ def run_groups(
     verdicts: list[Verdict] = []
     lock = threading.Lock()
     errors: list[BaseException] = []
-    benches = [Bench(memory) for _ in range(min(workers, max(len(groups), 1)))]
+    slots = [WorkerSlot(memory) for _ in range(min(workers, max(len(groups), 1)))]
 
-    def serve(bench: Bench) -> None:
+    def serve(slot: WorkerSlot) -> None:
         try:
             while not errors:
                 try:
@@ -296,8 +296,8 @@ def run_groups(
                     if key in slow:
                         found = [stopped(job, "value", True, skipped=f"not tried: it timed out in {slow[key]}")]
                     else:
-                        found, late = bench.run(job, limit)
-                        if late and job.foreign:
+                        found, late = slot.run(job, limit)
+                        if late and job.user:
                             slow[key] = job.dtype
                     with lock:
                         verdicts.extend(found)
@@ -305,9 +305,9 @@ def run_groups(
         except BaseException as error:
             errors.append(error)
         finally:
-            bench.clear()
+            slot.clear()
 
-    threads = [threading.Thread(target=serve, args=(bench,), daemon=True) for bench in benches]
+    threads = [threading.Thread(target=serve, args=(slot,), daemon=True) for slot in slots]
     try:
         for thread in threads:
             thread.start()
@@ -315,8 +315,8 @@ def run_groups(
             thread.join()
     except BaseException as interrupt:  # Ctrl-C: the workers, in sessions of their own, did not hear it
         errors.insert(0, interrupt)
-        for bench in benches:
-            bench.stop()
+        for slot in slots:
+            slot.stop()
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
@@ -339,8 +339,8 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
         worker.send(job.to_dict())
         event, content = worker.receive(START_LIMIT)  # what the worker prepares is not the implementation's time
         current, answered = "", True
-        if job.foreign:
-            until = CLOCK.now() + PATIENCE * limit
+        if job.user:
+            until = CLOCK.now() + TIMEOUT_FACTOR * limit
         while event != "done":
             if event == "check":
                 current, case = content, ""
@@ -352,7 +352,7 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
                 raise ValueError(content)
             if CLOCK.now() > until:
                 worker.end(0)
-                raise TimedOut(f"timed out: not done after {PATIENCE * limit:.3g} s")
+                raise TimedOut(f"timed out: not done after {TIMEOUT_FACTOR * limit:.3g} s")
             event, content = worker.receive(limit)
         return [Verdict.from_dict(v) for v in content], None
     except Gone as end:
@@ -361,13 +361,13 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
         where = {"starting": "before its worker process was ready", "": "while it was being loaded"}
         message = f"{end}, {where.get(current, f'in the check “{current}”')}."
         check = current if current not in where else "value"
-        again = reproduction(job, check, case, limit) if job.foreign else ""
+        again = reproduction(job, check, case, limit) if job.user else ""
         return [*done, stopped(job, check, False, message=message, case=case, reproduction=again)], end
 
 
 def stopped(job: Job, check: str, passed: bool, **fields: Any) -> Verdict:
     """A verdict that no check could return itself."""
-    origin: Any = "foreign" if job.foreign else "ours"
+    origin: Any = "user" if job.user else "builtin"
     return Verdict(job.formula, job.implementation, job.dtype, check, passed, job.device, origin, **fields)
 
 

@@ -14,13 +14,13 @@ from trueness.tools.checks import value as check_value
 from trueness.tools.checks.core import CHECKS, Failed, excluded, failed, run
 from trueness.tools.checks.diagnosis import behaves_like
 from trueness.tools.run.frameworks import Rejected, guess
-from trueness.tools.run.trial import Trial, guarded
+from trueness.tools.run.trial import Trial, reraise_as_rejected
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
 
 PROFILES = {"quick": 10, "ci": 30, "deep": 300}
 REFERENCE = "reference"
-SAYS_IT_ALL = {
+BLOCKING_CHECKS = {
     "no stale cache": "not judged: its results are stale",
     "value": "not judged: its values are wrong",
 }
@@ -36,7 +36,7 @@ class Job:
     dtype: str
     device: str = "cpu"
     profile: str = "ci"
-    foreign: bool = False
+    user: bool = False
     framework: str = ""
     limit: str = "fused"
     case: str = ""
@@ -72,7 +72,7 @@ def load_spec(spec: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = guarded(importlib.import_module, module)
+        found: Any = reraise_as_rejected(importlib.import_module, module)
     except Rejected as rejection:
         cause = rejection.__cause__
         name = getattr(cause, "name", None) if isinstance(cause, ModuleNotFoundError) else None
@@ -88,7 +88,9 @@ def load_spec(spec: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def foreign(name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused") -> Implementation:
+def user_implementation(
+    name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused"
+) -> Implementation:
     """A user's callable as an implementation: gradient is tried where its framework has one."""
     chosen: Any = framework or guess(function)
     held: Any = limit
@@ -101,7 +103,7 @@ def foreign(name: str, function: Callable[..., Any], framework: str = "", limit:
         held,
         claims,
         waived=waived,
-        origin="foreign",  # type: ignore[arg-type]
+        origin="user",  # type: ignore[arg-type]
     )
 
 
@@ -110,8 +112,8 @@ def implementation(job: Job) -> Implementation:
     formula = registry.formula(job.formula)
     if job.implementation == REFERENCE:
         return reference_as_implementation(formula)
-    if job.foreign:
-        return foreign(job.implementation, load_spec(job.implementation), job.framework, job.limit)
+    if job.user:
+        return user_implementation(job.implementation, load_spec(job.implementation), job.framework, job.limit)
     for candidate in formula.implementations:
         if candidate.name == job.implementation:
             return candidate
@@ -130,7 +132,7 @@ def missing(candidate: Implementation) -> str:
 def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], None] = lambda note: None) -> Trial:
     formula = registry.formula(job.formula)
     known = registry.bugs_of(job.formula)
-    data: dict[str, Sequence[Any]] = {b.id: b.witness for b in known if b.witness is not None}
+    data: dict[str, Sequence[Any]] = {b.id: b.discriminating_input for b in known if b.discriminating_input is not None}
     data.update(formula.real() if formula.real is not None else {})
     stored = [Case.from_json(text) for text in job.stored]
     examples = PROFILES[job.profile]
@@ -172,9 +174,9 @@ def run_job(
                 trial = replace(trial, formula=replace(trial.formula, reference=variant))
         verdicts.append(verdict)
         emit("verdict", verdict.to_dict())
-        if not verdict.passed and name in SAYS_IT_ALL and candidate.convention not in verdict.bugs:
-            blocked = SAYS_IT_ALL[name]
-        if name == "value" and not verdict.passed and job.foreign and verdict.T is None:
+        if not verdict.passed and name in BLOCKING_CHECKS and candidate.convention not in verdict.bugs:
+            blocked = BLOCKING_CHECKS[name]
+        if name == "value" and not verdict.passed and job.user and verdict.T is None:
             break  # it cannot even be called
     return by_convention(trial, verdicts)
 
@@ -211,12 +213,12 @@ def one_case(trial: Trial, name: str) -> Verdict:
 
 
 def value_of(trial: Trial, case: Case) -> Any:
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     return trial.judge(trial.call(values), trial.truth(values))
 
 
 def gradient_of(trial: Trial, case: Case) -> Any:
-    values = trial.values(case)
+    values = trial.arguments_f64(case)
     cotangents = check_value.cotangents_for(trial, values, case.seed)
     return trial.judge(check_value.gradients(trial, values, cotangents), trial.truth_of_gradient(values, cotangents))
 

@@ -22,7 +22,7 @@ def directory() -> Path:
 
 def store(verdict: Verdict) -> Path | None:
     """Keep the case of a failing verdict; None where there is none to keep."""
-    if verdict.passed or not verdict.case or verdict.case == "{}" or "witness" in json.loads(verdict.case):
+    if verdict.passed or not verdict.case or verdict.case == "{}" or "named_input" in json.loads(verdict.case):
         return None
     content = {"formula": verdict.formula, "dtype": verdict.dtype, "check": verdict.check, "case": verdict.case}
     content |= {"implementation": verdict.implementation, "message": verdict.message}

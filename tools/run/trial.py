@@ -76,11 +76,11 @@ class Trial:
     def limit(self) -> float:
         return LIMITS[self.implementation.limit]
 
-    def values(self, case: Case) -> list[Any]:
+    def arguments_f64(self, case: Case) -> list[Any]:
         """The arguments of ``case`` in float64."""
         return inputs.values(self.formula, case, self.dtype, self.data)
 
-    def natives(self, values: Sequence[Any], layout: str = "contiguous") -> list[Any]:
+    def arguments(self, values: Sequence[Any], layout: str = "contiguous") -> list[Any]:
         """The same arguments as the implementation takes them, in fresh memory."""
         return [
             frameworks.native(v, a.real, self.dtype, self.framework, self.device, layout)
@@ -106,15 +106,15 @@ class Trial:
         if self.function is None:
             self.function = self.load()
         with np.errstate(all="ignore"):
-            return guarded(self.function, *natives, **{**self.keywords(), **keywords})
+            return reraise_as_rejected(self.function, *natives, **{**self.keywords(), **keywords})
 
     def call(self, values: Sequence[Any], layout: str = "contiguous") -> list[np.ndarray]:
         """The outputs in float64 for arguments given in float64; type, shape, dtype and device are checked."""
-        return [frameworks.to_float64(y) for y in self.accepted(self.invoke(self.natives(values, layout)), values)]
+        return [frameworks.to_float64(y) for y in self.accepted(self.invoke(self.arguments(values, layout)), values)]
 
     def call_unjudged(self, values: Sequence[Any]) -> list[np.ndarray]:
         """The outputs in float64, whatever their shape and dtype: a known bug may return more rows, or fewer."""
-        result = frameworks.returned(self.invoke(self.natives(values)), self.framework, len(self.truth(values)))
+        result = frameworks.returned(self.invoke(self.arguments(values)), self.framework, len(self.truth(values)))
         return [frameworks.to_float64(y) for y in result]
 
     def accepted(self, result: Any, values: Sequence[Any]) -> list[Any]:
@@ -222,7 +222,7 @@ class Trial:
         )
 
 
-def guarded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def reraise_as_rejected(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """``function(*args)``, its exceptions turned into Rejected with one sentence."""
     try:
         return function(*args, **kwargs)

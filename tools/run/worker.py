@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Any
 
-DEAF = 86  # exit status of a worker whose pipes were closed under it
+EXIT_PIPE_CLOSED = 86  # exit status of a worker whose pipes were closed under it
 
 
 def main(jobs_fd: int, events_fd: int, memory: int, parent: int, path: list[str]) -> None:
@@ -43,14 +43,14 @@ def main(jobs_fd: int, events_fd: int, memory: int, parent: int, path: list[str]
             while line:
                 line = line[write(events_fd, line) :]
         except OSError:
-            leave(DEAF)
+            leave(EXIT_PIPE_CLOSED)
 
     def lone(job: Job, message: str) -> list[dict[str, Any]]:
-        origin: Any = "foreign" if job.foreign else "ours"
+        origin: Any = "user" if job.user else "builtin"
         place = (job.formula, job.implementation, job.dtype, "value")
         return [Verdict(*place, False, job.device, origin, message=message).to_dict()]
 
-    instruments = judge(np, torch)
+    instruments = snapshot_callables(np, torch)
     emit("ready", None)
     for line in os.fdopen(jobs_fd):
         job = Job.from_dict(json.loads(line))
@@ -97,7 +97,7 @@ def follow_parent(parent: int) -> None:
         os._exit(0)
 
 
-def judge(*libraries: Any) -> dict[str, tuple[Any, str, Any]]:
+def snapshot_callables(*libraries: Any) -> dict[str, tuple[Any, str, Any]]:
     """What a verdict is made with - NumPy, torch's tensors, our own functions - so that a replacement is noticed."""
     ours = [m for name, m in sys.modules.items() if name.startswith("trueness.tools.")]
     classes = [c for m in ours for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__]

@@ -222,8 +222,8 @@ def cases(formula: Formula, layouts: Sequence[str] = ("contiguous",)) -> st.Sear
 
 def values(formula: Formula, case: Case, dtype: str, data: Mapping[str, Sequence[Any]] | None = None) -> list[Any]:
     """The arguments of ``case`` in float64, real tensors rounded to ``dtype``; ``data`` holds the named inputs."""
-    if case.witness:
-        drawn = list((data or {})[case.witness])
+    if case.named_input:
+        drawn = list((data or {})[case.named_input])
     else:
         drawn = [a.build(case, np.random.default_rng([case.seed, i])) for i, a in enumerate(formula.arguments)]
     return [rounded(a, x, case, dtype) for a, x in zip(formula.arguments, drawn, strict=True)]

@@ -26,7 +26,7 @@ class Case:
     spread   decades over which single elements scatter log-uniformly around it
     layout   how tensors lie in memory: contiguous, transposed, sliced, expanded, offset, channels_last
     scalars  argument → value, for arguments that are not tensors
-    witness  name of a bug whose discriminating input this is, or of a real data set; the rest is then not used
+    named_input  name of a bug whose discriminating input this is, or of a real data set; the rest is then not used
     """
 
     sizes: Mapping[str, Any] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Case:
     spread: float = 0.0
     layout: str = "contiguous"
     scalars: Mapping[str, Any] = field(default_factory=dict)
-    witness: str = ""
+    named_input: str = ""
 
     def to_json(self) -> str:
         return json.dumps({k: v for k, v in asdict(self).items() if v != getattr(Case(), k)})
@@ -45,6 +45,8 @@ class Case:
         """The inverse of ``to_json``; ValueError when the text is not a case."""
         try:
             data = json.loads(text)
+            if "witness" in data:  # the name of this field before version 0.2
+                data["named_input"] = data.pop("witness")
             data["sizes"] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.get("sizes", {}).items()}
             return Case(**data)
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
@@ -64,7 +66,7 @@ class Implementation:
     dtypes     formats it takes; the others are skipped, for the reason in ``only``
     convention id of the ledger entry by which it is known to differ; it must then differ in just that way
     waived     check, or "check dtype" → reason why it does not apply here; printed as a skip
-    origin     "ours", "peer" or "foreign"
+    origin     "builtin", "third_party" or "user"
     largest    most elements it is given (an interpreted kernel is slow)
     kernels    returns name → (Triton kernel, argument types, options), to be compiled ahead of time (tools/triton)
     """
@@ -81,7 +83,7 @@ class Implementation:
     devices: tuple[str, ...] = ("cpu", "cuda")
     convention: str = ""
     waived: Mapping[str, str] = field(default_factory=dict)
-    origin: Literal["ours", "peer", "foreign"] = "ours"
+    origin: Literal["builtin", "third_party", "user"] = "builtin"
     largest: int | None = None
     kernels: Callable[[], Mapping[str, Any]] = dict
 
@@ -159,7 +161,7 @@ class Bug:
     verdict   one of VERDICTS
     source    the primary source that decides
     variant   the wrong function, same signature as the reference (NumPy), or None
-    witness   the discriminating input, arguments of the reference in float64
+    discriminating_input  the discriminating input, arguments of the reference in float64
     evidence  a command that shows the verdict
     finding   what was found, in one or two sentences
     """
@@ -174,7 +176,7 @@ class Bug:
     finding: str
     evidence: str
     variant: Callable[..., Any] | None = None
-    witness: Sequence[Any] | None = None
+    discriminating_input: Sequence[Any] | None = None
     invisible: Mapping[str, str] = field(default_factory=dict)
     """dtype → why that format cannot show the difference"""
 
@@ -198,7 +200,7 @@ class Verdict:
     check: str
     passed: bool
     device: str = "cpu"
-    origin: str = "ours"
+    origin: str = "builtin"
     cases: int = 0
     T: float | None = None
     limit: float | None = None
@@ -214,7 +216,7 @@ class Verdict:
     reproduction: str = ""
     samples: tuple[tuple[int, float], ...] = ()
     """(number of elements, T) of every case, for the report's pictures"""
-    kills: tuple[tuple[str, float], ...] = ()
+    detections: tuple[tuple[str, float], ...] = ()
     """(bug, largest T of its wrong variant): the kill matrix, on the verdict of the check ``known bugs``"""
 
     def __bool__(self) -> bool:
@@ -227,5 +229,5 @@ class Verdict:
     def from_dict(data: Mapping[str, Any]) -> Verdict:
         lists = {k: tuple(v) for k, v in data.items() if isinstance(v, list)}
         lists["samples"] = tuple((int(n), float(t)) for n, t in data.get("samples", ()))
-        lists["kills"] = tuple((str(b), float(t)) for b, t in data.get("kills", ()))
+        lists["detections"] = tuple((str(b), float(t)) for b, t in data.get("detections", ()))
         return Verdict(**{**data, **lists})

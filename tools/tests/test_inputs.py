@@ -40,13 +40,15 @@ def trial(made: Formula, function: Callable[..., Any], dtype: str = "float32", f
 
 def reference_trial(made: Formula, dtype: str = "float64", *bugs: Bug) -> Trial:
     implementation = Implementation("reference", lambda: made.reference, "numpy", claims=frozenset({"reference"}))
-    data = {b.id: b.witness for b in bugs if b.witness is not None}
+    data = {b.id: b.discriminating_input for b in bugs if b.discriminating_input is not None}
     return Trial(made, implementation, dtype, bugs=bugs, data=data, examples=10)
 
 
-def bug(variant: Callable[..., Any], witness: Any) -> Bug:
+def bug(variant: Callable[..., Any], discriminating_input: Any) -> Bug:
     text: Any = dict.fromkeys(("title", "document", "claim", "source", "finding", "evidence"), "here")
-    return Bug("FSB-99", "made.up", verdict="no bug", variant=variant, witness=witness, **text)
+    return Bug(
+        "FSB-99", "made.up", verdict="no bug", variant=variant, discriminating_input=discriminating_input, **text
+    )
 
 
 def verdict(name: str, on: Trial) -> Verdict:
@@ -112,7 +114,7 @@ def test_a_list_is_the_same_list_for_the_same_case_and_reaches_torch_item_by_ite
     case = Case(sizes={"B": 4}, seed=3)
     first, again = (inputs.values(LENGTHS, case, "float16")[0] for _ in range(2))
     assert [x.tolist() for x in first] == [x.tolist() for x in again]
-    natives = trial(LENGTHS, torch_lengths).natives([first])[0]
+    natives = trial(LENGTHS, torch_lengths).arguments([first])[0]
     assert isinstance(natives, list) and all(x.dtype == torch.int64 for x in natives)
 
 
@@ -121,7 +123,7 @@ def test_an_array_that_is_made_arrives_as_a_tensor_in_its_own_dtype() -> None:
     made = formula(lambda labels: labels, argument, outputs=("int64",))
     value = inputs.values(made, Case(sizes={"n": 5}), "bfloat16")
     assert argument.tensor and not argument.real and not argument.differentiable
-    assert trial(made, lambda labels: labels).natives(value)[0].dtype == torch.int64
+    assert trial(made, lambda labels: labels).arguments(value)[0].dtype == torch.int64
 
 
 # -- outputs ----------------------------------------------------------------------------------------------------------
@@ -245,24 +247,24 @@ def test_the_ball_certificate_sees_a_count_that_float64_gets_wrong() -> None:
 def test_a_variant_with_more_rows_dies_and_is_named(dtype: str) -> None:
     wrong = bug(lambda items: np.array([len(x) for x in items if len(x)], dtype=np.int64), ([np.ones(2), np.ones(0)],))
     found = verdict("known bugs", reference_trial(LENGTHS, dtype, wrong))
-    assert found and dict(found.kills)[wrong.id] == np.inf
-    assert wrong.variant is not None and wrong.witness is not None
+    assert found and dict(found.detections)[wrong.id] == np.inf
+    assert wrong.variant is not None and wrong.discriminating_input is not None
     standing = trial(LENGTHS, as_torch(wrong.variant, LENGTHS), dtype)
-    standing.bugs, standing.data = (wrong,), {wrong.id: wrong.witness}
+    standing.bugs, standing.data = (wrong,), {wrong.id: wrong.discriminating_input}
     assert diagnosis.behaves_like(standing, verdict("value", standing)) == [wrong.id]
 
 
 def test_a_variant_that_is_undefined_somewhere_is_judged_where_it_is_defined() -> None:
     longest = bug(lambda items: np.full(len(items), max(len(x) for x in items)), ([np.ones(2), np.ones(1)],))
     never = bug(lambda items: np.array([len(x) for x in items] + [max(())]), ([np.ones(1)],))
-    assert dict(verdict("known bugs", reference_trial(LENGTHS, "float64", longest)).kills)[longest.id] == np.inf
+    assert dict(verdict("known bugs", reference_trial(LENGTHS, "float64", longest)).detections)[longest.id] == np.inf
     assert not verdict("known bugs", reference_trial(LENGTHS, "float64", never))
 
 
 def test_the_integers_of_a_variant_are_not_rounded_to_the_dtype() -> None:
     same = bug(COUNTED.reference, (3, np.array([True])))
     found = verdict("known bugs", reference_trial(COUNTED, "bfloat16", same))
-    assert not found and dict(found.kills)[same.id] == 0
+    assert not found and dict(found.detections)[same.id] == 0
 
 
 def test_the_gradient_of_a_value_beside_a_count_is_judged() -> None:

@@ -17,7 +17,7 @@ from junitparser import JUnitXml
 
 from trueness.tools.report.html import number, require_writable, several, skips, to_html, write_report
 from trueness.tools.report.results import Results, rows, schema, to_json, to_junit
-from trueness.tools.run.runner import Job, foreign, run_job
+from trueness.tools.run.runner import Job, run_job, user_implementation
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Verdict
 
@@ -29,7 +29,7 @@ WRONG = replace(
     RIGHT,
     implementation="mine:fn",
     passed=False,
-    origin="foreign",
+    origin="user",
     T=2e7,
     message="output is 2, the reference 1: T = 2e+07 of 1.5.",
     where=(0, 1),
@@ -42,8 +42,14 @@ WRONG = replace(
     samples=(),
 )
 SKIPPED = replace(RIGHT, check="side stream", T=None, limit=None, cases=0, samples=(), skipped="no CUDA device")
-KILLS = Verdict(
-    "fisher.diagonal", "reference", "float32", "known bugs", True, limit=3.0, kills=(("FSB-01", 1e8), ("FSB-02", 0.5))
+DETECTIONS = Verdict(
+    "fisher.diagonal",
+    "reference",
+    "float32",
+    "known bugs",
+    True,
+    limit=3.0,
+    detections=(("FSB-01", 1e8), ("FSB-02", 0.5)),
 )
 
 
@@ -59,7 +65,7 @@ def real() -> Results:
         return score.abs() + 1e-4 + 1e-3 * (1 - alpha)
 
     job = Job("fisher.diagonal", "trueness", "float32", profile="quick", checks=("value", "gradient", "side stream"))
-    candidate = foreign("mine:absolute", absolute)
+    candidate = user_implementation("mine:absolute", absolute)
     found = run_job(job) + run_job(replace(job, implementation="mine:absolute"), candidate=candidate)
     return results(*found, *run_job(Job("fisher.diagonal", "reference", "float32", profile="quick")))
 
@@ -85,11 +91,11 @@ def test_nan_is_worse_than_any_T() -> None:
 
 
 def test_kills_are_counted_for_every_implementation_of_the_formula_and_dtype() -> None:
-    reference, row = rows([RIGHT, KILLS])
+    reference, row = rows([RIGHT, DETECTIONS])
     assert (reference.origin, row.implementation) == ("reference", "trueness")
-    assert (row.killed, row.known, row.invisible) == (1, 2, 1)
-    assert rows([RIGHT, replace(KILLS, passed=False)])[1].invisible == 0
-    assert rows([RIGHT, replace(KILLS, dtype="float16")])[1].known == 0
+    assert (row.detected, row.known, row.invisible) == (1, 2, 1)
+    assert rows([RIGHT, replace(DETECTIONS, passed=False)])[1].invisible == 0
+    assert rows([RIGHT, replace(DETECTIONS, dtype="float16")])[1].known == 0
 
 
 def test_a_row_is_skipped_only_if_all_of_it_is() -> None:
@@ -106,7 +112,7 @@ def test_a_known_convention_is_named_and_wins_over_other_bugs_it_resembles() -> 
 def test_rows_come_in_the_declared_order_whatever_order_the_workers_ended_in() -> None:
     names = [i.name for i in registry.formula("fisher.diagonal").implementations]
     mixed = [replace(RIGHT, implementation=name, dtype=d) for d in ("bfloat16", "float64") for name in reversed(names)]
-    ours = [r for r in results(*mixed).rows() if r.origin == "ours"]
+    ours = [r for r in results(*mixed).rows() if r.origin == "builtin"]
     assert [(r.implementation, r.dtype) for r in ours] == [(n, d) for n in names for d in ("float64", "bfloat16")]
 
 
@@ -283,7 +289,7 @@ def test_the_page_shows_the_counterexample_its_reproduction_and_the_bug(page: Pa
     assert wrong.message in page.text and wrong.reproduction in page.text and wrong.case in page.text
     assert "Behaves like FSB-01" in page.text
     assert registry.bugs()["FSB-01"].title in page.text
-    assert "killed" in page.text and "no CUDA device" in page.text
+    assert "detected" in page.text and "no CUDA device" in page.text
 
 
 def test_the_page_prints_equation_source_and_policy_of_each_formula(page: Page) -> None:
@@ -296,7 +302,9 @@ def test_nothing_a_module_says_becomes_markup() -> None:
     for name in fields:
         verdict = Verdict.from_dict({**WRONG.to_dict(), "bugs": [EVIL], name: EVIL})
         skipped = replace(SKIPPED, skipped=EVIL)
-        html = to_html(results(verdict, skipped, replace(KILLS, kills=((EVIL, 9.0),)), platform=EVIL, seed=EVIL))
+        html = to_html(
+            results(verdict, skipped, replace(DETECTIONS, detections=((EVIL, 9.0),)), platform=EVIL, seed=EVIL)
+        )
         found = Page(html)
         assert len(found.all("script")) == 1, name
         assert "<script>alert('x')</script>" in found.text
@@ -305,7 +313,7 @@ def test_nothing_a_module_says_becomes_markup() -> None:
 
 def test_measured_cases_of_a_module_with_a_hostile_name_are_drawn() -> None:
     for name in (EVIL, "$\\frac{", "名前:関数", "a" * 300, "x:" + "y\n" * 50):
-        html = to_html(results(replace(RIGHT, implementation=name, origin="foreign")))
+        html = to_html(results(replace(RIGHT, implementation=name, origin="user")))
         assert len(Page(html).all("script")) == 1
         assert len(Page(html).all("svg")) == 2
 
@@ -327,13 +335,13 @@ def test_a_run_in_which_all_was_skipped_has_a_page() -> None:
 
 
 def test_a_verdict_on_a_formula_that_is_not_on_file_has_a_card() -> None:
-    assert "fisher.diagonal" in Page(to_html(Results([RIGHT, WRONG, KILLS]))).text
+    assert "fisher.diagonal" in Page(to_html(Results([RIGHT, WRONG, DETECTIONS]))).text
 
 
-def test_an_alive_bug_is_said_in_words() -> None:
-    alive = replace(KILLS, passed=False, message="FSB-02 would pass in float32.")
-    assert "✗ alive" in Page(to_html(results(RIGHT, alive))).text
-    assert "✗ alive" not in Page(to_html(results(RIGHT, KILLS))).text
+def test_a_missed_bug_is_said_in_words() -> None:
+    missed = replace(DETECTIONS, passed=False, message="FSB-02 would pass in float32.")
+    assert "✗ missed" in Page(to_html(results(RIGHT, missed))).text
+    assert "✗ missed" not in Page(to_html(results(RIGHT, DETECTIONS))).text
 
 
 def test_skips_are_grouped_by_reason_and_lose_nothing() -> None:

@@ -26,7 +26,7 @@ from trueness.tools.run.runner import Job
 from trueness.tools.spec.model import Verdict
 from trueness.tools.tests.processes import FOREVER, HAS_PROC, Process, none_left, wait_for_end, wait_until
 
-pytestmark = pytest.mark.xdist_group("foreign")  # the hostile ones run once
+pytestmark = pytest.mark.xdist_group("user")  # the hostile ones run once
 Running = Callable[[], list[Process]]
 
 HOSTILE = """
@@ -249,7 +249,7 @@ class EventClock(pool.Clock):
 
 def job(name: str, dtype: str = "float32", *checks: str) -> Job:
     spec = name if ":" in name else f"hostile:{name}"
-    return Job("fisher.diagonal", spec, dtype, profile="quick", foreign=True, checks=checks)
+    return Job("fisher.diagonal", spec, dtype, profile="quick", user=True, checks=checks)
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_it_gets_its_verdict_in_one_sentence(one_run: dict[str, list[Verdict]], 
     failures = [v for v in one_run[name] if not v.passed]
     assert any(v.message.startswith(SENTENCES[name]) for v in failures), [v.message for v in failures]
     assert all("\n" not in v.message and "\x1b" not in v.message for v in failures)
-    assert all(v.origin == "foreign" for v in failures)
+    assert all(v.origin == "user" for v in failures)
 
 
 @pytest.mark.parametrize("name", CHECKED_BY_VALUE)
@@ -323,7 +323,7 @@ def test_a_hang_is_ended_by_the_time_limit(here: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(pool, "CLOCK", EventClock(here / "hangs"))
     (verdict,) = [v for v in run_groups([[job(name)]], 1, 6.0) if not v.passed]
     assert verdict.message == "timed out: no answer within 6 s, in the check “value”."
-    assert verdict.origin == "foreign"
+    assert verdict.origin == "user"
 
 
 @pytest.mark.usefixtures("here")
@@ -349,7 +349,7 @@ def test_a_crash_is_tried_again_in_the_next_dtype() -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_slow_one_is_ended_though_it_answers(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "PATIENCE", 0.1)
+    monkeypatch.setattr(pool, "TIMEOUT_FACTOR", 0.1)
     monkeypatch.setattr(pool, "CLOCK", EventClock(here / "never", tick=0.3))
     verdicts = run_groups([[job("right")]], 1, 20.0)
     assert verdicts[-1].message == "timed out: not done after 2 s, in the check “value”."
@@ -409,7 +409,7 @@ def test_a_worker_that_cannot_start_is_a_verdict(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", "/bin/false")
     (verdict,) = run_groups([[Job("fisher.diagonal", "trueness", "float32")]], 1)
     assert verdict.message == "ended its process with exit status 1, before its worker process was ready."
-    assert (verdict.check, verdict.passed, verdict.origin) == ("value", False, "ours")
+    assert (verdict.check, verdict.passed, verdict.origin) == ("value", False, "builtin")
 
 
 def test_a_job_sent_to_a_dead_worker_does_not_block(here: Path) -> None:
@@ -468,7 +468,7 @@ import signal
 from trueness.tools.run.pool import run_groups
 from trueness.tools.run.runner import Job
 signal.signal(signal.SIGINT, signal.default_int_handler)
-jobs = [[Job("fisher.diagonal", "naps:f", "float32", foreign=True)]] * 2
+jobs = [[Job("fisher.diagonal", "naps:f", "float32", user=True)]] * 2
 run_groups(jobs, 2, 3600.0)
 """
 
