@@ -46,7 +46,7 @@ build/triton-3.6.0: | $(READY)
 
 # The table of compiled kernels, docs/kernels.md.
 kernels: $(READY) build/triton-3.6.0
-	$(BIN)/python -m trueness.tools.triton.compile --triton build/triton-3.6.0 --write docs $(ARGS)
+	$(BIN)/trueness kernels --triton build/triton-3.6.0 --write docs $(ARGS)
 
 # Ours and its peers in turn, docs/speed.md: minutes, on a quiet machine.
 pairs: $(READY)

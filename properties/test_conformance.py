@@ -27,4 +27,4 @@ def test_implementation_is_right(job: Job) -> None:
     failures = [describe(v) for v in verdicts if not v.passed]
     assert not failures, "\n" + "\n".join(failures)
     if all(v.skipped for v in verdicts):
-        pytest.skip(verdicts[0].skipped)
+        pytest.skip(verdicts[0].message)

@@ -51,7 +51,7 @@ def main() -> int:
 
     from pairs.harness import ROUNDS, Line, Prepared, measure
     from pairs.page import COLUMNS, cells, page
-    from trueness.tools.report.results import installed
+    from trueness.tools.spec.versions import installed
 
     parser = argparse.ArgumentParser(prog="python asv_bench/pairs", description=__doc__)
     parser.add_argument("family", nargs="*", default=families(), help=f"of {', '.join(families())}")

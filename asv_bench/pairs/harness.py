@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from threadpoolctl import threadpool_limits
 from trueness.tools.arithmetic.bounds import Bound
 from trueness.tools.arithmetic.formats import round_to
 from trueness.tools.run import frameworks
+from trueness.tools.run.timing import in_turn, median_ratio
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Formula, Implementation
@@ -210,15 +212,12 @@ def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = 
                 yield Line(**where, side=peer.name, goal=pair.goals.get((peer.name, count)), note=f"not run: {said}")
         calls = [ours, *(call for _, call, _ in sides)]
         counts = [count_for(call, device, clock) for call in calls]
-        times: list[list[float]] = [[] for _ in calls]
-        gc.disable()
-        try:
-            for _ in range(rounds):
-                for call, n, kept in zip(calls, counts, times, strict=True):
-                    call()  # after other code the first call is slow, whoever it is
-                    kept.append(seconds(call, n, device, clock))
-        finally:
-            gc.enable()
+
+        def sample(call: Call, n: int) -> float:
+            call()  # after other code the first call is slow, whoever it is
+            return seconds(call, n, device, clock)
+
+        times = in_turn([partial(sample, call, n) for call, n in zip(calls, counts, strict=True)], rounds)
         extra = memory(ours) if pair.extra is not None and device == "cpu" else None
         mine = times[0]
         yield Line(
@@ -235,6 +234,6 @@ def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = 
                 side=peer.name,
                 T=T,
                 milliseconds=1e3 * statistics.median(theirs),
-                ratio=statistics.median(b / a for a, b in zip(mine, theirs, strict=True)),
+                ratio=median_ratio(theirs, to=mine),
                 goal=pair.goals.get((peer.name, count)),
             )

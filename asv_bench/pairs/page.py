@@ -24,7 +24,7 @@ Times are of one machine on one day; ratios are what carries over.
 
 {processor}; {versions}.
 
-**CUDA: not run on a GPU.** `python -m trueness.tools.gpu` measures the same there and writes its own table.
+**CUDA: not run on a GPU.** `trueness gpu` measures the same there and writes its own table.
 
 {outcome}
 """

@@ -7,8 +7,8 @@ D    spread of the reference under stochastic arithmetic: D² = Σ_grains mean_k
 n    the formula's reduction length; outputs of a reduction share D along the last axis (root mean square)
 u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
 
-T ≤ 1 is explained by rounding. The limits below, the grains and the number of runs are the only chosen numbers of the
-project; ``trueness calibrate`` prints the false accepts and false rejects they lead to.
+T ≤ 1 is explained by rounding. The limits (tools/spec/tables.py), the grains and the number of runs are the only chosen
+numbers of the project; ``trueness calibrate`` prints the false accepts and false rejects they lead to.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 
 from trueness.tools.arithmetic.base import is_inexact
-from trueness.tools.arithmetic.formats import Precision
+from trueness.tools.arithmetic.formats import Format
 from trueness.tools.arithmetic.noise import GRAINS, Noise
 from trueness.tools.arithmetic.stochastic import stochastic
+from trueness.tools.spec.tables import LIMITS
 
-LIMITS = {"fused": 1.5, "eager": 3.0, "exact": 0.0}
+__all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
+
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
 
 
@@ -110,7 +112,7 @@ def bounds(
     function: Callable[..., Any],
     arguments: Sequence[Any],
     units: Sequence[float],
-    fmt: Precision,
+    fmt: Format,
     reduction: int,
     whole: Sequence[bool] = (),
 ) -> list[Bound]:

@@ -15,8 +15,9 @@ import numpy as np
 from hypothesis import given
 
 from trueness.tools.arithmetic.bounds import LIMITS
-from trueness.tools.arithmetic.formats import PRECISIONS, round_to
+from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.calibration.record import Run
+from trueness.tools.calibration.subjects import DTYPES
 from trueness.tools.checks.core import excluded, settings_for
 from trueness.tools.checks.value import cotangents_for, differentiable, gradients
 from trueness.tools.run.frameworks import Rejected
@@ -25,10 +26,9 @@ from trueness.tools.run.trial import Trial
 from trueness.tools.run.variants import as_torch
 from trueness.tools.spec import inputs, registry
 from trueness.tools.spec.model import Bug, Case, Formula, Implementation
+from trueness.tools.spec.tables import CALIBRATION_PROFILES
 
 FAMILIES = ("attention", "atlas_memory", "filters", "fisher", "kernels")
-CASES = {"quick": 10, "full": 12}  # drawn for every formula, direction and dtype
-FORMATS = {"quick": ("float32",), "full": ("float32", "float16", "bfloat16")}
 
 ZERO = {("attention.tmsa", "w_kt"): "the gradient by W_kt is 0, since k_t cancels in the softmax"}
 """(formula, argument) → why no mistake in that gradient can show"""
@@ -60,6 +60,11 @@ PLANTED: dict[str, Callable[[Arrays, int], Arrays]] = {
     "dropped": dropped,
     "last row missing": last_missing,
 }
+
+
+def formats(profile: str) -> tuple[str, ...]:
+    """The dtypes in which the optimized families are measured."""
+    return CALIBRATION_PROFILES[profile].dtypes or DTYPES
 
 
 def formulas() -> list[Formula]:
@@ -101,7 +106,7 @@ def expected(profile: str) -> list[tuple[str, str, str, str]]:
     """Every mutant that some case must show: all variants that the format can, all mistakes in all gradients."""
     found = []
     for formula in formulas():
-        for dtype in FORMATS[profile]:
+        for dtype in formats(profile):
             if dtype not in formula.dtypes:
                 continue
             found += [(formula.name, "forward", dtype, bug.id) for bug in mutants(formula, dtype)]
@@ -122,13 +127,13 @@ def runs(profile: str, progress: Callable[[str], None] = lambda note: None) -> l
     """Everything tried: the family of a run is the name of its formula."""
     found: list[Run] = []
     for formula in formulas():
-        for dtype in FORMATS[profile]:
+        for dtype in formats(profile):
             if dtype not in formula.dtypes:
                 continue
             progress(f"{formula.name}, {dtype}")
-            found += forward(formula, dtype, CASES[profile])
+            found += forward(formula, dtype, CALIBRATION_PROFILES[profile].ledger_cases)
             if formula.vjp is not None:
-                found += backward(formula, dtype, CASES[profile])
+                found += backward(formula, dtype, CALIBRATION_PROFILES[profile].ledger_cases)
     return found
 
 
@@ -175,7 +180,7 @@ def with_gradient(formula: Formula, dtype: str) -> list[Implementation]:
 def backward(formula: Formula, dtype: str, count: int) -> list[Run]:
     found = []
     ours = with_gradient(formula, dtype)
-    saturates = PRECISIONS[dtype].max
+    saturates = precision(dtype).max
     for case in drawn(formula, count):
         values = inputs.values(formula, case, dtype)
         for implementation in ours:

@@ -8,11 +8,12 @@ from math import isnan
 from trueness.tools.arithmetic.bounds import LIMITS, RUNS
 from trueness.tools.arithmetic.noise import GRAINS
 from trueness.tools.calibration.fisher import FLOOR
-from trueness.tools.calibration.ledger import CASES, ZERO
+from trueness.tools.calibration.ledger import ZERO
 from trueness.tools.calibration.record import RIGHT, SAME, SHIPPED, Calibration, Run, Summary, share, survivors
 from trueness.tools.calibration.subjects import DTYPES
+from trueness.tools.spec.tables import CALIBRATION_PROFILES, FORMATS
 
-SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+SHORT = {name: FORMATS[name].short for name in DTYPES}
 LIMIT = LIMITS["fused"]
 
 INTRODUCTION = """\
@@ -151,7 +152,9 @@ def page(found: Calibration) -> str:
                 gap(found),
                 NEVER,
                 never(found),
-                FAMILIES.format(cases=CASES[found.profile], limit=LIMIT, zero=zero()) + "\n" + families(found)
+                FAMILIES.format(cases=CALIBRATION_PROFILES[found.profile].ledger_cases, limit=LIMIT, zero=zero())
+                + "\n"
+                + families(found)
                 if found.ledger
                 else "",
                 CHOICES.format(cases=found.choice_cases, limit=LIMIT, runs=RUNS, more=2 * RUNS),

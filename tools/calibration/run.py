@@ -10,10 +10,8 @@ one lies beyond its limit, or when a mutant lives that could have been seen.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -30,9 +28,9 @@ from trueness.tools.calibration import fisher as calibration_fisher
 from trueness.tools.calibration import ledger as calibration_ledger
 from trueness.tools.calibration.record import SAME, SHIPPED, Calibration, Run
 from trueness.tools.calibration.subjects import DTYPES, Subject, Variant
+from trueness.tools.spec.tables import CALIBRATION_PROFILES, require
+from trueness.tools.spec.versions import installed
 
-PROFILES = {"quick": 15, "full": 60}  # cases per family, direction and dtype
-CHOICE_CASES = {"quick": 2, "full": 12}  # of them, how many are judged again under every other choice
 INVISIBLE = {
     ("attention", "forward", "float16", "l + 1e-6"): "l ≥ 1, so it is at most 1e-6 relative; u = 4.9e-4",
     ("attention", "forward", "bfloat16", "l + 1e-6"): "l ≥ 1, so it is at most 1e-6 relative; u = 3.9e-3",
@@ -44,6 +42,8 @@ INVISIBLE = {
     ("fisher", "backward", "bfloat16", "gain of 1e-4"): "1e-4 < u = 3.9e-3",
 }
 """(family, direction, dtype, mutant) → why that format cannot show the mistake. A killed entry is a failure."""
+
+MEASURED_WITH = ("trueness", "numpy", "torch")
 
 Progress = Callable[[str], None]
 
@@ -111,11 +111,10 @@ def calibrate(
     progress  called after every case with a sentence: what was tried, and how far it is
     raises    ValueError for a profile that does not exist
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile was {profile!r}; allowed are {', '.join(PROFILES)}.")
+    chosen = CALIBRATION_PROFILES[require("profile", profile, CALIBRATION_PROFILES)]
     everything = tried is None
     tried = subjects() if tried is None else tried
-    cases, again = PROFILES[profile], CHOICE_CASES[profile]
+    cases, again = chosen.cases, chosen.choice_cases
     invisible = INVISIBLE if invisible is None else invisible
     runs: list[Run] = []
     vacuous: dict[tuple[str, str, str], int] = {}
@@ -140,12 +139,8 @@ def calibrate(
         shown = {(r.family, r.direction, r.dtype, r.variant) for r in ledger}
         untried += [key for key in calibration_ledger.expected(profile) if key not in shown]
     return Calibration(
-        profile, cases, tuple(runs), vacuous, tuple(untried), invisible, again, versions(), tuple(ledger)
+        profile, cases, tuple(runs), vacuous, tuple(untried), invisible, again, installed(MEASURED_WITH), tuple(ledger)
     )
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("trueness", "numpy", "torch")}}
 
 
 def one_case(subject: Subject, dtype: str, index: int, again: bool) -> tuple[list[Run], bool]:

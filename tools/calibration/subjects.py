@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-DTYPES = ("float32", "float16", "bfloat16")
-HALF = ("float16", "bfloat16")
+from trueness.tools.spec.tables import FORMATS, formats_by_precision
+
+DTYPES = tuple(name for name in formats_by_precision() if name != "float64")
+HALF = tuple(name for name in DTYPES if FORMATS[name].half)
 TILE = 16  # of the tiled mutants
 
 

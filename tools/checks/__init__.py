@@ -1,11 +1,40 @@
-"""The generic checks, one file per kind. Importing this package registers all of them, in the order they run in."""
+"""The generic checks, one module per kind, and the order they run in."""
 
-from trueness.tools.checks import value  # isort: skip
-from trueness.tools.checks import contract, torch  # isort: skip
-from trueness.tools.checks import triton  # isort: skip
-from trueness.tools.checks import cuda  # isort: skip
-from trueness.tools.checks import reference  # isort: skip
+from trueness.tools.checks import contract, cuda, reference, torch, triton, value
 
-KINDS = (value, contract, torch, triton, cuda, reference)
+IN_ORDER = (
+    value.value,
+    value.gradient,
+    value.second_derivative,
+    contract.layouts,
+    contract.shapes,
+    contract.special_values,
+    contract.determinism,
+    contract.inputs_unchanged,
+    contract.no_aliasing,
+    contract.no_stale_cache,
+    contract.poisoned_allocations,
+    contract.red_zones,
+    contract.out_argument,
+    torch.opcheck,
+    torch.compiles,
+    torch.autocast,
+    torch.vmap,
+    torch.jvp,
+    triton.kernel_memory,
+    triton.kernel_tiles,
+    triton.kernel_offsets,
+    cuda.graph_capture,
+    cuda.int32_overflow,
+    cuda.side_stream,
+    cuda.repeatability,
+    cuda.compute_sanitizer,
+    reference.ball_certificate,
+    reference.complex_step_certificate,
+    reference.power,
+    reference.known_bugs,
+)
+CHECKS = {entry.name: entry for entry in IN_ORDER}
+"""name → check, in the order they run in"""
 
-__all__ = ["KINDS"]
+__all__ = ["CHECKS"]

@@ -1,8 +1,8 @@
 """The generic checks: each is written once and runs for every formula, implementation and dtype.
 
-A check is a function ``check(trial) -> Verdict``. It is registered with the sentence it stands for and with what it
-needs of an implementation (a framework, a claim, a gradient, a device); where that is missing, the verdict is a skip
-that says why. The functions live in check_*.py, one file per kind.
+A check is a function ``check(trial) -> Verdict`` with the sentence it stands for and what it needs of an implementation
+(a framework, a claim, a device); where that is missing, the verdict is a skip with the reason. There is one module per
+kind; tools/checks/__init__.py lists all of them in the order they run in.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
-from trueness.tools.run.frameworks import Rejected, guess, unsupported
+from trueness.tools.run.frameworks import Rejected, unsupported
 from trueness.tools.run.trial import Reading, Trial
 from trueness.tools.spec import inputs
 from trueness.tools.spec.model import Case, Verdict
+from trueness.tools.spec.tables import DEVICES, FRAMEWORKS
 
-__all__ = ["CHECKS", "Check", "Failed", "check", "run", "search", "settings_for"]
+__all__ = ["Check", "Failed", "check", "failed", "run", "search", "settings_for"]
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,20 @@ class Check:
     name: str
     sentence: str
     function: Callable[[Trial], Verdict]
-    frameworks: tuple[str, ...] = ("torch", "numpy", "jax")
+    frameworks: tuple[str, ...] = FRAMEWORKS
     claim: str = ""
-    cuda: bool = False
+    device: str = ""
+    """the one device it runs on; empty: any"""
     independent: bool = False
-    """says something even of an implementation whose values are wrong"""
+    """meaningful even for an implementation whose values are wrong"""
+
+    def __call__(self, trial: Trial) -> Verdict:
+        return self.function(trial)
 
 
-CHECKS: dict[str, Check] = {}
-
-
-def check(name: str, sentence: str, **needs: Any) -> Callable[[Callable[[Trial], Verdict]], Callable[[Trial], Verdict]]:
-    """Register a check under ``name``."""
-
-    def register(function: Callable[[Trial], Verdict]) -> Callable[[Trial], Verdict]:
-        CHECKS[name] = Check(name, sentence, function, **needs)
-        return function
-
-    return register
+def check(name: str, sentence: str, **needs: Any) -> Callable[[Callable[[Trial], Verdict]], Check]:
+    """Make a check of a function."""
+    return lambda function: Check(name, sentence, function, **needs)
 
 
 class Failed(Exception):
@@ -58,10 +54,10 @@ class Failed(Exception):
 def why_not(entry: Check, trial: Trial) -> str:
     """Why ``entry`` does not apply to this trial; empty when it does."""
     implementation = trial.implementation
-    if entry.cuda and not torch.cuda.is_available():
-        return "no CUDA device"
-    if entry.cuda and trial.device != "cuda":
-        return "runs with --device cuda"
+    if entry.device and not DEVICES[entry.device].available():
+        return f"no {DEVICES[entry.device].title}"
+    if entry.device not in ("", trial.device):
+        return f"runs with --device {entry.device}"
     for key in (entry.name, f"{entry.name} {trial.dtype}"):
         if key in implementation.waived:
             return implementation.waived[key]
@@ -87,16 +83,16 @@ def excluded(trial: Trial) -> str:
 
 
 def run(entry: Check, trial: Trial) -> Verdict:
-    """The verdict of one check; a skip carries its reason, and what the implementation raises is its verdict."""
+    """The verdict of one check; a skip carries its reason, and an exception of the implementation is a failure."""
     reason = excluded(trial) or why_not(entry, trial)
     if reason:
-        return trial.verdict(entry.name, True, skipped=reason)
+        return trial.skipped(entry.name, reason)
     try:
         return entry.function(trial)
     except Failed as failure:
         return failed(entry.name, trial, failure)
     except Rejected as rejection:
-        return trial.verdict(entry.name, False, message=str(rejection))
+        return trial.failed(entry.name, str(rejection))
 
 
 def failed(name: str, trial: Trial, failure: Failed, **fields: Any) -> Verdict:
@@ -114,27 +110,8 @@ def failed(name: str, trial: Trial, failure: Failed, **fields: Any) -> Verdict:
             **fields,
         }
     case = failure.case.to_json()
-    fields.setdefault("reproduction", reproduction(trial, case, name))
-    return trial.verdict(name, False, message=failure.message, case=case, **fields)
-
-
-def reproduction(trial: Trial, case: str, name: str) -> str:
-    """A Python text that shows the failure again when it is pasted."""
-    lines = ["import trueness"]
-    target = repr(trial.implementation.name)
-    module, _, attribute = trial.implementation.name.partition(":")
-    if trial.implementation.origin == "user" and attribute.isidentifier() and module.replace(".", "").isidentifier():
-        lines.append(f"from {module} import {attribute}")
-        target = attribute
-    options = {"dtype": trial.dtype, "device": trial.device if trial.device != "cpu" else "", "case": case}
-    if trial.implementation.origin == "user":
-        told = guess(trial.function or trial.implementation.load()) != trial.framework
-        options |= {"framework": trial.framework if told else ""}
-        options |= {"limit": trial.implementation.limit if trial.implementation.limit != "fused" else ""}
-    chosen = "".join(f", {key}={value!r}" for key, value in options.items() if value)
-    only = "" if name == "value" else f", checks=[{name!r}]"
-    lines.append(f"print(trueness.check({trial.formula.name!r}, {target}{chosen}{only}))")
-    return "\n".join(lines)
+    fields.setdefault("reproduction", trial.subject.reproduction(name, case))
+    return trial.failed(name, failure.message, case=case, **fields)
 
 
 def settings_for(examples: int) -> settings:
@@ -151,10 +128,7 @@ def settings_for(examples: int) -> settings:
 
 
 def search(trial: Trial, body: Callable[[Case], None], layouts: Sequence[str] = ("contiguous",)) -> int:
-    """Run ``body`` on drawn cases and return their number; the shrunk case arrives as Failed.
-
-    A trial of no examples is about the one case that was asked for.
-    """
+    """Run ``body`` on drawn cases, or on the one to replay, and return their number; Failed carries the shrunk case."""
     count = 0
 
     def one(case: Case) -> None:
@@ -166,12 +140,8 @@ def search(trial: Trial, body: Callable[[Case], None], layouts: Sequence[str] = 
         except Rejected as rejection:
             raise Failed(case, str(rejection)) from None
 
-    if not trial.examples:
-        for case in trial.stored:
-            one(case)
-        return count
-    if trial.only is not None:
-        one(trial.only)
+    if trial.replay is not None:
+        one(trial.replay)
         return count
     settings_for(trial.examples)(given(inputs.cases(trial.formula, layouts))(one))()
     return count

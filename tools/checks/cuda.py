@@ -26,7 +26,7 @@ from trueness.tools.run import frameworks
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Verdict
 
-CUDA: dict[str, Any] = {"frameworks": ("torch",), "cuda": True}
+CUDA: dict[str, Any] = {"frameworks": ("torch",), "device": "cuda"}
 
 
 @check("graph capture", "a captured CUDA graph replays to the right values on new input", claim="graph", **CUDA)
@@ -49,7 +49,7 @@ def graph_capture(trial: Trial) -> Verdict:
     torch.cuda.synchronize()
     outs = [frameworks.to_float64(y) for y in trial.accepted(captured, values)]
     require_agreement(trial, case, outs, values, "replayed from a CUDA graph")
-    return trial.verdict("graph capture", True, cases=1)
+    return trial.passed("graph capture", cases=1)
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def beyond_int32(trial: Trial) -> Verdict:
     case = typical(trial)
     need = 3 * size * torch.finfo(precision(trial.dtype).torch).bits // 8
     if torch.cuda.mem_get_info()[0] < need:
-        return trial.verdict("int32 overflow", True, skipped=f"needs {need >> 30} GiB of free device memory")
+        return trial.skipped("int32 overflow", f"needs {need >> 30} GiB of free device memory")
     natives = trial.arguments(trial.arguments_f64(case))
     for i, argument in enumerate(trial.formula.arguments):
         if argument.real:
@@ -85,7 +85,7 @@ def beyond_int32(trial: Trial) -> Verdict:
     parts = trial.invoke([x[-tail:].clone() if isinstance(x, torch.Tensor) else x for x in natives])
     if not torch.equal(whole[-tail:], parts):
         raise Failed(case, "elements beyond 2³¹ differ from a call on them alone.")
-    return trial.verdict("int32 overflow", True, cases=1)
+    return trial.passed("int32 overflow", cases=1)
 
 
 @check("side stream", "on a stream of the caller's the result is complete when that stream is", **CUDA)
@@ -103,7 +103,7 @@ def side_stream(trial: Trial) -> Verdict:
         result = trial.invoke(natives)
         copies = [y.cpu() for y in trial.accepted(result, values)]
     require_agreement(trial, case, [frameworks.to_float64(y) for y in copies], values, "on a side stream")
-    return trial.verdict("side stream", True, cases=1)
+    return trial.passed("side stream", cases=1)
 
 
 @check("repeatability", "on a device that is busy sixteen calls and their gradients give the same bits", **CUDA)
@@ -124,7 +124,7 @@ def repeatability(trial: Trial) -> Verdict:
         first = first or [y.tobytes() for y in found]
         if first != [y.tobytes() for y in found]:
             raise Failed(case, f"call {k + 1} gave other bits than the first on the same input.")
-    return trial.verdict("repeatability", True, cases=16)
+    return trial.passed("repeatability", cases=16)
 
 
 @check("compute-sanitizer", "compute-sanitizer memcheck finds no error", **CUDA)
@@ -133,9 +133,9 @@ def compute_sanitizer(trial: Trial) -> Verdict:
     case = typical(trial, length=129)
     binary = shutil.which("compute-sanitizer")
     if binary is None:
-        return trial.verdict("compute-sanitizer", True, skipped="compute-sanitizer is not on the PATH")
+        return trial.skipped("compute-sanitizer", "compute-sanitizer is not on the PATH")
     if trial.implementation.origin == "user" and ":" not in trial.implementation.name:
-        return trial.verdict("compute-sanitizer", True, skipped="a callable without a module cannot be started again")
+        return trial.skipped("compute-sanitizer", "a callable without a module cannot be started again")
     name = repr(trial.implementation.name)
     program = (
         "import trueness; from trueness.tools.run.runner import load_spec; trueness.check("
@@ -150,4 +150,4 @@ def compute_sanitizer(trial: Trial) -> Verdict:
         raise Failed(case, f"compute-sanitizer: {' '.join(lines[:2])}")
     if done.returncode:
         raise Failed(case, f"the process under compute-sanitizer ended with status {done.returncode}.")
-    return trial.verdict("compute-sanitizer", True, cases=1)
+    return trial.passed("compute-sanitizer", cases=1)

@@ -17,11 +17,11 @@ from trueness.tools.spec.model import Bug, Case, Verdict
 
 
 def sample(trial: Trial, verdict: Verdict | None = None, examples: int = 12) -> list[Case]:
-    """The inputs on which bugs are told apart: discriminating, failing, and some that are drawn."""
+    """The inputs by which bugs are distinguished: discriminating ones, the failing one, and some that are drawn."""
     found = [Case(named_input=b.id) for b in trial.bugs if b.discriminating_input is not None]
     if verdict is not None and verdict.case:
         found.append(Case.from_json(verdict.case))
-    search(replace(trial, examples=examples, only=None), found.append)
+    search(replace(trial, examples=examples, replay=None), found.append)
     return found
 
 
@@ -32,7 +32,7 @@ def against(trial: Trial, bug: Bug, values: Sequence[Any], outs: Sequence[np.nda
 
 
 def behaves_like(trial: Trial, verdict: Verdict) -> list[str]:
-    """Ids of the known bugs whose wrong variant explains every output seen, and that truth tells from right ones."""
+    """Ids of the known bugs whose wrong variant explains every output, while the reference rejects some."""
     suspects = {b.id: b for b in trial.bugs}
     told_apart = dict.fromkeys(suspects, False)
     for case in sample(trial, verdict):
@@ -64,7 +64,7 @@ def detections(trial: Trial) -> dict[str, float]:
         for bug in trial.bugs:
             try:
                 outs = rounded_variant(trial, bug, values)
-            except Exception as error:  # undefined at this input: it neither dies of it nor lives
+            except Exception as error:  # undefined at this input: it proves nothing
                 trial.heartbeat(f"{bug.id} at this input: {error}")
                 continue
             worst[bug.id] = max(worst[bug.id], trial.judge(outs, truth).T)

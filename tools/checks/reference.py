@@ -44,7 +44,7 @@ def ball_certificate(trial: Trial) -> Verdict:
     """(1) the 53-bit enclosure holds the float64 value; (2) the true value, a ball at 256 bits, rounds to the same
     float32: |float64 − truth| ≤ u₃₂ |y| / 2. The message gives the digits certified and the widest enclosure."""
     if trial.formula.ball:
-        return trial.verdict("ball certificate", True, skipped=trial.formula.ball)
+        return trial.skipped("ball certificate", trial.formula.ball)
     from trueness.tools.arithmetic.balls import enclose  # python-flint, which a machine with a GPU need not have
 
     fmt = precision("float32")
@@ -77,7 +77,7 @@ def ball_certificate(trial: Trial) -> Verdict:
     message = "integers: nothing is rounded"
     if digits:
         message = f"{min(digits):.1f} digits certified, widest enclosure {max(widest):.1e}"
-    return trial.verdict("ball certificate", True, cases=count, message=message)
+    return trial.passed("ball certificate", cases=count, message=message)
 
 
 @check("complex-step certificate", "the complex step proves the reference's vjp (and its derivative)", **REFERENCE)
@@ -85,7 +85,7 @@ def complex_step_certificate(trial: Trial) -> Verdict:
     """⟨g, J v⟩ by complex step of the reference equals ⟨vjp(g), v⟩ for random g, v, within the float64 bound."""
     formula = trial.formula
     if formula.vjp is None:
-        return trial.verdict("complex-step certificate", True, skipped=formula.no_gradient)
+        return trial.skipped("complex-step certificate", formula.no_gradient)
     worst = [0.0]
 
     def body(case: Case, values: list[Any]) -> None:
@@ -103,7 +103,7 @@ def complex_step_certificate(trial: Trial) -> Verdict:
             raise Failed(case, f"⟨g, J v⟩ and ⟨vjp(g), v⟩ differ by T = {T:.3g}: the vjp is not the derivative.")
 
     count = small_cases(trial, body)
-    return trial.verdict("complex-step certificate", True, cases=count, T=max(worst), limit=LIMITS["eager"])
+    return trial.passed("complex-step certificate", cases=count, T=max(worst), limit=LIMITS["eager"])
 
 
 def transposition(
@@ -184,8 +184,8 @@ def power(trial: Trial) -> Verdict:
         detected.pop("the mean")
     for name, n in detected.items():
         if not n:
-            return trial.verdict("power", False, cases=count, message=f"{name} would pass every case of the generator.")
-    return trial.verdict("power", True, cases=count, message=", ".join(f"{k} {n}/{count}" for k, n in detected.items()))
+            return trial.failed("power", cases=count, message=f"{name} would pass every case of the generator.")
+    return trial.passed("power", cases=count, message=", ".join(f"{k} {n}/{count}" for k, n in detected.items()))
 
 
 @check(
@@ -195,12 +195,12 @@ def power(trial: Trial) -> Verdict:
 )
 def known_bugs(trial: Trial) -> Verdict:
     if not trial.bugs:
-        return trial.verdict("known bugs", True, skipped="no wrong variant of this formula is on file")
+        return trial.skipped("known bugs", "no wrong variant of this formula is on file")
     worst = detections(trial)
     undetected = [b for b in trial.bugs if worst[b.id] <= LIMITS["eager"]]
     missed = [b.id for b in undetected if trial.dtype not in b.invisible]
     fields = {"detections": tuple(worst.items()), "limit": LIMITS["eager"], "cases": len(worst)}
     if missed:
-        return trial.verdict("known bugs", False, message=f"{', '.join(missed)} would pass in {trial.dtype}.", **fields)
+        return trial.failed("known bugs", message=f"{', '.join(missed)} would pass in {trial.dtype}.", **fields)
     message = "; ".join(f"{b.id}: {b.invisible[trial.dtype]}" for b in undetected)
-    return trial.verdict("known bugs", True, message=message, **fields)
+    return trial.passed("known bugs", message=message, **fields)

@@ -18,7 +18,6 @@ from trueness.tools.spec.model import Verdict
 
 TORCH: dict[str, Any] = {"frameworks": ("torch",)}
 TRACED = ("float32", "bfloat16")  # one computed as it is, one in a wider format
-DEEP = 100  # examples from which on every dtype is traced
 
 
 @check("opcheck", "torch.library.opcheck accepts the registered operator", claim="opcheck", independent=True, **TORCH)
@@ -32,7 +31,7 @@ def opcheck(trial: Trial) -> Verdict:
         if isinstance(x, torch.Tensor) and x.dtype in (torch.float32, torch.float64):
             x.requires_grad_(True)
     reraise_as_rejected(torch.library.opcheck, operator, tuple(natives))
-    return trial.verdict("opcheck", True, cases=1)
+    return trial.passed("opcheck", cases=1)
 
 
 @check(
@@ -43,8 +42,8 @@ def compiles(trial: Trial) -> Verdict:
 
     The graph depends on the dtype through what is computed in a wider one; the deep profile traces them all.
     """
-    if trial.dtype not in TRACED and trial.examples < DEEP:
-        return trial.verdict("compile", True, skipped=f"traced in {' and '.join(TRACED)}; in all by the deep profile")
+    if trial.dtype not in TRACED and not trial.every_dtype:
+        return trial.skipped("compile", f"traced in {' and '.join(TRACED)}; in all by the deep profile")
     torch._dynamo.reset()
     function = trial.load()
     compiled = torch.compile(function, fullgraph=True, dynamic=True, backend="aot_eager")
@@ -54,7 +53,7 @@ def compiles(trial: Trial) -> Verdict:
         result = reraise_as_rejected(compiled, *trial.arguments(values), **trial.keywords())
         outs = [frameworks.to_float64(y) for y in trial.accepted(result, values)]
         require_agreement(trial, case, outs, values, "under torch.compile")
-    return trial.verdict("compile", True, cases=2)
+    return trial.passed("compile", cases=2)
 
 
 @check(
@@ -67,7 +66,7 @@ def autocast(trial: Trial) -> Verdict:
     with torch.autocast(trial.device, dtype=torch.bfloat16):
         cast = trial.accepted(trial.invoke(natives), values)
     require_agreement(trial, case, [frameworks.to_float64(y) for y in cast], values, "under autocast")
-    return trial.verdict("autocast", True, cases=1)
+    return trial.passed("autocast", cases=1)
 
 
 @check("vmap", "torch.vmap over a new leading axis equals the loop over it", claim="vmap", **TORCH)
@@ -86,7 +85,7 @@ def vmap(trial: Trial) -> Verdict:
     for k, values in enumerate(rows):
         outs = [frameworks.to_float64(y) for y in trial.accepted(pack([y[k] for y in parts]), values)]
         require_agreement(trial, typical(trial, seed=k + 1), outs, values, f"row {k} under vmap")
-    return trial.verdict("vmap", True, cases=3)
+    return trial.passed("vmap", cases=3)
 
 
 def pack(parts: list[Any]) -> Any:
@@ -126,7 +125,7 @@ def jvp(trial: Trial) -> Verdict:
         ratio = Bound(y, B).ratio(out)
         if ratio.size and ratio.max() > trial.limit:
             raise Failed(case, f"forward mode is off by T = {ratio.max():.3g}.")
-    return trial.verdict("jvp", True, cases=1)
+    return trial.passed("jvp", cases=1)
 
 
 def jacobian_bound(trial: Trial, values: list[Any], directions: list[Any], wanted: list[int]) -> list[np.ndarray]:

@@ -30,7 +30,6 @@ from trueness.tools.triton.interpreter import Launch, Record, watched
 
 MOST = 16  # programs of a launch: what is interpreted one after another
 DRAWN = 3  # cases drawn beside the typical and the odd ones
-DEEP = 100  # examples from which on every dtype is tried
 STRIDE = 2**30 + 8  # elements between rows: a 32-bit number, whose double is none
 TAIL = 1000  # elements that are computed and compared, the last tile not full
 HUGE = 2**31 + TAIL
@@ -40,7 +39,7 @@ def why_not(trial: Trial) -> str:
     """Why nothing can be watched here; empty when it can."""
     if os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return "no Triton kernel is interpreted in this process"
-    if trial.dtype != "float32" and trial.examples < DEEP:
+    if trial.dtype != "float32" and not trial.every_dtype:
         return "tried in float32; in all by the deep profile"
     return ""
 
@@ -105,7 +104,7 @@ def watch(trial: Trial) -> Iterator[tuple[Case, Record]]:
 )
 def kernel_memory(trial: Trial) -> Verdict:
     if reason := why_not(trial):
-        return trial.verdict("kernel memory", True, skipped=reason)
+        return trial.skipped("kernel memory", reason)
     count = launches = 0
     for case, record in seen(trial):
         if record.faults:
@@ -113,14 +112,14 @@ def kernel_memory(trial: Trial) -> Verdict:
         count, launches = count + 1, launches + len(record.launches)
     if not launches:
         return nothing(trial, "kernel memory")
-    return trial.verdict("kernel memory", True, cases=count)
+    return trial.passed("kernel memory", cases=count)
 
 
 def nothing(trial: Trial, name: str) -> Verdict:
     """No kernel was launched: a skip, or a failure where kernels are declared."""
     if trial.implementation.kernels is not dict:
-        return trial.verdict(name, False, message="declares Triton kernels and launched none of them.")
-    return trial.verdict(name, True, skipped="launches no Triton kernel")
+        return trial.failed(name, message="declares Triton kernels and launched none of them.")
+    return trial.skipped(name, "launches no Triton kernel")
 
 
 @check(
@@ -132,7 +131,7 @@ def nothing(trial: Trial, name: str) -> Verdict:
 def kernel_tiles(trial: Trial) -> Verdict:
     """A statement about the cases: what is masked is tried with a partial tile, and offsets with a second program."""
     if reason := why_not(trial):
-        return trial.verdict("kernel tiles", True, skipped=reason)
+        return trial.skipped("kernel tiles", reason)
     cut: dict[Any, bool] = {}
     widest: dict[tuple[str, int], int] = {}
     count, last = 0, typical(trial)
@@ -153,7 +152,7 @@ def kernel_tiles(trial: Trial) -> Verdict:
     single = sorted(f"{name}, axis {axis}" for (name, axis), most in widest.items() if most < 2)
     if single:
         raise Failed(last, f"in {count} cases there was no second program along {'; '.join(single)}.")
-    return trial.verdict("kernel tiles", True, cases=count)
+    return trial.passed("kernel tiles", cases=count)
 
 
 # -- offsets beyond 2³¹ -----------------------------------------------------------------------------------------------
@@ -221,9 +220,9 @@ def kernel_offsets(trial: Trial) -> Verdict:
     through a copy.
     """
     if reason := why_not(trial):
-        return trial.verdict("kernel offsets", True, skipped=reason)
+        return trial.skipped("kernel offsets", reason)
     if trial.dtype != "float32":
-        return trial.verdict("kernel offsets", True, skipped="interpreted through a copy in float32")
+        return trial.skipped("kernel offsets", "interpreted through a copy in float32")
     case = typical(trial)
     natives = trial.arguments(trial.arguments_f64(case))
     plain = arrays(trial.invoke(natives))
@@ -238,8 +237,8 @@ def kernel_offsets(trial: Trial) -> Verdict:
     if not launches:
         return nothing(trial, "kernel offsets")
     if all(launch.reach < 2**31 for launch in launches):
-        return trial.verdict("kernel offsets", True, skipped="its kernels get copies, which end before element 2³¹")
-    return trial.verdict("kernel offsets", True, cases=2 if elementwise(trial) else 1)
+        return trial.skipped("kernel offsets", "its kernels get copies, which end before element 2³¹")
+    return trial.passed("kernel offsets", cases=2 if elementwise(trial) else 1)
 
 
 def elementwise(trial: Trial) -> bool:

@@ -51,9 +51,8 @@ def survey(trial: Trial, name: str, measure: Measure) -> Verdict:
     if found is not None:
         return failed(name, trial, found, cases=max(count, 1), samples=tuple(samples))
     assert worst is not None
-    return trial.verdict(
+    return trial.passed(
         name,
-        True,
         cases=count,
         T=worst.T,
         limit=trial.limit,
@@ -93,7 +92,7 @@ def value(trial: Trial) -> Verdict:
 @check("gradient", "every gradient lies within the bound of the reference's vector-Jacobian product", claim="gradient")
 def gradient(trial: Trial) -> Verdict:
     if trial.formula.vjp is None:
-        return trial.verdict("gradient", True, skipped=trial.formula.no_gradient)
+        return trial.skipped("gradient", trial.formula.no_gradient)
 
     def measure(case: Case) -> Reading:
         values = trial.arguments_f64(case)
@@ -157,9 +156,7 @@ def gradients(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarr
 )
 def second_derivative(trial: Trial) -> Verdict:
     if trial.formula.second is None:
-        return trial.verdict(
-            "second derivative", True, skipped=f"{trial.formula.name} has no second derivative on file"
-        )
+        return trial.skipped("second derivative", f"{trial.formula.name} has no second derivative on file")
 
     def measure(case: Case) -> Reading:
         values = trial.arguments_f64(case)

@@ -1,31 +1,36 @@
-"""Everything that needs a GPU in one call, written to $OUT: correctness, then timing. Nothing need be installed.
+"""Runs everything that needs a GPU in one call: correctness, then timing; the results are written to $OUT.
 
     python tools/gpu                                 on a machine with CUDA, torch, NumPy, SciPy and hypothesis
     python tools/gpu --dry-run                       the same code on the CPU, tiny, kernels interpreted; no times
     python tools/gpu --only timing --budget 300      one section, and the seconds it may take
 
+`trueness gpu` is the same command; this file runs without an installation and without click.
+
 Correctness is every check of every implementation on CUDA (`trueness verify --device cuda`): values, contract, graph
 capture and replay with other contents, more than 2³¹ elements, a side stream, repeatability, compute-sanitizer where it
 is present. Timing is that of asv_bench/cuda_cases.py: medians, calls in turn, beside T on the same tensors, against the
-peers present there, a device copy and a matrix product of the same process. gpu.json and gpu.md are written anew after
-every verdict and every line, so that a run that is stopped keeps what it had. Status 1: something is wrong, too slow or
-impossibly fast; 2: no device.
+installed peers, a device copy and a matrix product of the same process. gpu.json and gpu.md are rewritten as results
+come in, so that an interrupted run keeps them. Status 1: something is wrong, too slow or impossibly fast; 2: invalid
+request, or no device.
 """
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import importlib.util
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parents[2]
 ROOMS = ("reference", "optimized", "properties", "regressions", "tools")
 
-if not __package__:  # run as a file, perhaps of a checkout that nobody installed: its rooms become a package
+if not __package__:  # run as a file, perhaps in a checkout that is not installed: make a package of its folders
     sys.path[:] = [
         p for p in sys.path if Path(p or ".").resolve() not in (HERE, HERE / "tools", HERE / "tools" / "gpu")
     ]
@@ -39,11 +44,19 @@ if not __package__:  # run as a file, perhaps of a checkout that nobody installe
         sys.path.insert(0, str(home))
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    """Run the sections; 0 when all is right and fast, 1 when something is not, 2 without a device."""
-    from trueness.tools.gpu import run as gpu_run  # which imports torch, and all else
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `trueness gpu` without click."""
+    from trueness.tools.gpu.options import Options
+    from trueness.tools.gpu.run import run  # torch, and everything else
 
-    status: int = gpu_run.main(given)
+    parser = argparse.ArgumentParser(prog="python tools/gpu", description="Correctness and timing on a GPU.")
+    for f in fields(Options):
+        kind: dict[str, Any] = {"action": "store_true"} if f.default is False else {"type": type(f.default)}
+        parser.add_argument(f"--{f.name.replace('_', '-')}", default=f.default, help=f.metadata["help"], **kind)
+    try:
+        status: int = run(Options(**vars(parser.parse_args(arguments))))
+    except ValueError as wrong:
+        parser.error(str(wrong))
     return status
 
 

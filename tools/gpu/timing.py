@@ -1,9 +1,9 @@
-"""Timing on a GPU, of cases that were judged on the very tensors that are timed: tools/gpu runs it.
+"""Timing on a GPU, of cases whose results were verified on the same tensors.
 
 A case (asv_bench/cuda_cases.py) is a pair of asv_bench/pairs with goals for a GPU. Its calls are timed in turn, a, b,
 a, b, …, by events, the L2 cache flushed before each; a ratio is the median over the rounds of time(peer)/time(ours).
-The ceilings, a device copy and a matrix product, are measured in the same process. A wrong answer of ours is refused
-and not timed. In a dry run the same code runs on the CPU on tiny tensors, and no time is kept.
+The ceilings, a device copy and a matrix product, are measured in the same process. A wrong implementation is refused
+and not timed. In a dry run the same code runs on the CPU on tiny tensors, and no time is recorded.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
+from trueness.tools.gpu.document import NO_GPU, Timing
+from trueness.tools.run import timing
+
 ROUNDS = 21
 WARM = 3
 FLUSH = 256 << 20  # bytes, five times the L2 cache of an H100
-NO_GPU = "not run on a GPU"
 
 Call = Callable[[], Any]
-Line = dict[str, Any]
 
 
 def load(path: Path) -> list[Any]:
@@ -64,15 +65,11 @@ def in_turn(calls: Sequence[Call], device: str, rounds: int) -> list[list[float]
     for call in calls:
         for _ in range(WARM if device != "cpu" else 1):
             call()
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, kept in zip(calls, times, strict=True):
-            kept.append(timed(call, device))
-    return times
+    return timing.in_turn([lambda call=call: timed(call, device) for call in calls], rounds)  # type: ignore[misc]
 
 
 def ceilings(device: str, dry: bool) -> dict[str, float | None]:
-    """What this device can do: bytes a second of a copy, read and write counted; FLOP a second of a matrix product."""
+    """The rates of this device: bytes per second of a copy (reads and writes), FLOP per second of a matrix product."""
     n, side = (1 << 12, 64) if dry else (1 << 28, 8192)
     source = torch.randn(n, device=device)
     target = torch.empty_like(source)
@@ -95,23 +92,19 @@ def copier(total: float, dtype: torch.dtype, device: str) -> Call:
     return lambda: target.copy_(source)
 
 
-def measured(case: Any, harness: Any, dry: bool, rounds: int = ROUNDS) -> Iterator[Line]:
+def measured(case: Any, harness: Any, dry: bool, rounds: int = ROUNDS) -> Iterator[Timing]:
     """Every side of a case: ours, the peers that have a goal, and the copy where the case says its bytes."""
     device = "cpu" if dry else "cuda"
     try:
         pair = case.dry() if dry else case.pair()
     except (ImportError, LookupError) as missing:
-        told = {"case": str(missing), "formula": "", "dtype": "", "T": None, "limit": None}
         for side, goal in case.goals.items():
-            none = {"milliseconds": None, "ratio": None, "goal": goal}
-            yield {**told, "side": side, **none, "status": "not run: no such pair is declared"}
+            yield Timing(str(missing), "", "", side, "not run: no such pair is declared", goal=goal)
         return
-    plain = {"case": pair.name, "formula": pair.formula, "dtype": pair.dtype, "side": pair.ours.name}
     goals = dict(case.goals)
 
-    def line(side: str, status: str, **found: Any) -> Line:
-        empty = {"T": None, "limit": None, "milliseconds": None, "ratio": None, "goal": goals.get(side)}
-        return {**plain, "side": side, **empty, **found, "status": status}
+    def line(side: str, status: str, **found: Any) -> Timing:
+        return Timing(pair.name, pair.formula, pair.dtype, side, status, goal=goals.get(side), **found)
 
     try:
         prepared = harness.Prepared(pair, device)
@@ -154,12 +147,7 @@ def measured(case: Any, harness: Any, dry: bool, rounds: int = ROUNDS) -> Iterat
         if dry:
             yield line(name, NO_GPU, T=T_peer)
             continue
-        ratio = statistics.median(b / a for a, b in zip(times[0], theirs, strict=True))
-        possible = name != case.COPY or ratio <= 1.05  # faster than its bytes can be moved: not computed
+        ratio = timing.median_ratio(theirs, to=times[0])
+        possible = name != case.COPY or ratio <= 1.05  # faster than its bytes can be moved: nothing was computed
         status = "impossible" if not possible else "met" if ratio >= goals[name] else "missed"
         yield line(name, status, T=T_peer, milliseconds=1e3 * statistics.median(theirs), ratio=ratio)
-
-
-def bad(line: Line) -> bool:
-    """Whether a line makes the run fail: a wrong answer, an impossible speed, a goal that was missed."""
-    return line["status"].split(":")[0] in ("refused", "failed", "impossible", "missed")

@@ -6,8 +6,8 @@ part of ``make test``, must fail. A mutation that survives is a hole in the chec
 With ``--ledger`` every wrong variant of the ledger takes the place of our own function in turn, and the value check of
 ``make test`` must reject it.
 
-    python -m trueness.tools.ledger.mutate [--only N …]
-    python -m trueness.tools.ledger.mutate --ledger [ID …]
+    trueness mutate [--only N …]
+    trueness mutate --ledger [ID …]
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def ledger(ids: Sequence[str]) -> int:
     bugs = [b for b in registry.bugs().values() if b.variant is not None and (not ids or b.id in ids)]
     unknown = sorted(set(ids) - {b.id for b in bugs})
     if unknown:
-        raise ValueError(f"id was {unknown[0]!r}; that is no entry with a wrong variant, `trueness bugs` prints all.")
+        raise ValueError(f"id was {unknown[0]!r}; that is no entry with a wrong variant, `trueness ledger` prints all.")
     alive = 0
     for bug in sorted(bugs, key=lambda b: b.id):
         dtype = pasted(bug)
@@ -206,15 +206,13 @@ def ledger(ids: Sequence[str]) -> int:
     return 1 if alive else 0
 
 
-def main(arguments: list[str]) -> int:
+def run(only: Sequence[int] = ()) -> int:
     """Try the mutations, two at a time, and print one line each; 1 when one survives."""
-    if arguments[:1] == ["--ledger"]:
-        return ledger(arguments[1:])
     root = Path(__file__).resolve().parents[2]
     if not (root / "src" / "trueness").is_dir():
-        print("trueness.tools.ledger.mutate needs a checkout: it changes a copy of its files.", file=sys.stderr)
+        print("trueness mutate needs a checkout: it changes a copy of its files.", file=sys.stderr)
         return 2
-    chosen = [MUTATIONS[int(n)] for n in arguments[1:]] if arguments[:1] == ["--only"] else list(MUTATIONS)
+    chosen = [MUTATIONS[n] for n in only] or list(MUTATIONS)
     alive = 0
     for family in sorted({m.family for m in chosen}):  # a copy that fails unbroken would kill everything
         passed, line = survives(Mutation(f"{family}/functional.py", "", "", family, "nothing changed"), root)
@@ -229,7 +227,3 @@ def main(arguments: list[str]) -> int:
             )
     print(f"{len(chosen) - alive} of {len(chosen)} mutations killed.")
     return 1 if alive else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

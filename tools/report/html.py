@@ -35,6 +35,7 @@ from trueness.tools.report.results import (
 )
 from trueness.tools.spec.inputs import Index, Real, Scalar, Table, dims_text
 from trueness.tools.spec.model import DTYPES, Bug, Formula, Verdict
+from trueness.tools.spec.tables import DEFAULT_DEVICE, FORMATS
 
 if TYPE_CHECKING:
     from trueness.tools.report.plots import Picture
@@ -106,6 +107,8 @@ def to_html(results: Results) -> str:
         failures=failures(results),
         skips=skips(in_order(results.verdicts, results.formulas)),
         limits=LIMITS,
+        formats=[FORMATS[name] for name in DTYPES],
+        default_device=DEFAULT_DEVICE,
         script=Markup(SCRIPT),
         script_hash=digest,
     )
@@ -192,7 +195,7 @@ def summary(results: Results) -> Summary:
         formulas=len({r.formula for r in rows}),
         implementations=len({(r.formula, r.implementation) for r in rows if r.implementation != REFERENCE}),
         ran=sum(not v.skipped for v in results.verdicts),
-        skipped=sum(bool(v.skipped) for v in results.verdicts),
+        skipped=sum(v.skipped for v in results.verdicts),
         cases=sum(r.cases for r in rows),
         detected=sum(r.detected for r in detections),
         known=sum(r.known for r in detections),
@@ -311,7 +314,7 @@ def table(rows: Sequence[Row]) -> list[Line]:
     """A line per implementation and device, a row in every cell."""
     lines: dict[tuple[str, str], Line] = {}
     for r in rows:
-        device = "" if r.device == "cpu" else f" on {r.device}"
+        device = "" if r.device == DEFAULT_DEVICE else f" on {r.device}"
         line = lines.setdefault(
             (r.implementation, r.device), Line(r.implementation, r.origin.replace("_", " ") + device, {})
         )
@@ -337,7 +340,7 @@ def checks_that_ran(verdicts: Sequence[Verdict]) -> dict[str, list[Line]]:
     found: dict[str, list[Line]] = {}
     for (name, device, check), same in grouped(verdicts, lambda v: (v.implementation, v.device, v.check)).items():
         if not all(v.skipped for v in same):
-            head = name if device == "cpu" else f"{name} on {device}"
+            head = name if device == DEFAULT_DEVICE else f"{name} on {device}"
             found.setdefault(head, []).append(Line(head, check, {v.dtype: v for v in same}))
     return found
 
@@ -402,7 +405,7 @@ class Skip:
 def skips(verdicts: Iterable[Verdict]) -> list[Skip]:
     """Skips by reason, the most frequent first; within one, those that agree in checks and dtypes together."""
     found = []
-    for reason, group in grouped((v for v in verdicts if v.skipped), lambda v: v.skipped).items():
+    for reason, group in grouped((v for v in verdicts if v.skipped), lambda v: v.message).items():
         merged: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, list[str]]] = {}
         for (name, implementation), subject in grouped(group, lambda v: (v.formula, v.implementation)).items():
             for dtypes, checks in by_dtypes(subject).items():

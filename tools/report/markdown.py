@@ -16,7 +16,7 @@ def ledger(bugs: Iterable[Bug]) -> str:
     """Per entry its claim, verdict, finding, source and evidence."""
     entries = sorted(bugs, key=lambda b: b.id)
     counts = f"{len(firsts(entries))} items in {len(entries)} entries"
-    written = "written by `trueness bugs --write docs/ledger.md`; `trueness bugs --check` runs all of the evidence"
+    written = "written by `trueness ledger --write docs/ledger.md`; `trueness ledger --check` runs all of the evidence"
     lines = ["# The ledger", "", f"{counts}, {written}.", ""]
     for b in entries:
         lines += [f"## {b.id}: {b.title}", "", f"*{b.verdict}* · {b.formula or 'no formula'} · {b.document}", ""]

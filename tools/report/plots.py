@@ -26,14 +26,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from trueness.tools.report.results import MEASURED, badness, grouped, printable
 from trueness.tools.spec.model import DTYPES, Verdict
+from trueness.tools.spec.tables import FORMATS
 
 INK, FAINT, WRONG = "#000001", "#000002", "#000003"
-MARKS = {
-    "float64": ("#000010", "D"),
-    "float32": ("#000011", "o"),
-    "float16": ("#000012", "^"),
-    "bfloat16": ("#000013", "s"),
-}
+MARKS = {name: (f"#0000{16 + k:02x}", FORMATS[name].marker) for k, name in enumerate(DTYPES)}
+"""dtype → (stand-in colour, marker)"""
 VARIABLES = {INK: "currentColor", FAINT: "var(--line)", WRONG: "var(--wrong)"} | {
     colour: f"var(--{dtype})" for dtype, (colour, _) in MARKS.items()
 }

@@ -9,32 +9,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata, resources
 from typing import Any, Literal, TypeVar
 
 from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from trueness.tools.spec.model import DTYPES, Bug, Formula, Verdict
+from trueness.tools.spec.records import plain, to_record
+from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, ORIGINS
+from trueness.tools.spec.versions import installed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[2] = 2
 MEASURED = ("value", "gradient", "second derivative")
-ORIGINS = ("reference", "builtin", "third_party", "user")
-PACKAGES = ("trueness", "torch", "numpy", "hypothesis", "scipy", "python-flint", "triton", "jax", "diffusers")
+SUBJECTS = ("reference", *ORIGINS)
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 K = TypeVar("K")
 Status = Literal["right", "wrong", "convention", "skipped"]
-
-
-def installed() -> dict[str, str]:
-    """Python and the packages whose versions a result depends on, as far as they are installed."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def now() -> str:
@@ -54,8 +44,8 @@ class Results:
     verdicts: Sequence[Verdict]
     formulas: Mapping[str, Formula] = field(default_factory=dict)
     bugs: Mapping[str, Bug] = field(default_factory=dict)
-    profile: str = "ci"
-    device: str = "cpu"
+    profile: str = DEFAULT_PROFILE
+    device: str = DEFAULT_DEVICE
     seed: str = "derandomized"
     versions: Mapping[str, str] = field(default_factory=installed)
     platform: str = field(default_factory=platform.platform)
@@ -128,7 +118,7 @@ def in_order(verdicts: Iterable[Verdict], formulas: Mapping[str, Formula] | None
         return (
             position(v.formula, order),
             v.formula,
-            position(origin_of(v), ORIGINS),
+            position(origin_of(v), SUBJECTS),
             position(v.implementation, declared.get(v.formula, ())),
             v.implementation,
             position(v.dtype, DTYPES),
@@ -185,58 +175,67 @@ def row(found: Sequence[Verdict], bugs: Verdict | None) -> Row:
 
 
 def status_of(found: Sequence[Verdict]) -> tuple[Status, str]:
-    """The verdict in a word, and in a few."""
+    """The verdict in one word, and with its reason."""
     if not all(v.passed for v in found):
         return "wrong", "wrong"
     if all(v.skipped for v in found):
-        return "skipped", f"skipped: {found[0].skipped}"
-    differs = [convention(v) for v in found if v.check == "value" and v.bugs]
+        return "skipped", f"skipped: {found[0].message}"
+    differs = [v.convention for v in found if v.status == "convention"]
     return ("convention", f"convention {differs[0]}") if differs else ("right", "right")
-
-
-def convention(v: Verdict) -> str:
-    """The convention by which a passing value differs: the one its message names, of those it behaves like."""
-    return next((b for b in v.bugs if v.message.startswith(f"convention {b}:")), v.bugs[0])
 
 
 # -- JSON -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Run:
+    """How the verdicts came about."""
+
+    profile: str = field(metadata={"description": "How many cases were drawn: a name of the table of profiles."})
+    device: str
+    seed: str = field(metadata={"description": 'How the cases were drawn; "derandomized": the same in every run.'})
+    started: str = field(metadata={"description": "ISO 8601, UTC."})
+    seconds: float = field(metadata={"minimum": 0, "finite": True})
+    platform: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Document:
+    """The verdicts of a run as `trueness verify --json FILE` writes them."""
+
+    schema_version: Literal[2] = field(
+        metadata={"description": "Increased when an old reader would misread a document."}
+    )
+    passed: bool = field(metadata={"description": "Whether no verdict is a failure."})
+    run: Run
+    verdicts: list[Verdict]
+
+
 def schema() -> dict[str, Any]:
-    """The JSON Schema that ``to_json`` keeps to."""
-    text = resources.files(__package__).joinpath("verdicts.schema.json").read_text("utf-8")
-    return json.loads(text)  # type: ignore[no-any-return]
+    """The JSON Schema of a ``Document``; verdicts.schema.json holds it."""
+    from trueness.tools.spec.schema import schema_of  # msgspec
 
-
-def plain(x: Any) -> Any:
-    """``x`` in JSON's own types; the numbers JSON does not have become "nan", "inf" and "-inf"."""
-    if isinstance(x, float):
-        return x if math.isfinite(x) else str(x)
-    if isinstance(x, (list, tuple)):
-        return [plain(e) for e in x]
-    if isinstance(x, Mapping):
-        return {str(k): plain(v) for k, v in x.items()}
-    return x
+    found = schema_of(Document, title="The verdicts of a run of trueness")
+    reasons = {"properties": {"status": {"enum": ["fail", "skip"]}}}  # as Verdict.__post_init__ demands
+    found["$defs"]["Verdict"]["allOf"] = [{"if": reasons, "then": {"properties": {"message": {"minLength": 1}}}}]
+    return found
 
 
 def to_json(results: Results) -> str:
     """The run as a document of verdicts.schema.json."""
-    run = {
-        "profile": results.profile,
-        "device": results.device,
-        "seed": results.seed,
-        "started": results.started,
-        "seconds": round(results.seconds, 3),
-        "platform": results.platform,
-        "versions": dict(results.versions),
-    }
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "passed": all(v.passed for v in results.verdicts),
-        "run": run,
-        "verdicts": [v.to_dict() for v in in_order(results.verdicts, results.formulas)],
-    }
-    return json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
+    run = Run(
+        profile=results.profile,
+        device=results.device,
+        seed=results.seed,
+        started=results.started,
+        seconds=round(results.seconds, 3),
+        platform=results.platform,
+        versions=dict(results.versions),
+    )
+    verdicts = in_order(results.verdicts, results.formulas)
+    document = Document(SCHEMA_VERSION, all(v.passed for v in verdicts), run, verdicts)
+    return json.dumps(plain(to_record(document)), indent=1, allow_nan=False) + "\n"
 
 
 # -- JUnit ----------------------------------------------------------------------------------------------------------
@@ -265,14 +264,14 @@ def to_junit(results: Results) -> str:
 
 
 def testcase(v: Verdict) -> TestCase:
-    where = "" if v.device == "cpu" else f" · {v.device}"
+    where = "" if v.device == DEFAULT_DEVICE else f" · {v.device}"
     case = TestCase(printable(f"{v.implementation} · {v.dtype} · {v.check}{where}"), printable(v.formula))
     if not v.passed:
         failure = Failure(printable(v.message) or "failed", printable(v.check))
         like = [f"behaves like {bug}" for bug in v.bugs]
-        again = ["to see it again:", v.reproduction] if v.reproduction else []
+        again = ["to reproduce it:", v.reproduction] if v.reproduction else []
         failure.text = printable("\n".join([v.message, *like, *again]))
         case.result = [failure]
     elif v.skipped:
-        case.result = [Skipped(printable(v.skipped))]
+        case.result = [Skipped(printable(v.message))]
     return case

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from trueness.tools.arithmetic.bounds import LIMITS
-from trueness.tools.checks.core import CHECKS
+from trueness.tools.checks import CHECKS
 from trueness.tools.report import markdown
 from trueness.tools.report.html import require_writable, write_report
 from trueness.tools.report.results import Results, Row, now, to_json, to_junit
@@ -30,6 +30,7 @@ from trueness.tools.run.runner import DTYPES, Job
 from trueness.tools.spec import registry
 from trueness.tools.spec.inputs import dims_text
 from trueness.tools.spec.model import VERDICTS, Verdict
+from trueness.tools.spec.tables import DEFAULT_DEVICE, DEVICES
 
 COLOURS = {"right": "green", "wrong": "bold red", "convention": "yellow", "skipped": "dim"}
 
@@ -151,7 +152,7 @@ def verdict_table(rows: Sequence[Row]) -> Table:
         if row.status == "wrong":
             like = f", behaves like {', '.join(row.behaves_like)}" if row.behaves_like else ""
             verdict = f"wrong: {escape(', '.join(row.failing))}{like}"
-        if row.device != "cpu":
+        if row.device != DEFAULT_DEVICE:
             verdict += f" on {row.device}"
         table.add_row(
             escape(row.formula) if row.formula != before else "",
@@ -190,7 +191,7 @@ def summary(results: Results) -> str:
     return f"{len(results.formulas)} formulas: {', '.join(parts)}; {results.seconds:.0f} s, profile {results.profile}."
 
 
-# -- list, bugs, show -----------------------------------------------------------------------------------------------
+# -- list, ledger, show ----------------------------------------------------------------------------------------------
 
 
 def list_formulas(write: str | None = None) -> None:
@@ -206,7 +207,7 @@ def list_formulas(write: str | None = None) -> None:
     console().print(table)
 
 
-def list_bugs(write: str | None = None) -> None:
+def list_ledger(write: str | None = None) -> None:
     if write:
         require_writable_file(write)
         Path(write).write_text(markdown.ledger(registry.bugs().values()), encoding="utf-8")
@@ -225,7 +226,7 @@ def list_bugs(write: str | None = None) -> None:
     )
 
 
-def check_bugs() -> int:
+def check_ledger() -> int:
     """Re-run all evidence; a table of the verdicts, and every entry that is not shown; 1 when there is one."""
     from trueness.tools.ledger import evidence  # junitparser
 
@@ -343,9 +344,9 @@ def doctor() -> None:
         line(module, "yes" if importlib.util.find_spec(module) else "", text)
     out = console()
     out.print(table)
-    runnable = [c for c in CHECKS.values() if not c.cuda or torch.cuda.is_available()]
+    runnable = [c for c in CHECKS.values() if not c.device or DEVICES[c.device].available()]
     out.print(f"{len(runnable)} of {len(CHECKS)} generic checks can run here.", highlight=False)
     for c in CHECKS.values():
         if c not in runnable:
-            out.print(f"  cannot: {c.name} ({c.sentence}): no CUDA device", highlight=False)
+            out.print(f"  cannot: {c.name} ({c.sentence}): no {DEVICES[c.device].title}", highlight=False)
     out.print(f"{len(registry.formulas())} formulas, {len(registry.bugs())} ledger entries.", highlight=False)

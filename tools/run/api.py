@@ -1,4 +1,4 @@
-"""``trueness.check``: the whole trial as one call."""
+"""``trueness.check``: verify one implementation of one formula in one call."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from trueness.tools.arithmetic.formats import precision
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.plan import importable
 from trueness.tools.run.pool import run_groups
-from trueness.tools.run.runner import DTYPES, PROFILES, Job, run_job, user_implementation
+from trueness.tools.run.runner import DTYPES, Job, run_job, user_implementation
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Implementation, Verdict
+from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES, FRAMEWORKS, LIMITS, PROFILES, require
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdicts of a trial. Truthy if all pass; printing it shows what fails, why, and how to see it again."""
+    """The verdicts on an implementation. Truthy if all pass; printing it shows what fails and how to reproduce it."""
 
     verdicts: tuple[Verdict, ...]
 
@@ -43,7 +44,7 @@ def describe(verdict: Verdict) -> str:
     known = registry.bugs()
     lines += [f"  behaves like {bug} ({known[bug].verdict}): {known[bug].title}" for bug in verdict.bugs]
     if verdict.reproduction:
-        lines += ["  to see it again:", *(f"    {line}" for line in verdict.reproduction.splitlines())]
+        lines += ["  to reproduce it:", *(f"    {line}" for line in verdict.reproduction.splitlines())]
     return "\n".join(lines)
 
 
@@ -52,22 +53,22 @@ def check(
     implementation: Callable[..., Any] | str,
     *,
     dtype: str | Sequence[str] = DTYPES,
-    device: str = "cpu",
-    profile: str = "ci",
+    device: str = DEFAULT_DEVICE,
+    profile: str = DEFAULT_PROFILE,
     case: str = "",
     checks: Sequence[str] = (),
     framework: str = "",
     limit: str = "fused",
     timeout: float = 60.0,
 ) -> Outcome:
-    """Try ``implementation`` against the reference of ``formula``.
+    """Verify ``implementation`` against the reference of ``formula``.
 
     formula         its name, such as "fisher.diagonal"
     implementation  a callable on torch, NumPy or JAX arrays; or "module:callable", which runs in a process of its own
                     and may hang or crash there; or the name of an implementation that the formula declares
     dtype           one or several of float64, float32, float16, bfloat16
     profile         how many cases are drawn: quick, ci, deep
-    case            one case to look at again, as a failing verdict printed it
+    case            one case to run again, as a failing verdict printed it
     checks          names of checks; all of them unless given
     framework       "torch", "numpy" or "jax" where it cannot be guessed
     limit           "fused" (T ≤ 1.5), "eager" (T ≤ 3) or "exact"
@@ -76,12 +77,10 @@ def check(
     """
     declared = registry.formula(formula)
     dtypes = [precision(d).name for d in ([dtype] if isinstance(dtype, str) else dtype)]
-    if profile not in PROFILES:
-        raise ValueError(f"profile was {profile!r}; allowed are {', '.join(PROFILES)}.")
-    if framework not in ("", "torch", "numpy", "jax"):
-        raise ValueError(f"framework was {framework!r}; allowed are torch, numpy, jax.")
-    if limit not in ("fused", "eager", "exact"):
-        raise ValueError(f"limit was {limit!r}; allowed are fused, eager, exact.")
+    require("profile", profile, PROFILES)
+    require("device", device, DEVICES)
+    require("framework", framework or FRAMEWORKS[0], FRAMEWORKS)
+    require("limit", limit, LIMITS)
     if case:
         Case.from_json(case)
     name = implementation if isinstance(implementation, str) else getattr(implementation, "__qualname__", "callable")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from trueness.tools.arithmetic.formats import precision
+from trueness.tools.spec.tables import DEFAULT_DEVICE
 
 
 class Rejected(Exception):
@@ -56,9 +57,9 @@ def native(value: Any, real: bool, dtype: str, framework: str, device: str = "cp
 
 def unsupported(framework: str, dtype: str, device: str) -> str:
     """Why ``framework`` cannot hold ``dtype`` on ``device``; empty when it can."""
-    if framework == "numpy" and dtype == "bfloat16":
-        return "NumPy has no bfloat16"
-    if framework != "torch" and device != "cpu":
+    if framework == "numpy" and not hasattr(np, dtype):
+        return f"NumPy has no {dtype}"
+    if framework != "torch" and device != DEFAULT_DEVICE:
         return f"{framework} implementations are run on the CPU"
     if framework == "jax" and dtype == "float64":
         jax = importlib.import_module("jax")
@@ -111,19 +112,19 @@ def to_float64(array: Any) -> np.ndarray:
     return np.array(np.asarray(array), dtype=np.float64)
 
 
-FRAMEWORKS = ("jax", "torch", "numpy")
+GUESSED = ("jax", "torch", "numpy")  # a JAX function mentions NumPy, too
 
 
 def guess(function: Callable[..., Any]) -> str:
     """The framework of a user's callable: what its annotations name, what its code uses, what its module imported."""
     layers = unwrapped(function)
     hints = " ".join(str(v) for f in layers for v in getattr(f, "__annotations__", {}).values())
-    for framework in FRAMEWORKS:
+    for framework in GUESSED:
         if framework in hints or (framework == "numpy" and "np." in hints):
             return framework
     for found in (used, imported):
         homes = {home for f in layers for home in found(f)}
-        for framework in FRAMEWORKS:
+        for framework in GUESSED:
             if framework in homes:
                 return framework
     return "torch"

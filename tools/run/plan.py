@@ -1,16 +1,15 @@
-"""From what was asked for to groups of jobs: which formulas, implementations and dtypes, and what shares a process."""
+"""Plans a run: from a request to groups of jobs, each group for one process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.run import saved_cases
-from trueness.tools.run.runner import DTYPES, PROFILES, REFERENCE, Job, load_spec
+from trueness.tools.run.runner import REFERENCE, Job, load_spec
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula
+from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES, FORMATS, PROFILES, require
 
 
 @dataclass(frozen=True)
@@ -19,10 +18,10 @@ class Request:
 
     formulas: tuple[str, ...] = ()
     impls: tuple[str, ...] = ()
-    dtypes: tuple[str, ...] = DTYPES
-    device: str = "cpu"
+    dtypes: tuple[str, ...] = tuple(FORMATS)
+    device: str = DEFAULT_DEVICE
     peers: bool | None = None
-    profile: str = "ci"
+    profile: str = DEFAULT_PROFILE
     framework: str = ""
     limit: str = "fused"
     case: str = ""
@@ -44,13 +43,11 @@ def user_implementations(request: Request) -> list[tuple[Formula, str]]:
 def groups(request: Request) -> list[list[Job]]:
     """Jobs that share a process, longest first; ValueError when the request itself is wrong."""
     dtypes = [precision(d).name for d in request.dtypes]
-    if request.profile not in PROFILES:
-        raise ValueError(f"profile was {request.profile!r}; allowed are {', '.join(PROFILES)}.")
-    if request.device not in ("cpu", "cuda"):
-        raise ValueError(f"device was {request.device!r}; allowed are cpu, cuda.")
-    if request.device == "cuda" and not torch.cuda.is_available():
+    require("profile", request.profile, PROFILES)
+    device = DEVICES[require("device", request.device, DEVICES)]
+    if not device.available():
         raise ValueError(
-            "device was 'cuda', but torch sees no CUDA device here; `trueness doctor` says what is missing."
+            f"device was {device.name!r}, but torch sees no {device.title}; `trueness doctor` says what is missing."
         )
     if request.case:
         Case.from_json(request.case)
@@ -84,12 +81,12 @@ def groups(request: Request) -> list[list[Job]]:
             plain.append(together)
             for i in ours:
                 if i.env and d in dtypes:
-                    plain.append([job(formula, i.name, d, env=dict(i.env) if request.device == "cpu" else {})])
+                    plain.append([job(formula, i.name, d, env=dict(i.env) if device.interpreted else {})])
     return sorted((g for g in plain if g), key=lambda g: (not g[0].user, not g[0].env))
 
 
 def importable(spec: str) -> None:
-    """Refuse a ``module:callable`` that is not there; what its import does is the worker's affair."""
+    """Refuse a ``module:callable`` that is not there; its import is left to the worker."""
     import importlib.util
     import os
     import sys

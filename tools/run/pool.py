@@ -1,7 +1,7 @@
 """Runs jobs in worker processes, with a time limit, and turns the death of a worker into a verdict.
 
 It guards against accidents: a hang, a crash, an exit, a flood of output, exhausted memory, a left-behind process. It is
-no sandbox: a callable that means harm runs with the rights of whoever started it, in one process with its judge.
+no sandbox: a malicious callable runs with the rights of whoever started it, in one process with the checks.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ from typing import Any
 from trueness.tools.run.runner import Job
 from trueness.tools.run.worker import EXIT_PIPE_CLOSED
 from trueness.tools.spec.model import Verdict
+from trueness.tools.spec.records import from_record, to_record
+from trueness.tools.spec.tables import DEVICES
 
 START_LIMIT = 600.0  # seconds for a worker's imports, on a busy machine as well
 TIMEOUT_FACTOR = 10  # a user's job may take this many time limits in all
-GRACE = 2.0  # seconds between being told to end and being made to
+GRACE = 2.0  # seconds between asking a worker to end and killing it
 FLOOD = 16 * 2**20  # bytes an implementation may print
 MEMORY = int(0.75 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))  # bytes a CPU worker may allocate
 MARK = "TRUENESS_WORKER"  # in the environment of a worker and of whatever it starts
 
 
 class Gone(Exception):
-    """The worker is no more; the message says how it ended."""
+    """The worker process has ended; the message says how."""
 
 
 class TimedOut(Gone):
-    """It was ended because it did not answer."""
+    """It was killed because it did not answer."""
 
 
 class Clock:
@@ -129,7 +131,7 @@ class Worker:
         return event, content
 
     def _hear(self) -> None:
-        """Take what was printed, keep the end of it, and stop a flood."""
+        """Read what was printed, keep the end of it, and stop a flood."""
         chunk = os.read(self.output, 2**16)
         if not chunk:
             self.readable.unregister(self.output)
@@ -178,7 +180,7 @@ class Worker:
         return f"ended its process with exit status {status}{last}"
 
     def close(self) -> None:
-        """Let the worker end, make it end, and give back what it held; more than once does no harm."""
+        """End the worker and close its pipes; may be called more than once."""
         if self.closed:
             return
         self.closed = True
@@ -200,7 +202,7 @@ def is_exiting(pid: int) -> bool:
 
 
 def marked(mark: str) -> list[int]:
-    """Processes that left their worker's group but still carry its mark; none where there is no /proc."""
+    """Processes that left their worker's group but still have its mark in their environment; none without /proc."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -211,7 +213,7 @@ def marked(mark: str) -> list[int]:
 
 @dataclass
 class Progress:
-    """What the caller is told while jobs run."""
+    """Callbacks for the start and the end of every job."""
 
     started: Callable[[Job], None] = lambda job: None
     finished: Callable[[Job, list[Verdict]], None] = lambda job, verdicts: None
@@ -219,7 +221,7 @@ class Progress:
 
 @dataclass
 class WorkerSlot:
-    """The one worker that a thread keeps: used again for jobs that may share a process, replaced when it died."""
+    """The one worker process of a thread: reused for jobs that may share a process, replaced when it has died."""
 
     memory: int
     worker: Worker | None = None
@@ -237,11 +239,12 @@ class WorkerSlot:
             with self.starting:
                 if self.stopped:
                     raise Gone("the run was interrupted")
-                self.worker, self.fits = Worker(job.env, 0 if job.device == "cuda" else self.memory), fits
+                memory = self.memory if DEVICES[job.device].memory_limit else 0
+                self.worker, self.fits = Worker(job.env, memory), fits
         verdicts, end = run_in(self.worker, job, limit, fresh=not used)
         if end is not None:
             self.clear()
-        if end is not None and used and not verdicts:  # it died of what an earlier job left behind
+        if end is not None and used and not verdicts:  # an earlier job broke the worker
             return self.run(job, limit)
         return verdicts, isinstance(end, TimedOut)
 
@@ -294,7 +297,7 @@ def run_groups(
                     progress.started(job)
                     key = (job.formula, job.implementation)
                     if key in slow:
-                        found = [stopped(job, "value", True, skipped=f"not tried: it timed out in {slow[key]}")]
+                        found = [job.subject.verdict("value", "skip", f"not tried: it timed out in {slow[key]}")]
                     else:
                         found, late = slot.run(job, limit)
                         if late and job.user:
@@ -313,7 +316,7 @@ def run_groups(
             thread.start()
         for thread in threads:
             thread.join()
-    except BaseException as interrupt:  # Ctrl-C: the workers, in sessions of their own, did not hear it
+    except BaseException as interrupt:  # Ctrl-C: the workers have sessions of their own and get no signal
         errors.insert(0, interrupt)
         for slot in slots:
             slot.stop()
@@ -336,8 +339,8 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
         if fresh:
             current = "starting"
             worker.receive(START_LIMIT)
-        worker.send(job.to_dict())
-        event, content = worker.receive(START_LIMIT)  # what the worker prepares is not the implementation's time
+        worker.send(to_record(job))
+        event, content = worker.receive(START_LIMIT)  # the preparation does not count as the implementation's time
         current, answered = "", True
         if job.user:
             until = CLOCK.now() + TIMEOUT_FACTOR * limit
@@ -347,34 +350,19 @@ def run_in(worker: Worker, job: Job, limit: float, fresh: bool) -> tuple[list[Ve
             elif event == "case":
                 case = content if content.startswith("{") else ""
             elif event == "verdict":
-                done.append(Verdict.from_dict(content))
+                done.append(from_record(Verdict, content))
             elif event == "refused":
                 raise ValueError(content)
             if CLOCK.now() > until:
                 worker.end(0)
                 raise TimedOut(f"timed out: not done after {TIMEOUT_FACTOR * limit:.3g} s")
             event, content = worker.receive(limit)
-        return [Verdict.from_dict(v) for v in content], None
+        return [from_record(Verdict, v) for v in content], None
     except Gone as end:
         if not answered:
             return [], end
         where = {"starting": "before its worker process was ready", "": "while it was being loaded"}
         message = f"{end}, {where.get(current, f'in the check “{current}”')}."
         check = current if current not in where else "value"
-        again = reproduction(job, check, case, limit) if job.user else ""
-        return [*done, stopped(job, check, False, message=message, case=case, reproduction=again)], end
-
-
-def stopped(job: Job, check: str, passed: bool, **fields: Any) -> Verdict:
-    """A verdict that no check could return itself."""
-    origin: Any = "user" if job.user else "builtin"
-    return Verdict(job.formula, job.implementation, job.dtype, check, passed, job.device, origin, **fields)
-
-
-def reproduction(job: Job, check: str, case: str, limit: float) -> str:
-    """A Python text that shows the same end again, in a process of its own."""
-    options: dict[str, object] = {"dtype": job.dtype, "device": job.device if job.device != "cpu" else "", "case": case}
-    options |= {"framework": job.framework, "limit": job.limit if job.limit != "fused" else "", "timeout": limit}
-    chosen = "".join(f", {key}={value!r}" for key, value in options.items() if value)
-    only = "" if check == "value" else f", checks=[{check!r}]"
-    return f"import trueness\nprint(trueness.check({job.formula!r}, {job.implementation!r}{chosen}{only}))"
+        again = job.subject.reproduction(check, case, limit) if job.user else ""
+        return [*done, job.subject.verdict(check, "fail", message, case=case, reproduction=again)], end

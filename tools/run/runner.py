@@ -1,4 +1,4 @@
-"""From a request to verdicts: which trials there are, running them, and naming the bug that a failure behaves like."""
+"""Jobs and how they are run: the trial of a job, its checks in order, and the known bug that a failure behaves like."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trueness.tools.checks import KINDS
+from trueness.tools.checks import CHECKS
 from trueness.tools.checks import value as check_value
-from trueness.tools.checks.core import CHECKS, Failed, excluded, failed, run
+from trueness.tools.checks.core import Failed, excluded, failed, run
 from trueness.tools.checks.diagnosis import behaves_like
 from trueness.tools.run.frameworks import Rejected, guess
+from trueness.tools.run.subject import Subject
 from trueness.tools.run.trial import Trial, reraise_as_rejected
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
+from trueness.tools.spec.records import to_record
+from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, FORMATS, PROFILES, require
 
-PROFILES = {"quick": 10, "ci": 30, "deep": 300}
 REFERENCE = "reference"
 BLOCKING_CHECKS = {
-    "no stale cache": "not judged: its results are stale",
-    "value": "not judged: its values are wrong",
+    "no stale cache": "not checked: its results are stale",
+    "value": "not checked: its values are wrong",
 }
-DTYPES = ("float32", "float16", "bfloat16", "float64")
+DTYPES = tuple(FORMATS)
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Job:
     formula: str
     implementation: str
     dtype: str
-    device: str = "cpu"
-    profile: str = "ci"
+    device: str = DEFAULT_DEVICE
+    profile: str = DEFAULT_PROFILE
     user: bool = False
     framework: str = ""
     limit: str = "fused"
@@ -44,20 +46,18 @@ class Job:
     stored: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Job:
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return Job(**fields)
+    @property
+    def subject(self) -> Subject:
+        origin = "user" if self.user else "builtin"
+        place = (self.formula, self.implementation, self.dtype, self.device)
+        return Subject(*place, origin, self.framework, self.limit)
 
 
 # -- implementations ------------------------------------------------------------------------------------------------
 
 
 def reference_as_implementation(formula: Formula) -> Implementation:
-    """The reference itself stands trial: for its certificates and for the power of its generator."""
+    """The reference itself is checked: for its certificates and for the power of its generator."""
     return Implementation(REFERENCE, lambda: formula.reference, "numpy", claims=frozenset({"reference"}))
 
 
@@ -135,13 +135,20 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
     data: dict[str, Sequence[Any]] = {b.id: b.discriminating_input for b in known if b.discriminating_input is not None}
     data.update(formula.real() if formula.real is not None else {})
     stored = [Case.from_json(text) for text in job.stored]
-    examples = PROFILES[job.profile]
-    if candidate.env:  # an interpreted kernel takes a thousand times as long
-        examples = min(examples, max(10, examples // 3))
-    trial = Trial(formula, candidate, job.dtype, job.device, known, data, examples, stored=stored, heartbeat=heartbeat)
-    if job.case:
-        trial.only = Case.from_json(job.case)
-    return trial
+    profile = PROFILES[job.profile]
+    return Trial(
+        formula,
+        candidate,
+        job.dtype,
+        job.device,
+        known,
+        data,
+        profile.interpreted if candidate.env else profile.examples,
+        stored=stored,
+        replay=Case.from_json(job.case) if job.case else None,
+        every_dtype=profile.every_dtype,
+        heartbeat=heartbeat,
+    )
 
 
 # -- running --------------------------------------------------------------------------------------------------------
@@ -157,23 +164,23 @@ def run_job(
     trial = trial_for(job, candidate, lambda note: emit("case", note))
     reason = missing(candidate)
     if reason or (excluded(trial) and job.implementation != REFERENCE):
-        return [trial.verdict("value", True, skipped=reason or excluded(trial))]
+        return [trial.skipped("value", reason or excluded(trial))]
     verdicts: list[Verdict] = []
     blocked = ""
     for name in wanted(job, candidate):
         emit("check", name)
         if blocked and not CHECKS[name].independent:
-            verdicts.append(trial.verdict(name, True, skipped=blocked))
+            verdicts.append(trial.skipped(name, blocked))
             continue
         verdict = one_case(trial, name) if job.case and name in ("value", "gradient") else run(CHECKS[name], trial)
         if name == "value" and not verdict.passed:
             verdict = replace(verdict, bugs=tuple(behaves_like(trial, verdict)))
-            if candidate.convention in verdict.bugs:  # the other checks ask whether it keeps to its convention
+            if candidate.convention in verdict.bugs:  # the other checks compare with its convention
                 variant = registry.bugs()[candidate.convention].variant
                 assert variant is not None
                 trial = replace(trial, formula=replace(trial.formula, reference=variant))
         verdicts.append(verdict)
-        emit("verdict", verdict.to_dict())
+        emit("verdict", to_record(verdict))
         if not verdict.passed and name in BLOCKING_CHECKS and candidate.convention not in verdict.bugs:
             blocked = BLOCKING_CHECKS[name]
         if name == "value" and not verdict.passed and job.user and verdict.T is None:
@@ -184,23 +191,19 @@ def run_job(
 def wanted(job: Job, candidate: Implementation) -> list[str]:
     """The names of the checks that a job asks for."""
     if job.checks:
-        unknown = [c for c in job.checks if c not in CHECKS]
-        if unknown:
-            raise ValueError(f"check was {unknown[0]!r}; allowed are {', '.join(CHECKS)}.")
-        return list(job.checks)
+        return [require("check", name, CHECKS) for name in job.checks]
     if job.case:
         return ["value"]
-    in_order = [n for kind in KINDS for n, c in CHECKS.items() if c.function.__module__ == kind.__name__]
-    about_reference = [n for n in in_order if CHECKS[n].claim == "reference"]
+    about_reference = [n for n, c in CHECKS.items() if c.claim == "reference"]
     if job.implementation == REFERENCE:
         return about_reference if job.dtype == "float64" else ["power", "known bugs"]
-    return [n for n in in_order if n not in about_reference]
+    return [n for n in CHECKS if n not in about_reference]
 
 
 def one_case(trial: Trial, name: str) -> Verdict:
     """The verdict on the one case that was asked for, without a search."""
     measure = {"value": value_of, "gradient": gradient_of}[name]
-    case = trial.only
+    case = trial.replay
     assert case is not None
     try:
         reading = measure(trial, case)
@@ -209,7 +212,7 @@ def one_case(trial: Trial, name: str) -> Verdict:
     if reading.T > trial.limit:
         return failed(name, trial, Failed(case, check_value.sentence(trial, case, reading), reading), cases=1)
     fields = {k: getattr(reading, k) for k in ("T", "where", "output", "got", "want", "width")}
-    return trial.verdict(name, True, cases=1, limit=trial.limit, case=case.to_json(), **fields)
+    return trial.passed(name, cases=1, limit=trial.limit, case=case.to_json(), **fields)
 
 
 def value_of(trial: Trial, case: Case) -> Any:
@@ -232,8 +235,8 @@ def by_convention(trial: Trial, verdicts: list[Verdict]) -> list[Verdict]:
     for v in verdicts:
         if v.check == "value" and not v.passed and name in v.bugs:
             title = registry.bugs()[name].title
-            v = replace(v, passed=True, message=f"convention {name}: {title}. {v.message}")
+            v = replace(v, status="convention", convention=name, message=f"{name}: {title}. {v.message}")
         elif v.check == "gradient" and not v.passed and any(w.check == "value" and name in w.bugs for w in judged):
-            v = replace(v, passed=True, message=f"convention {name}, seen through the gradient. {v.message}")
+            v = replace(v, status="convention", convention=name, message=f"{name}, in the gradient. {v.message}")
         judged.append(v)
     return judged

@@ -1,4 +1,4 @@
-"""Failing cases kept as files, one JSON object each: they are tried first, whoever runs the formula next."""
+"""Failing cases stored as files, one JSON object each: the next run of the formula starts with them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from trueness.tools.spec.model import Verdict
 
 
 def directory() -> Path:
-    """Where cases are kept: $TRUENESS_EXAMPLES, regressions/examples in a checkout, .trueness/examples elsewhere."""
+    """Where cases are stored: $TRUENESS_EXAMPLES, regressions/examples in a checkout, .trueness/examples elsewhere."""
     if named := os.environ.get("TRUENESS_EXAMPLES"):
         return Path(named)
-    room = Path(__file__).resolve().parents[2]
-    if (room / "pyproject.toml").exists() and (room / "regressions").is_dir():
-        return room / "regressions" / "examples"
+    root = Path(__file__).resolve().parents[2]
+    if (root / "pyproject.toml").exists() and (root / "regressions").is_dir():
+        return root / "regressions" / "examples"
     return Path(".trueness") / "examples"
 
 
 def store(verdict: Verdict) -> Path | None:
-    """Keep the case of a failing verdict; None where there is none to keep."""
+    """Store the case of a failing verdict; None where there is nothing to store."""
     if verdict.passed or not verdict.case or verdict.case == "{}" or "named_input" in json.loads(verdict.case):
         return None
     content = {"formula": verdict.formula, "dtype": verdict.dtype, "check": verdict.check, "case": verdict.case}
@@ -35,6 +35,6 @@ def store(verdict: Verdict) -> Path | None:
 
 
 def load(formula: str) -> tuple[str, ...]:
-    """The cases kept for one formula, in the order of their names."""
+    """The cases stored for one formula, in the order of their names."""
     files = sorted(directory().glob(f"{formula}-*.json"))
     return tuple(dict.fromkeys(json.loads(path.read_text())["case"] for path in files))

@@ -1,4 +1,4 @@
-"""A trial: one implementation of one formula, in one dtype, on one device - called, and judged against the bound."""
+"""A trial: one implementation of one formula, in one dtype, on one device, called and compared with the bound."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from trueness.tools.arithmetic.bounds import LIMITS, Bound, bounds
+from trueness.tools.arithmetic.bounds import Bound, bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
+from trueness.tools.run.subject import Subject
 from trueness.tools.spec import inputs
 from trueness.tools.spec.model import Bug, Case, Formula, Implementation, Verdict
+from trueness.tools.spec.tables import DEFAULT_DEVICE, LIMITS
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,16 @@ class Trial:
     formula: Formula
     implementation: Implementation
     dtype: str
-    device: str = "cpu"
+    device: str = DEFAULT_DEVICE
     bugs: Sequence[Bug] = ()
     data: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     examples: int = 40
     stored: Sequence[Case] = ()
     """failing cases of earlier runs, tried first"""
-    only: Case | None = None
-    """the one case to look at again, in place of a search"""
+    replay: Case | None = None
+    """the one case to run again, in place of a search"""
+    every_dtype: bool = False
+    """whether checks that do not depend on the dtype run in all of them"""
     heartbeat: Callable[[str], None] = lambda note: None
     """told what is about to be called, so that a crash or a hang can be placed"""
     function: Callable[..., Any] | None = None
@@ -209,17 +213,25 @@ class Trial:
                 worst = Reading(float(ratio[at]), at, i, got, want, width, worst.size)
         return worst
 
-    def verdict(self, check: str, passed: bool, **fields: Any) -> Verdict:
-        return Verdict(
-            formula=self.formula.name,
-            implementation=self.implementation.name,
-            dtype=self.dtype,
-            check=check,
-            passed=passed,
-            device=self.device,
-            origin=self.implementation.origin,
-            **fields,
-        )
+    # -- verdicts -------------------------------------------------------------------------------------------------
+
+    @property
+    def subject(self) -> Subject:
+        """The same as plain data; a framework that would be guessed is left out."""
+        chosen, framework = self.implementation, ""
+        if chosen.origin == "user" and frameworks.guess(self.function or chosen.load()) != chosen.framework:
+            framework = chosen.framework
+        place = (self.formula.name, chosen.name, self.dtype, self.device)
+        return Subject(*place, chosen.origin, framework, chosen.limit)
+
+    def passed(self, check: str, **fields: Any) -> Verdict:
+        return self.subject.verdict(check, "pass", **fields)
+
+    def failed(self, check: str, message: str, **fields: Any) -> Verdict:
+        return self.subject.verdict(check, "fail", message, **fields)
+
+    def skipped(self, check: str, reason: str) -> Verdict:
+        return self.subject.verdict(check, "skip", reason)
 
 
 def reraise_as_rejected(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -26,7 +26,7 @@ def main(jobs_fd: int, events_fd: int, memory: int, parent: int, path: list[str]
     from trueness.tools.run.frameworks import Rejected
     from trueness.tools.run.runner import Job, implementation, run_job, wanted
     from trueness.tools.spec import registry
-    from trueness.tools.spec.model import Verdict
+    from trueness.tools.spec.records import from_record, to_record
 
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -46,19 +46,17 @@ def main(jobs_fd: int, events_fd: int, memory: int, parent: int, path: list[str]
             leave(EXIT_PIPE_CLOSED)
 
     def lone(job: Job, message: str) -> list[dict[str, Any]]:
-        origin: Any = "user" if job.user else "builtin"
-        place = (job.formula, job.implementation, job.dtype, "value")
-        return [Verdict(*place, False, job.device, origin, message=message).to_dict()]
+        return [to_record(job.subject.verdict("value", "fail", message))]
 
     instruments = snapshot_callables(np, torch)
     emit("ready", None)
     for line in os.fdopen(jobs_fd):
-        job = Job.from_dict(json.loads(line))
+        job = from_record(Job, json.loads(line))
         found: list[dict[str, Any]]
         try:
             formula = registry.formula(job.formula)
             if formula.real is not None:
-                formula.real()  # kept by who makes it, so that no implementation's time is spent on it
+                formula.real()  # cached; does not count as the implementation's time
             emit("prepared", None)
             candidate = implementation(job)
             wanted(job, candidate)
@@ -69,16 +67,16 @@ def main(jobs_fd: int, events_fd: int, memory: int, parent: int, path: list[str]
             emit("done", lone(job, str(rejection)))
             continue
         try:
-            found = [v.to_dict() for v in run_job(job, emit, candidate)]
+            found = [to_record(v) for v in run_job(job, emit, candidate)]
         except Rejected as rejection:
             found = lone(job, str(rejection))
         except Exception as error:
             said = " ".join(str(error).split())[:300]
-            found = lone(job, f"the judge itself raised {type(error).__name__}: {said} (a defect of trueness).")
+            found = lone(job, f"internal error in trueness: {type(error).__name__}: {said}")
         changed = [name for name, (owner, key, what) in instruments.items() if vars(owner).get(key) is not what]
         if changed:
             some = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-            found = lone(job, f"replaced {some}, with which it is judged: no verdict of this process counts.")
+            found = lone(job, f"replaced {some}, which the checks use: no verdict of this process counts.")
         emit("done", found)
         if changed:
             break
@@ -86,7 +84,7 @@ def main(jobs_fd: int, events_fd: int, memory: int, parent: int, path: list[str]
 
 
 def follow_parent(parent: int) -> None:
-    """Die with the process that reports, even in the middle of a hang; where the system offers no such thing, don't."""
+    """Ask Linux to kill this process when its parent dies, even in the middle of a hang; elsewhere nothing happens."""
     import ctypes
 
     try:
@@ -98,7 +96,7 @@ def follow_parent(parent: int) -> None:
 
 
 def snapshot_callables(*libraries: Any) -> dict[str, tuple[Any, str, Any]]:
-    """What a verdict is made with - NumPy, torch's tensors, our own functions - so that a replacement is noticed."""
+    """The callables that the checks use (NumPy, torch's conversions, our own functions), to detect a replacement."""
     ours = [m for name, m in sys.modules.items() if name.startswith("trueness.tools.")]
     classes = [c for m in ours for c in vars(m).values() if isinstance(c, type) and c.__module__ == m.__name__]
     owners = [libraries[0], *ours, *classes]

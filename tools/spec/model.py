@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trueness.tools.spec.calling import positional
+from trueness.tools.spec.records import from_record
+from trueness.tools.spec.tables import (
+    CLAIMS,
+    DEVICES,
+    FORMATS,
+    FRAMEWORKS,
+    LIMITS,
+    ORIGINS,
+    formats_by_precision,
+    require,
+)
 
-DTYPES = ("float64", "float32", "float16", "bfloat16")
+DTYPES = formats_by_precision()
 VERDICTS = ("real bug, right fix", "real bug, wrong fix", "no bug", "convention", "claim false", "process")
 
 UNDOCUMENTED = "documented nowhere: kept to show that the check can fail"
@@ -29,7 +40,7 @@ class Case:
     named_input  name of a bug whose discriminating input this is, or of a real data set; the rest is then not used
     """
 
-    sizes: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     scale: float = 0.0
     spread: float = 0.0
@@ -47,8 +58,7 @@ class Case:
             data = json.loads(text)
             if "witness" in data:  # the name of this field before version 0.2
                 data["named_input"] = data.pop("witness")
-            data["sizes"] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.get("sizes", {}).items()}
-            return Case(**data)
+            return from_record(Case, data)
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise ValueError(f"case was {text!r}; it must be a JSON object with the fields of Case: {error}.") from None
 
@@ -80,12 +90,24 @@ class Implementation:
     env: Mapping[str, str] = field(default_factory=dict)
     dtypes: tuple[str, ...] = DTYPES
     only: str = ""
-    devices: tuple[str, ...] = ("cpu", "cuda")
+    devices: tuple[str, ...] = tuple(DEVICES)
     convention: str = ""
     waived: Mapping[str, str] = field(default_factory=dict)
     origin: Literal["builtin", "third_party", "user"] = "builtin"
     largest: int | None = None
     kernels: Callable[[], Mapping[str, Any]] = dict
+
+    def __post_init__(self) -> None:
+        def known(field: str, values: Iterable[str], allowed: Iterable[str]) -> None:
+            for value in values:
+                require(f"{self.name}: {field}", value, allowed)
+
+        known("framework", [self.framework], FRAMEWORKS)
+        known("limit", [self.limit], LIMITS)
+        known("claims", sorted(self.claims), sorted(CLAIMS))
+        known("dtypes", self.dtypes, FORMATS)
+        known("devices", self.devices, DEVICES)
+        known("origin", [self.origin], ORIGINS)
 
 
 @dataclass(frozen=True)
@@ -138,6 +160,10 @@ class Formula:
     def __post_init__(self) -> None:
         if self.vjp is None and not self.no_gradient:
             raise ValueError(f"{self.name}: no vjp was given; say why in no_gradient.")
+        for dtype in (*self.dtypes, *self.without):
+            require(f"{self.name}: dtypes", dtype, FORMATS)
+        require(f"{self.name}: working", self.working, ("dtype", "float64"))
+        require(f"{self.name}: overflow", self.overflow, ("inf", "saturate"))
         object.__setattr__(self, "reference", self.bind(self.reference))
 
     def bind(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,6 +209,8 @@ class Bug:
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
             raise ValueError(f"{self.id}: verdict was {self.verdict!r}; allowed are {', '.join(VERDICTS)}.")
+        for dtype in self.invisible:
+            require(f"{self.id}: invisible", dtype, FORMATS)
 
     @property
     def item(self) -> str:
@@ -190,44 +218,83 @@ class Bug:
         return self.id.rstrip("abcdefghijklmnopqrstuvwxyz")
 
 
+Status = Literal["pass", "fail", "skip", "convention"]
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one check on one implementation in one dtype. Truthy if it passes."""
+    """The outcome of one check on one implementation in one dtype. Truthy unless it fails.
 
-    formula: str
-    implementation: str
-    dtype: str
-    check: str
-    passed: bool
+    status         "pass", "fail", "skip" or "convention": it differs from the reference in a documented way, and in no
+                   other
+    message        what is wrong; for a skip, the reason
+    convention     id of the ledger entry that documents the difference; empty unless the status is "convention"
+    T, limit       the largest error in units of the bound, and the largest that passes
+    where, output  index of the worst element, and which of several outputs it is in
+    got, want      the value there and the reference's
+    width          B / |y| there, the relative width of the bound
+    case           the smallest failing case as JSON text
+    bugs           ids of the known bugs that it behaves like
+    reproduction   a Python text that shows the failure again
+    samples        (number of elements, T) of every case
+    detections     (bug, largest T of its wrong variant), on the verdict of the check ``known bugs``
+    """
+
+    formula: str = field(metadata={"pattern": r"^[^.]+\..+$"})
+    implementation: str = field(metadata={"description": 'A declared name, module:callable, or "reference".'})
+    dtype: str = field(metadata={"enum": formats_by_precision()})
+    check: str = field(metadata={"minLength": 1})
+    status: Status
     device: str = "cpu"
-    origin: str = "builtin"
-    cases: int = 0
-    T: float | None = None
-    limit: float | None = None
-    message: str = ""
-    skipped: str = ""
-    where: tuple[int, ...] | None = None
-    output: int = 0
+    origin: Literal["builtin", "third_party", "user"] = "builtin"
+    cases: int = field(default=0, metadata={"minimum": 0})
+    T: float | None = field(
+        default=None,
+        metadata={"minimum": 0, "description": "max |out - y| / B; NaN is nan or inf."},
+    )
+    limit: float | None = field(
+        default=None,
+        metadata={
+            "minimum": 0,
+            "finite": True,
+            "description": "The largest T that passes: 1.5 fused, 3 eager, 0 exact.",
+        },
+    )
+    message: str = field(default="", metadata={"description": "What is wrong; for a skip, the reason."})
+    convention: str = field(default="", metadata={"description": 'Ledger id; empty unless status is "convention".'})
+    where: tuple[int, ...] | None = field(default=None, metadata={"description": "Index of the worst element."})
+    output: int = field(default=0, metadata={"minimum": 0, "description": "Which of several outputs it is in."})
     got: float | None = None
     want: float | None = None
-    width: float | None = None
-    case: str = ""
-    bugs: tuple[str, ...] = ()
-    reproduction: str = ""
-    samples: tuple[tuple[int, float], ...] = ()
-    """(number of elements, T) of every case, for the report's pictures"""
-    detections: tuple[tuple[str, float], ...] = ()
-    """(bug, largest T of its wrong variant): the kill matrix, on the verdict of the check ``known bugs``"""
+    width: float | None = field(default=None, metadata={"description": "B / |y| at the worst element."})
+    case: str = field(default="", metadata={"description": "The smallest failing case as JSON text, or empty."})
+    bugs: tuple[str, ...] = field(default=(), metadata={"description": "Ids of known bugs it behaves like."})
+    reproduction: str = field(default="", metadata={"description": "Python text that shows the failure again."})
+    samples: tuple[tuple[int, float], ...] = field(
+        default=(), metadata={"description": "(number of elements, T) of every case."}
+    )
+    detections: tuple[tuple[str, float], ...] = field(
+        default=(), metadata={"description": "(bug, largest T of its wrong variant); detected where above the limit."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status was {self.status!r}; allowed are {', '.join(STATUSES)}.")
+        if self.status in ("fail", "skip") and not self.message:
+            raise ValueError(f"{self.formula} · {self.implementation} · {self.check}: a {self.status} needs a message.")
+        if (self.status == "convention") != bool(self.convention):
+            raise ValueError(f"status was {self.status!r} with convention {self.convention!r}; one implies the other.")
 
     def __bool__(self) -> bool:
         return self.passed
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def passed(self) -> bool:
+        return self.status != "fail"
 
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Verdict:
-        lists = {k: tuple(v) for k, v in data.items() if isinstance(v, list)}
-        lists["samples"] = tuple((int(n), float(t)) for n, t in data.get("samples", ()))
-        lists["detections"] = tuple((str(b), float(t)) for b, t in data.get("detections", ()))
-        return Verdict(**{**data, **lists})
+    @property
+    def skipped(self) -> bool:
+        return self.status == "skip"
+
+
+STATUSES: tuple[Status, ...] = get_args(Status)

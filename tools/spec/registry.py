@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import warnings
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
 from types import ModuleType
 
+from trueness.tools.checks import CHECKS
 from trueness.tools.spec.model import Bug, Formula
+from trueness.tools.spec.tables import FORMATS
 
 
 def _families(room: str) -> list[ModuleType]:
@@ -22,8 +25,28 @@ def _families(room: str) -> list[ModuleType]:
 
 @cache
 def formulas() -> dict[str, Formula]:
-    """Every declared formula by name."""
-    return {f.name: f for module in _families("properties") for f in getattr(module, "FORMULAS", ())}
+    """Every declared formula by name; ValueError for a declaration that names what does not exist."""
+    return validated([f for module in _families("properties") for f in getattr(module, "FORMULAS", ())])
+
+
+def validated(declared: Sequence[Formula]) -> dict[str, Formula]:
+    """``declared`` by name; ValueError for a name given twice and for a waiver of a check that does not exist."""
+    found: dict[str, Formula] = {}
+    checks = {*CHECKS, *(f"{name} {dtype}" for name in CHECKS for dtype in FORMATS)}
+    for f in declared:
+        if f.name in found:
+            raise ValueError(f"{f.name} is declared twice.")
+        found[f.name] = f
+        for implementation in f.implementations:
+            for waived in implementation.waived:
+                if waived not in checks:
+                    near = get_close_matches(waived, checks, 1)
+                    hint = f" Did you mean {near[0]!r}?" if near else ""
+                    raise ValueError(
+                        f"{f.name}, {implementation.name}: waived was {waived!r}; it must be a check, or a check and "
+                        f"a dtype.{hint}"
+                    )
+    return found
 
 
 @cache

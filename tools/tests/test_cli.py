@@ -49,7 +49,7 @@ def test_absolute_score_is_wrong_shrunk_to_one_element_and_named(here: Path) -> 
     done = run(here, "verify", "fisher.diagonal", "--impl", "mine:absolute", "--dtype", "float32", "--json", "v.json")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "behaves like FSB-01" in done.stdout
-    verdict = next(v for v in json.loads((here / "v.json").read_text())["verdicts"] if not v["passed"])
+    verdict = next(v for v in json.loads((here / "v.json").read_text())["verdicts"] if v["status"] == "fail")
     assert verdict["check"] == "value"
     assert verdict["bugs"] == ["FSB-01"]
     sizes = json.loads(verdict["case"]).get("sizes", {"...": []})["..."]

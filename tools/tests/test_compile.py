@@ -92,7 +92,7 @@ def loaded(folder: Path, **changes: str) -> ModuleType:
 @pytest.mark.skipif(not (HOME / "docs").is_dir(), reason="installed from a wheel: the table is not here to be read")
 def test_every_declared_kernel_keeps_the_rules_and_stands_in_the_table() -> None:
     other = ["--triton", str(OTHER)] if (OTHER / "triton").is_dir() else []
-    done = ran("-m", "trueness.tools.triton.compile", "--check", str(HOME / "docs"), *other)
+    done = ran("-m", "trueness.tools.cli", "kernels", "--check", str(HOME / "docs"), *other)
     assert done.returncode == 0, done.stderr
     assert "sm_80" in done.stdout and "sm_90" in done.stdout
 
@@ -105,13 +105,13 @@ def test_the_page_is_what_the_rows_say() -> None:
 
 
 def test_compiling_in_an_interpreting_process_is_refused() -> None:
-    done = ran("-m", "trueness.tools.triton.compile", "--only", "fisher.diagonal forward fp32", TRITON_INTERPRET="1")
+    done = ran("-m", "trueness.tools.cli", "kernels", "--only", "fisher.diagonal forward fp32", TRITON_INTERPRET="1")
     assert done.returncode != 0
     assert "TRITON_INTERPRET is set" in done.stderr
 
 
 def test_a_folder_without_triton_is_refused(tmp_path: Path) -> None:
-    from trueness.tools.triton.compile import under
+    from trueness.tools.triton.command import under
 
     with pytest.raises(ValueError, match="must be a folder in which Triton was unpacked"):
         under(str(tmp_path))

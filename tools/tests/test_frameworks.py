@@ -170,14 +170,14 @@ def test_a_wrong_jax_callable_fails(callables: types.ModuleType, name: str, fail
 def test_a_numpy_callable_passes_and_its_gradient_is_skipped(callables: types.ModuleType, dtype: str) -> None:
     outcome = check("fisher.diagonal", callables.in_numpy, dtype=dtype, profile="quick")
     assert outcome, outcome
-    reasons = {v.check: v.skipped for v in outcome.verdicts}
+    reasons = {v.check: v.message for v in outcome.verdicts}
     assert reasons["value"] == "" and reasons["layouts"] == ""
     assert reasons["gradient"] == "NumPy callables have no gradient"
 
 
 def test_numpy_has_no_bfloat16(callables: types.ModuleType) -> None:
     outcome = check("fisher.diagonal", callables.in_numpy, dtype="bfloat16")
-    assert [v.skipped for v in outcome.verdicts] == ["NumPy has no bfloat16"]
+    assert [v.message for v in outcome.verdicts] == ["NumPy has no bfloat16"]
 
 
 def test_a_wrong_numpy_callable_is_named(callables: types.ModuleType) -> None:

@@ -17,9 +17,12 @@ import torch
 
 from trueness.tools.gpu import run as gpu_run
 from trueness.tools.gpu import timing as gpu_timing
+from trueness.tools.gpu.document import NO_GPU, Timing, schema
+from trueness.tools.spec.records import to_record
+from trueness.tools.spec.schema import as_file
 
 HOME = Path(__file__).resolve().parents[2]
-SCHEMA = json.loads(resources.files("trueness.tools.gpu").joinpath("gpu.schema.json").read_text("utf-8"))
+SCHEMA = schema()
 
 needs_checkout = pytest.mark.skipif(
     not (HOME / "asv_bench").is_dir(), reason="installed from a wheel: the cases are not here to be read"
@@ -78,13 +81,15 @@ def valid(document: dict[str, Any]) -> None:
 def test_without_a_device_it_ends_with_status_2_and_one_sentence(tmp_path: Path) -> None:
     status, document, said = ran(tmp_path)
     assert (status, document) == (2, {})
-    assert said == "trueness.tools.gpu: no CUDA device; nothing was run.\n"
+    assert said == "trueness gpu: no CUDA device; nothing was run.\n"
 
 
 @needs_checkout
 def test_a_dry_run_runs_everything_and_claims_no_time(tmp_path: Path) -> None:
-    """Where what only continuous integration has - python-flint, junitparser, jsonschema - is not installed."""
-    (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(absent=("flint", "junitparser", "jsonschema")))
+    """Where what only continuous integration has - python-flint, junitparser, msgspec, click - is not installed."""
+    (tmp_path / "sitecustomize.py").write_text(
+        BLOCKED.format(absent=("click", "flint", "junitparser", "jsonschema", "msgspec", "rich"))
+    )
     status, document, said = ran(
         tmp_path / "out", "--dry-run", "--formulas", "fisher.diagonal", PYTHONPATH=str(tmp_path)
     )
@@ -127,10 +132,23 @@ def test_a_spent_budget_stops_the_run_and_keeps_what_it_has(tmp_path: Path) -> N
     assert document["sections"]["timing"].startswith("stopped by the budget: 12 cases")
 
 
+def test_the_file_of_the_schema_is_the_generated_one() -> None:
+    text = resources.files("trueness.tools.gpu").joinpath("gpu.schema.json").read_text("utf-8")
+    assert text == as_file(SCHEMA), "run: trueness schemas"
+
+
+def test_both_launchers_have_the_same_options() -> None:
+    from trueness.tools.cli import gpu
+
+    done = subprocess.run([sys.executable, str(HOME / "tools" / "gpu"), "--help"], capture_output=True, text=True)
+    named = {option.opts[0] for option in gpu.params}
+    assert named and all(name in done.stdout for name in named)
+
+
 def test_the_schema_lets_no_time_of_a_dry_run_pass(tmp_path: Path) -> None:
-    document = gpu_run.Report(tmp_path, True, ["timing"], 1.0).document
-    line = {"case": "c", "formula": "f", "dtype": "d", "side": "s", "T": 0.5, "limit": 1.5, "goal": None}
-    document["timing"] = [{**line, "milliseconds": None, "ratio": None, "status": gpu_timing.NO_GPU}]
+    report = gpu_run.Report(tmp_path, True, ["timing"], 1.0)
+    report.document.timing = [Timing("c", "f", "d", "s", NO_GPU, T=0.5, limit=1.5)]
+    document = to_record(report.document)
     valid(document)
     for change in ({"milliseconds": 1.0}, {"ratio": 2.0}, {"status": "met"}):
         with pytest.raises(jsonschema.ValidationError):
@@ -187,18 +205,18 @@ def test_goals_are_judged_and_what_is_faster_than_a_copy_is_impossible(monkeypat
     monkeypatch.setattr(gpu_timing, "copier", lambda total, dtype, device: Harness.call(copied["ticks"]))
 
     def found() -> dict[str, Any]:
-        return {line["side"]: line for line in gpu_timing.measured(Case(), Harness, dry=False, rounds=3)}
+        return {line.side: line for line in gpu_timing.measured(Case(), Harness, dry=False, rounds=3)}
 
     lines = found()
-    assert {side: line["status"] for side, line in lines.items()} == {
+    assert {side: line.status for side, line in lines.items()} == {
         "trueness": "timed",
         "fast": "missed",
         "slow": "met",
         "device copy": "met",
     }
-    assert lines["trueness"]["milliseconds"] == 1e4 / 1024 and lines["slow"]["ratio"] == 4.0
-    assert [side for side, line in lines.items() if gpu_timing.bad(line)] == ["fast"]
+    assert lines["trueness"].milliseconds == 1e4 / 1024 and lines["slow"].ratio == 4.0
+    assert [side for side, line in lines.items() if line.bad] == ["fast"]
     copied["ticks"] = 20.0
-    assert found()["device copy"]["status"] == "impossible"
+    assert found()["device copy"].status == "impossible"
     copied["ticks"] = 8.0
-    assert found()["device copy"]["status"] == "missed"
+    assert found()["device copy"].status == "missed"

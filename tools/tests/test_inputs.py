@@ -14,9 +14,9 @@ from trueness.tools.arithmetic.bounds import bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Noise
 from trueness.tools.arithmetic.stochastic import backward, stochastic
-from trueness.tools.checks import contract, diagnosis
+from trueness.tools.checks import CHECKS, contract, diagnosis
 from trueness.tools.checks import value as check_value
-from trueness.tools.checks.core import CHECKS, Failed, run, search
+from trueness.tools.checks.core import Failed, run, search
 from trueness.tools.run.trial import Trial
 from trueness.tools.run.variants import as_torch
 from trueness.tools.spec import inputs

@@ -24,7 +24,7 @@ def test_the_page_of_the_formulas_is_current() -> None:
 @needs_checkout
 def test_the_page_of_the_ledger_is_current() -> None:
     wanted = markdown.ledger(registry.bugs().values())
-    assert (DOCS / "ledger.md").read_text("utf-8") == wanted, "run: trueness bugs --write docs/ledger.md"
+    assert (DOCS / "ledger.md").read_text("utf-8") == wanted, "run: trueness ledger --write docs/ledger.md"
 
 
 def test_the_hundred_documented_items_are_all_there() -> None:

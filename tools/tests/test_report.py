@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ from trueness.tools.report.results import Results, rows, schema, to_json, to_jun
 from trueness.tools.run.runner import Job, run_job, user_implementation
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Verdict
+from trueness.tools.spec.records import from_record, to_record
+from trueness.tools.spec.schema import as_file
 
 EVIL = "<script>alert('x')</script>&\"'\x1b[31m\x00\u202e"
 RIGHT = Verdict(
-    "fisher.diagonal", "trueness", "float32", "value", True, T=0.25, limit=1.5, cases=3, samples=((4, 0.25),)
+    "fisher.diagonal", "trueness", "float32", "value", "pass", T=0.25, limit=1.5, cases=3, samples=((4, 0.25),)
 )
 WRONG = replace(
     RIGHT,
     implementation="mine:fn",
-    passed=False,
+    status="fail",
     origin="user",
     T=2e7,
     message="output is 2, the reference 1: T = 2e+07 of 1.5.",
@@ -41,13 +44,15 @@ WRONG = replace(
     reproduction="import trueness\nprint(1)",
     samples=(),
 )
-SKIPPED = replace(RIGHT, check="side stream", T=None, limit=None, cases=0, samples=(), skipped="no CUDA device")
+SKIPPED = replace(
+    RIGHT, check="side stream", T=None, limit=None, cases=0, samples=(), status="skip", message="no CUDA device"
+)
 DETECTIONS = Verdict(
     "fisher.diagonal",
     "reference",
     "float32",
     "known bugs",
-    True,
+    "pass",
     limit=3.0,
     detections=(("FSB-01", 1e8), ("FSB-02", 0.5)),
 )
@@ -94,7 +99,7 @@ def test_kills_are_counted_for_every_implementation_of_the_formula_and_dtype() -
     reference, row = rows([RIGHT, DETECTIONS])
     assert (reference.origin, row.implementation) == ("reference", "trueness")
     assert (row.detected, row.known, row.invisible) == (1, 2, 1)
-    assert rows([RIGHT, replace(DETECTIONS, passed=False)])[1].invisible == 0
+    assert rows([RIGHT, replace(DETECTIONS, status="fail", message="missed")])[1].invisible == 0
     assert rows([RIGHT, replace(DETECTIONS, dtype="float16")])[1].known == 0
 
 
@@ -104,7 +109,7 @@ def test_a_row_is_skipped_only_if_all_of_it_is() -> None:
 
 
 def test_a_known_convention_is_named_and_wins_over_other_bugs_it_resembles() -> None:
-    differs = replace(RIGHT, bugs=("DDPM-01", "DDPM-02"), message="convention DDPM-02: half. T = 9.")
+    differs = replace(RIGHT, bugs=("DDPM-01", "DDPM-02"), status="convention", convention="DDPM-02")
     assert rows([differs])[0].verdict == "convention DDPM-02"
     assert rows([differs, replace(WRONG, implementation="trueness", check="shapes")])[0].verdict == "wrong"
 
@@ -119,8 +124,8 @@ def test_rows_come_in_the_declared_order_whatever_order_the_workers_ended_in() -
 # -- JSON -----------------------------------------------------------------------------------------------------------
 
 REQUIRED = (
-    "formula implementation dtype device cases T limit passed where got want bugs reproduction "
-    "check skipped message origin"
+    "formula implementation dtype device cases T limit status where got want bugs reproduction "
+    "check convention message origin"
 ).split()
 
 
@@ -128,14 +133,36 @@ def validate(document: Any) -> None:
     jsonschema.Draft202012Validator(schema(), format_checker=jsonschema.FormatChecker()).validate(document)
 
 
-def test_the_schema_is_a_schema() -> None:
+def test_the_schema_is_a_schema_and_its_file_is_the_generated_one() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
+    path = resources.files("trueness.tools.report").joinpath("verdicts.schema.json")
+    assert path.read_text("utf-8") == as_file(schema()), "run: trueness schemas"
+
+
+def test_a_verdict_survives_its_record() -> None:
+    for verdict in (RIGHT, WRONG, SKIPPED, DETECTIONS):
+        assert from_record(Verdict, json.loads(json.dumps(to_record(verdict)))) == verdict
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"status": "right"}, "status was 'right'; allowed are pass, fail, skip, convention."),
+        ({"status": "fail", "message": ""}, "a fail needs a message"),
+        ({"status": "skip", "message": ""}, "a skip needs a message"),
+        ({"status": "convention"}, "one implies the other"),
+        ({"convention": "DDPM-02"}, "one implies the other"),
+    ],
+)
+def test_a_verdict_that_contradicts_itself_is_refused(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        replace(RIGHT, **change)
 
 
 def test_what_a_run_writes_keeps_to_the_published_schema(real: Results) -> None:
     document = json.loads(to_json(real))
     validate(document)
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["passed"] is False
     assert {v["bugs"][0] for v in document["verdicts"] if v["bugs"]} == {"FSB-01"}
     assert len(document["verdicts"]) == len(real.verdicts)
@@ -169,7 +196,8 @@ def test_a_verdict_that_lacks_a_field_is_rejected(name: str) -> None:
         {"T": "large"},
         {"dtype": "float8"},
         {"message": ""},
-        {"skipped": "why"},
+        {"status": "right"},
+        {"cases": -1},
         {"samples": [[1]]},
         {"x": 1},
     ],
@@ -300,8 +328,8 @@ def test_the_page_prints_equation_source_and_policy_of_each_formula(page: Page) 
 def test_nothing_a_module_says_becomes_markup() -> None:
     fields = ("formula", "implementation", "check", "message", "case", "reproduction", "device", "origin")
     for name in fields:
-        verdict = Verdict.from_dict({**WRONG.to_dict(), "bugs": [EVIL], name: EVIL})
-        skipped = replace(SKIPPED, skipped=EVIL)
+        verdict = replace(WRONG, bugs=(EVIL,), **{name: EVIL})
+        skipped = replace(SKIPPED, message=EVIL)
         html = to_html(
             results(verdict, skipped, replace(DETECTIONS, detections=((EVIL, 9.0),)), platform=EVIL, seed=EVIL)
         )
@@ -339,14 +367,14 @@ def test_a_verdict_on_a_formula_that_is_not_on_file_has_a_card() -> None:
 
 
 def test_a_missed_bug_is_said_in_words() -> None:
-    missed = replace(DETECTIONS, passed=False, message="FSB-02 would pass in float32.")
+    missed = replace(DETECTIONS, status="fail", message="FSB-02 would pass in float32.")
     assert "✗ missed" in Page(to_html(results(RIGHT, missed))).text
     assert "✗ missed" not in Page(to_html(results(RIGHT, DETECTIONS))).text
 
 
 def test_skips_are_grouped_by_reason_and_lose_nothing() -> None:
     verdicts = [replace(SKIPPED, dtype=d, check=c) for d in ("float32", "float16") for c in ("a", "b")]
-    verdicts += [replace(SKIPPED, check="a", implementation="jax"), replace(SKIPPED, check="c", skipped="other")]
+    verdicts += [replace(SKIPPED, check="a", implementation="jax"), replace(SKIPPED, check="c", message="other")]
     first, second = skips(verdicts)
     assert (first.reason, first.count, second.reason, second.count) == ("no CUDA device", 5, "other", 1)
     assert first.lines == [

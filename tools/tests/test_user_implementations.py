@@ -24,6 +24,7 @@ from trueness.tools.run.api import check
 from trueness.tools.run.pool import Gone, TimedOut, Worker, run_groups
 from trueness.tools.run.runner import Job
 from trueness.tools.spec.model import Verdict
+from trueness.tools.spec.records import to_record
 from trueness.tools.tests.processes import FOREVER, HAS_PROC, Process, none_left, wait_for_end, wait_until
 
 pytestmark = pytest.mark.xdist_group("user")  # the hostile ones run once
@@ -190,8 +191,8 @@ SENTENCES = {
     "closes_everything": "closed file descriptors that are not its own, in the check “value”.",
     "closes_and_hangs": "closed file descriptors that are not its own, in the check “value”.",
     "scribbles": "wrote into a file descriptor that is not its own, in the check “value”.",
-    "patches_the_judge": "replaced numpy.abs, with which it is judged: no verdict of this process counts.",
-    "breaks_the_judge": "replaced Trial.judge, with which it is judged: no verdict of this process counts.",
+    "patches_the_judge": "replaced numpy.abs, which the checks use: no verdict of this process counts.",
+    "breaks_the_judge": "replaced Trial.judge, which the checks use: no verdict of this process counts.",
 }
 
 
@@ -329,10 +330,10 @@ def test_a_hang_is_ended_by_the_time_limit(here: Path, monkeypatch: pytest.Monke
 @pytest.mark.usefixtures("here")
 def test_an_implementation_that_timed_out_is_not_tried_in_other_dtypes() -> None:
     outcome = check("fisher.diagonal", "hostile:sleeps", timeout=0.5)
-    assert [(v.dtype, v.skipped) for v in outcome.verdicts] == [
+    assert [(v.dtype, v.message if v.skipped else "") for v in outcome.verdicts] == [
         ("float64", ""),
         *((d, "not tried: it timed out in float64") for d in ("float32", "float16", "bfloat16")),
-    ] or [(v.dtype, v.skipped) for v in outcome.verdicts] == [
+    ] or [(v.dtype, v.message if v.skipped else "") for v in outcome.verdicts] == [
         ("float32", ""),
         *((d, "not tried: it timed out in float32") for d in ("float16", "bfloat16", "float64")),
     ]
@@ -417,7 +418,7 @@ def test_a_job_sent_to_a_dead_worker_does_not_block(here: Path) -> None:
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
     with pytest.raises(Gone, match="was killed by the system"):
-        worker.send(job("right").to_dict())
+        worker.send(to_record(job("right")))
         worker.receive(FOREVER)
     worker.close()
     worker.close()
@@ -534,6 +535,14 @@ def test_no_worker_is_started_after_an_interrupt(
     assert running() == []
 
 
+def test_a_worker_that_ended_because_of_an_interrupt_is_not_replaced(here: Path) -> None:
+    slot = pool.WorkerSlot(0)
+    slot.stop()
+    with pytest.raises(Gone, match=r"^the run was interrupted$"):
+        slot.run(job("right"), FOREVER)
+    assert slot.worker is None
+
+
 def test_a_worker_ends_when_its_parent_has_ended_before_it_could_ask_to_follow(running: Running) -> None:
     """The number of a process that is not its parent stands for one that has died."""
     command = [sys.executable, "-P", "-m", "trueness.tools.run.worker", "0", "1", "0", "1", "[]"]
@@ -562,7 +571,7 @@ def test_the_command_line_gives_each_its_row_and_ends_with_one(here: Path) -> No
     )
     assert done.returncode == 1, done.stdout + done.stderr
     found = json.loads((here / "verdicts.json").read_text())["verdicts"]
-    wrong = {v["implementation"]: v["message"] for v in found if not v["passed"]}
+    wrong = {v["implementation"]: v["message"] for v in found if v["status"] == "fail"}
     assert set(wrong) == {f"hostile:{name}" for name in names[:-1]}
     assert {v["implementation"] for v in found} >= {f"hostile:{name}" for name in names}
     assert all(name in done.stdout for name in names)

@@ -1,14 +1,8 @@
-"""Compile Triton kernels for GPUs that are not here, and read what the assembler says of them.
+"""Compiles Triton kernels for GPUs that are not present, and reads the assembler's report.
 
 The whole pipeline to machine code runs without a device or a driver. What is read: registers, stack, spilled bytes,
 shared memory, accesses of 16 bytes, and matrix instructions. It must run in a process without TRITON_INTERPRET.
-
-    python -m trueness.tools.triton.compile     every kernel that the registry's implementations declare
-        --triton FOLDER    the same under the Triton unpacked in FOLDER
-        --only attention   those whose name contains a text
-        --write docs       keeps the table docs/kernels.json and docs/kernels.md current
-        --check docs       says whether it is: every row by its key, and one of every function
-                                                    by compiling it again (--all: all of them)
+``trueness kernels`` (tools/triton/command.py) does it for every kernel that an implementation declares.
 
 The rules (``wrong``): nothing is spilled; shared memory and registers suffice for a block; an elementwise kernel
 accesses memory 16 bytes at a time whatever its length is, and leaves room for enough warps to hide the latency; a
@@ -17,12 +11,10 @@ product of matrices with 64 rows or more is done by matrix instructions, unless 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -112,7 +104,7 @@ def compile_for(kernel: Any, arguments: Mapping[str, Any], arch: int, **options:
 
 
 def read(compiled: Any, arch: int, tools: Path) -> Compiled:
-    """What ptxas and cuobjdump say of a compiled kernel."""
+    """The reports of ptxas and cuobjdump on a compiled kernel."""
     ptx = compiled.asm["ptx"]
     target = re.search(r"\.target\s+(\w+)", ptx)
     assert target is not None
@@ -162,7 +154,7 @@ def number(pattern: str, text: str) -> int:
     return int(found[1])
 
 
-# -- what is declared, and what is demanded of it --------------------------------------------------------------------
+# -- declared kernels, and the rules they must keep ------------------------------------------------------------------
 
 
 def declared(only: str = "") -> list[tuple[str, Kernel]]:
@@ -240,55 +232,3 @@ def compile_all(tasks: Iterable[tuple[Kernel, int]], workers: int = 2) -> list[C
         return []
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         return pool.map(_compile, range(len(_TASKS)), chunksize=1)
-
-
-def under(triton: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """This module as a program with these arguments, in a process that imports Triton from the folder given."""
-    if not Path(triton, "triton", "__init__.py").is_file():
-        raise ValueError(f"--triton was {triton!r}; it must be a folder in which Triton was unpacked.")
-    path = os.pathsep.join(filter(None, [str(Path(triton).resolve()), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-m", "trueness.tools.triton.compile", *arguments]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, text=True, stdout=subprocess.PIPE)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Print one line per kernel and architecture; 1 when a rule is broken or the table is not current."""
-    from trueness.tools.triton import table
-
-    parser = argparse.ArgumentParser(
-        prog="python -m trueness.tools.triton.compile", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--triton", default="", help="folder in which another Triton was unpacked, tried as well")
-    parser.add_argument("--only", default="", help="kernels whose name contains this text")
-    parser.add_argument("--write", default="", metavar="FOLDER", help="bring kernels.json and kernels.md up to date")
-    parser.add_argument("--check", default="", metavar="FOLDER", help="compare with what is written there")
-    parser.add_argument("--all", action="store_true", help="compile all for --check")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    given = parser.parse_args(arguments)
-    require_compiler()
-    kernels = declared(given.only)
-    chosen = one_of_each(kernels) if given.check and not given.all else kernels
-    rows = table.compiled_rows(chosen, table.read(given.write) if given.write else [])
-    if given.triton:
-        passed = [f"--{name}={getattr(given, name)}" for name in ("only", "write", "check") if getattr(given, name)]
-        done = under(given.triton, "--json", *passed, *(["--all"] if given.all else []))
-        if not done.stdout:
-            return done.returncode or 1
-        rows += table.from_json(done.stdout)
-    if given.json:
-        print(table.to_json(rows))
-        return 0
-    broken = [f"{table.label(row)} {clause}" for row in rows for clause in row["wrong"]]
-    for row in rows:
-        print(table.line(row))
-    if given.write:
-        table.write(given.write, rows)
-    if given.check:
-        broken += table.differences(rows, table.read(given.check), kernels)
-    for sentence in broken:
-        print(sentence, file=sys.stderr)
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -186,8 +186,7 @@ HEAD = """# The kernels, compiled
 
 Every Triton kernel that an implementation declares, compiled for Ampere (sm_80) and Hopper (sm_90) on a machine without
 a GPU, and what the assembler says of it. Nothing here was run on a GPU.
-`python -m trueness.tools.triton.compile --write docs` writes this page; continuous
-integration compiles all of it again and compares.
+`trueness kernels --write docs` writes this page; continuous integration compiles all of it again and compares.
 
 No kernel spills, none needs more shared memory than a block has, elementwise kernels access memory 16 bytes at a time
 whatever their length is, and products of matrices of 64 rows or more are done by matrix instructions, unless plain
