@@ -24,7 +24,6 @@ def _ran(*arguments: str) -> str:
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

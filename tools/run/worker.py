@@ -3,7 +3,7 @@
 Whatever an implementation does - hang, crash, exit, print without end - happens here and not in the process that
 reports. The pipes are private file descriptors: standard output and standard error belong to the implementation.
 
-    python -P -m trueness.tools.run.worker JOBS_FD EVENTS_FD MEMORY SYS_PATH
+    python -P -m trueness.tools.run.worker JOBS_FD EVENTS_FD MEMORY PARENT_PID SYS_PATH
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 EXIT_PIPE_CLOSED = 86  # exit status of a worker whose pipes were closed under it
 
 
-def main(jobs_fd: int, events_fd: int, memory: int, path: list[str]) -> None:
-    follow_parent()
+def main(jobs_fd: int, events_fd: int, memory: int, parent: int, path: list[str]) -> None:
+    follow_parent(parent)
     import numpy as np
     import torch
 
@@ -83,7 +83,7 @@ def main(jobs_fd: int, events_fd: int, memory: int, path: list[str]) -> None:
     leave(0)  # without waiting for threads that an implementation may have started
 
 
-def follow_parent() -> None:
+def follow_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent dies, even in the middle of a hang; elsewhere nothing happens."""
     import ctypes
 
@@ -91,6 +91,8 @@ def follow_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     except (OSError, AttributeError):
         return
+    if os.getppid() != parent:  # it died before the request
+        os._exit(0)
 
 
 def snapshot_callables(*libraries: Any) -> dict[str, tuple[Any, str, Any]]:
@@ -110,4 +112,4 @@ def snapshot_callables(*libraries: Any) -> dict[str, tuple[Any, str, Any]]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5]))

@@ -36,7 +36,7 @@ def run(folder: Path, *arguments: str, program: tuple[str, ...] = ()) -> subproc
     """``trueness ARGUMENTS`` in ``folder``."""
     command = [sys.executable, *(program or ("-c", "from trueness.tools.cli import main; main()")), *arguments]
     environment = os.environ | {"TRUENESS_EXAMPLES": str(folder / "examples"), "COLUMNS": "200"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture
