@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trueness.optimized._lib.dtypes import compute_dtype
-from trueness.optimized._lib.elementwise import TILE
+from trueness.optimized._lib.elementwise import CHUNK
 from trueness.optimized._lib.memory import in_large_pages
 
 
@@ -72,7 +72,7 @@ def in_tiles(x: torch.Tensor, taps: torch.Tensor, out: torch.Tensor | None = Non
     scratch: list[torch.Tensor] = []
     for piece, place in pieces(x, result):
         count, height, width = piece.shape
-        step = max(1, min(height, TILE // (width * count)))
+        step = max(1, min(height, CHUNK // (width * count)))
         if not scratch:  # the first piece is the largest
             most = count * (step + 2 * reach) * (width + 2 * reach)
             scratch = [torch.empty(most, dtype=taps.dtype) for _ in range(3)]
@@ -83,14 +83,14 @@ def in_tiles(x: torch.Tensor, taps: torch.Tensor, out: torch.Tensor | None = Non
 
 
 def pieces(*tensors: torch.Tensor) -> Any:
-    """Pieces (p, H, W) of tensors of one shape, of at most TILE elements, p ≥ 1"""
+    """Pieces (p, H, W) of tensors of one shape, of at most CHUNK elements, p ≥ 1"""
     x = tensors[0]
     if 0 in x.shape:
         return
     if x.ndim == 2:
         yield tuple(t[None] for t in tensors)
     elif x.ndim == 3:
-        together = max(1, TILE // (x.shape[-2] * x.shape[-1]))
+        together = max(1, CHUNK // (x.shape[-2] * x.shape[-1]))
         for k in range(0, len(x), together):
             yield tuple(t[k : k + together] for t in tensors)
     else:

@@ -44,7 +44,7 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "fisher/operators.py",
-        "    value = square_plus(floors, s)\n",
+        "    value = add_square(floors, s)\n",
         "    value = s.abs() + floors\n",
         "fisher",
         "|s| for s²",
@@ -58,15 +58,15 @@ MUTATIONS = (
     ),
     Mutation(
         "fisher/operators.py",
-        "        of_score = 2 * s * g\n",
-        "        of_score = s * g\n",
+        "        grad_score = 2 * s * g\n",
+        "        grad_score = s * g\n",
         "fisher",
         "a factor 2 in the gradient",
     ),
     Mutation(
         "fisher/operators.py",
-        "        return drift_in_tiles(x, score, eps, a, b, table)\n",
-        "        return drift_in_tiles(x, score, eps, a, b, None)\n",
+        "        return drift_in_chunks(x, score, eps, a, b, table)\n",
+        "        return drift_in_chunks(x, score, eps, a, b, None)\n",
         "fisher",
         "a drift that forgets its samples",
     ),
@@ -86,10 +86,10 @@ MUTATIONS = (
     ),
     Mutation(
         "_lib/elementwise.py",
-        "        stop = min(start + TILE, size)\n",
-        "        stop = min(start + TILE, size) - (start + TILE > size > 1)\n",
+        "        stop = min(start + CHUNK, size)\n",
+        "        stop = min(start + CHUNK, size) - (start + CHUNK > size > 1)\n",
         "fisher",
-        "the last element of the last tile",
+        "the last element of the last chunk",
     ),
     Mutation(
         "_lib/memory.py",

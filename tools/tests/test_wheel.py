@@ -129,7 +129,7 @@ def test_importing_fisher_imports_no_instrument_no_triton_and_no_other_family(tm
     rows = import_times("import trueness.optimized.fisher", tmp_path)
     modules = {name for _, _, name in rows}
     assert "trueness.optimized.fisher" in modules
-    assert roots(rows).isdisjoint({"scipy", "hypothesis", "matplotlib", "flint", "triton"})
+    assert roots(rows).isdisjoint({"scipy", "hypothesis", "matplotlib", "flint", "msgspec", "triton"})
     assert unrelated(modules, "fisher") == set()
 
 
