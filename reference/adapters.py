@@ -15,19 +15,19 @@ def _dropped(x, mask, p):
     return np.where(mask, x / (1 - p), 0)
 
 
-def lora(x, weight, lora_A, lora_B, mask, alpha, p):
+def lora(x, weight, lora_A, lora_B, *, mask=None, alpha=1.0, p=0.0):
     """h = W_0 x + (α/r) B A dropout(x)        (Hu et al. 2021 eq. 3; dropout on the input, as their code)
 
     x        x    (..., in)   input
     weight   W_0  (out, in)   frozen
     lora_A   A    (r, in)     trained
     lora_B   B    (out, r)    trained, 0 at the start
-    mask          (..., in)   true where an element of x is kept
-    alpha    α    number      scale; the adapter counts α/r
+    mask          (..., in)   true where an element of x is kept; None where nothing is dropped
+    alpha    α    number      scale; the adapter counts α/r; 1 in their code
     p        p    number      share that is dropped, in [0, 1): what is kept is divided by 1 − p
     returns  h    (..., out)
     """
-    adapter = _dropped(x, mask, p) @ lora_A.T @ lora_B.T
+    adapter = (x if mask is None else _dropped(x, mask, p)) @ lora_A.T @ lora_B.T
     return x @ weight.T + adapter * (alpha / len(lora_A))
 
 
@@ -37,11 +37,11 @@ def lora_vjp(cotangent, x, weight, lora_A, lora_B, mask, alpha, p):
     scaled = rows * (alpha / len(lora_A))
     inputs, kept = x.reshape(-1, weight.shape[1]), _dropped(x, mask, p).reshape(-1, weight.shape[1])
     through = scaled @ lora_B
-    by_x = (rows @ weight).reshape(x.shape) + _dropped((through @ lora_A).reshape(x.shape), mask, p)
-    return by_x, rows.T @ inputs, through.T @ kept, scaled.T @ (kept @ lora_A.T)
+    grad_x = (rows @ weight).reshape(x.shape) + _dropped((through @ lora_A).reshape(x.shape), mask, p)
+    return grad_x, rows.T @ inputs, through.T @ kept, scaled.T @ (kept @ lora_A.T)
 
 
-def merge(weight, lora_A, lora_B, alpha):
+def merge(weight, lora_A, lora_B, *, alpha=1.0):
     """W = W_0 + (α/r) B A        (Hu et al. 2021 §4.1: no additional latency)
 
     weight   W_0  (out, in)
@@ -59,7 +59,7 @@ def merge_vjp(cotangent, weight, lora_A, lora_B, alpha):
     return +cotangent, lora_B.T @ scaled, scaled @ lora_A.T
 
 
-def unmerge(weight, lora_A, lora_B, alpha):
+def unmerge(weight, lora_A, lora_B, *, alpha=1.0):
     """W_0 = W − (α/r) B A: back to within the rounding of two additions, not bit for bit
 
     weight   W    (out, in)  merged

@@ -9,18 +9,86 @@ Hatamizadeh et al. 2023, DiffiT (2312.02139). Probabilities are exp(S − L) wit
 them (Dao 2023, 2307.08691, Algorithm 2), so that their rounding is part of the formula. Tokens are (B, H, W, C).
 """
 
+from typing import NamedTuple
+
 import numpy as np
+
+
+class TMSAWeights(NamedTuple):
+    """The projections of time-dependent self-attention and its relative position bias; E is the width of x_t.
+
+    w_qs        W_qs  (C, C)                  queries from space
+    w_ks        W_ks  (C, C)                  keys from space
+    w_vs        W_vs  (C, C)                  values from space
+    w_qt        W_qt  (E, C)                  queries from time
+    w_kt        W_kt  (E, C)                  keys from time
+    w_vt        W_vt  (E, C)                  values from time
+    w_o         W_o   (C, C)                  mixes the heads
+    bias_table  T     ((2w − 1)², num_heads)  relative position bias
+    """
+
+    w_qs: np.ndarray
+    w_ks: np.ndarray
+    w_vs: np.ndarray
+    w_qt: np.ndarray
+    w_kt: np.ndarray
+    w_vt: np.ndarray
+    w_o: np.ndarray
+    bias_table: np.ndarray
+
+
+class DiffiTBlockWeights(NamedTuple):
+    """The weights of a DiffiT transformer block.
+
+    norm1_weight        (C,)         gain of the LayerNorm before TMSA
+    norm1_bias          (C,)         its shift
+    tmsa                TMSAWeights
+    norm2_weight        (C,)         gain of the LayerNorm before the MLP
+    norm2_bias          (C,)         its shift
+    w_1           W_1   (C, M)       into the hidden layer, M = 4 C in the paper
+    b_1           b_1   (M,)
+    w_2           W_2   (M, C)       and out of it
+    b_2           b_2   (C,)
+    """
+
+    norm1_weight: np.ndarray
+    norm1_bias: np.ndarray
+    tmsa: TMSAWeights
+    norm2_weight: np.ndarray
+    norm2_bias: np.ndarray
+    w_1: np.ndarray
+    b_1: np.ndarray
+    w_2: np.ndarray
+    b_2: np.ndarray
+
+
+class DiffiTResBlockWeights(NamedTuple):
+    """The weights of a DiffiT ResBlock.
+
+    norm_weight        (C,)          gain of the GroupNorm
+    norm_bias          (C,)          its shift
+    kernel        K    (C, C, 3, 3)  of the convolution, output channels first
+    kernel_bias        (C,)          its shift
+    block              DiffiTBlockWeights
+    """
+
+    norm_weight: np.ndarray
+    norm_bias: np.ndarray
+    kernel: np.ndarray
+    kernel_bias: np.ndarray
+    block: DiffiTBlockWeights
+
 
 # -- normalisation and activation -------------------------------------------------------------------------------------
 
 
-def layer_norm(x, weight, bias, eps):
+def layer_norm(x, weight, bias, *, eps=1e-5):
     """y = w (x − μ)/√(σ² + ε) + b, mean and variance over the last axis        (Ba, Kiros & Hinton 2016, 1607.06450)
 
     x        x  (..., C)  tokens
     weight   w  (C,)      gain
     bias     b  (C,)      shift, unit of y
-    eps      ε  number    keeps a constant token finite, unit² of x; 1e-6 in DiffiT
+    eps      ε  number    keeps a constant token finite, unit² of x; 1e-5 in torch, 1e-6 in DiffiT
     returns  y  (..., C)
     """
     return weight * _normalised(x, -1, eps) + bias
@@ -33,7 +101,7 @@ def layer_norm_vjp(cotangent, x, weight, bias, eps):
     return _normalised_vjp(cotangent * weight, x, -1, eps), np.sum(rows[0], 0), np.sum(rows[1], 0)
 
 
-def group_norm(x, weight, bias, groups, eps):
+def group_norm(x, weight, bias, *, groups, eps=1e-5):
     """y = w (x − μ)/√(σ² + ε) + b, mean and variance over C/G channels of one image        (Wu & He 2018, 1803.08494)
 
     x        x  (B, C, H, W)  images
@@ -239,45 +307,33 @@ def relative_position_bias_vjp(cotangent, table, window):
 # -- time-dependent self-attention ------------------------------------------------------------------------------------
 
 
-def tmsa(x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table, window, heads):
+def tmsa(x, t, weights: TMSAWeights, *, window, num_heads):
     """y = softmax(q kᵀ/√d + B) v W_o,  q = x_s W_qs + x_t W_qt,  k = x_s W_ks + x_t W_kt,  v = x_s W_vs + x_t W_vt
 
-    (Hatamizadeh et al. 2023 eq. 3-6, inside windows; Liu et al. 2021 eq. 4 for B.) d = C/heads. One time token for all
+    (Hatamizadeh et al. 2023 eq. 3-6, inside windows; Liu et al. 2021 eq. 4 for B.) One time token for all
     positions of an image, repeated for each of its windows. w = H = W is global attention.
 
     x           x_s   (B, H, W, C)        spatial tokens; w divides H and W
     t           x_t   (B, E)              time token of every image
-    w_qs        W_qs  (C, C)              queries from space
-    w_ks        W_ks  (C, C)              keys from space
-    w_vs        W_vs  (C, C)              values from space
-    w_qt        W_qt  (E, C)              queries from time
-    w_kt        W_kt  (E, C)              keys from time: q·k_t is the same for all keys, so that it has no effect
-    w_vt        W_vt  (E, C)              values from time: adds x_t W_vt W_o to every token
-    w_o         W_o   (C, C)              mixes the heads
-    bias_table  T     ((2w − 1)², heads)  relative position bias
+    weights           TMSAWeights
     window      w     int                 side of a window
-    heads             int                 divides C
+    num_heads         int                 divides C; d = C/num_heads
     returns     y     (B, H, W, C)
     """
-    q = _projected(x, t, w_qs, w_qt, window, heads)
-    k = _projected(x, t, w_ks, w_kt, window, heads)
-    v = _projected(x, t, w_vs, w_vt, window, heads)
-    p = _softmax(_scores(q, k) + relative_position_bias(bias_table, window))
-    return window_unpartition(_merged(p @ v) @ w_o, window, x.shape[1], x.shape[2])
+    q = _projected(x, t, weights.w_qs, weights.w_qt, window, num_heads)
+    k = _projected(x, t, weights.w_ks, weights.w_kt, window, num_heads)
+    v = _projected(x, t, weights.w_vs, weights.w_vt, window, num_heads)
+    p = _softmax(_scores(q, k) + relative_position_bias(weights.bias_table, window))
+    return window_unpartition(_merged(p @ v) @ weights.w_o, window, x.shape[1], x.shape[2])
 
 
-def tmsa_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table, window, heads):
+def tmsa_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table, window, num_heads):
     """Gradients of x, t, the seven weights and the table        (Dao 2023, Algorithm 2, for the softmax)"""
-    q = _projected(x, t, w_qs, w_qt, window, heads)
-    k = _projected(x, t, w_ks, w_kt, window, heads)
-    v = _projected(x, t, w_vs, w_vt, window, heads)
-    p = _softmax(_scores(q, k) + relative_position_bias(bias_table, window))
-    out, back = _merged(p @ v), window_partition(cotangent, window)
-    do = _split(back @ w_o.swapaxes(0, 1), heads)
-    ds = _scores_vjp(do, p, v)
-    root = np.sqrt(q.shape[-1])
+    q = _projected(x, t, w_qs, w_qt, window, num_heads)
+    k = _projected(x, t, w_ks, w_kt, window, num_heads)
+    v = _projected(x, t, w_vs, w_vt, window, num_heads)
+    dw_o, dtable, dq, dk, dv = _attended_vjp(cotangent, q, k, v, w_o, bias_table, window)
     space = window_partition(x, window)
-    dq, dk, dv = _merged(ds @ k / root), _merged(ds.swapaxes(-1, -2) @ q / root), _merged(p.swapaxes(-1, -2) @ do)
     dqt, dkt, dvt = (np.sum(g.reshape(x.shape[0], -1, g.shape[-1]), 1) for g in (dq, dk, dv))
     dx = dq @ w_qs.swapaxes(0, 1) + dk @ w_ks.swapaxes(0, 1) + dv @ w_vs.swapaxes(0, 1)
     return (
@@ -289,38 +345,34 @@ def tmsa_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_tabl
         t.swapaxes(0, 1) @ dqt,
         t.swapaxes(0, 1) @ dkt,
         t.swapaxes(0, 1) @ dvt,
-        _outer(out, back),
-        relative_position_bias_vjp(np.sum(ds, 0), bias_table, window),
+        dw_o,
+        dtable,
     )
 
 
-def tmsa_tokens(x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table, window, heads):
+def tmsa_tokens(x, t, weights: TMSAWeights, *, window, num_heads):
     """y = softmax(q kᵀ/√d + B) v W_o as in tmsa, with a time token of its own for every position
 
     (Hatamizadeh et al. 2023 eq. 3-6.) What time adds to a key then differs from key to key: W_kt has an effect.
 
     x           x_s   (B, H, W, C)        spatial tokens; w divides H and W
     t           x_t   (B, H, W, E)        time tokens, one beside every spatial token
-    w_qs        W_qs  (C, C)              queries from space
-    w_ks        W_ks  (C, C)              keys from space
-    w_vs        W_vs  (C, C)              values from space
-    w_qt        W_qt  (E, C)              queries from time
-    w_kt        W_kt  (E, C)              keys from time
-    w_vt        W_vt  (E, C)              values from time
-    w_o         W_o   (C, C)              mixes the heads
-    bias_table  T     ((2w − 1)², heads)  relative position bias
+    weights           TMSAWeights
     window      w     int                 side of a window
-    heads             int                 divides C
+    num_heads         int                 divides C; d = C/num_heads
     returns     y     (B, H, W, C)
     """
-    q, k, v = (_projected_tokens(x, t, s, m, window, heads) for s, m in ((w_qs, w_qt), (w_ks, w_kt), (w_vs, w_vt)))
-    p = _softmax(_scores(q, k) + relative_position_bias(bias_table, window))
-    return window_unpartition(_merged(p @ v) @ w_o, window, x.shape[1], x.shape[2])
+    q = _projected_tokens(x, t, weights.w_qs, weights.w_qt, window, num_heads)
+    k = _projected_tokens(x, t, weights.w_ks, weights.w_kt, window, num_heads)
+    v = _projected_tokens(x, t, weights.w_vs, weights.w_vt, window, num_heads)
+    p = _softmax(_scores(q, k) + relative_position_bias(weights.bias_table, window))
+    return window_unpartition(_merged(p @ v) @ weights.w_o, window, x.shape[1], x.shape[2])
 
 
-def tmsa_tokens_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table, window, heads):
+def tmsa_tokens_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_table, window, num_heads):
     """Gradients of x, t, the seven weights and the table, as of tmsa"""
-    q, k, v = (_projected_tokens(x, t, s, m, window, heads) for s, m in ((w_qs, w_qt), (w_ks, w_kt), (w_vs, w_vt)))
+    space_and_time = (w_qs, w_qt), (w_ks, w_kt), (w_vs, w_vt)
+    q, k, v = (_projected_tokens(x, t, s, m, window, num_heads) for s, m in space_and_time)
     dw_o, dtable, dq, dk, dv = _attended_vjp(cotangent, q, k, v, w_o, bias_table, window)
     space, time = window_partition(x, window), window_partition(t, window)
     dx = dq @ w_qs.swapaxes(0, 1) + dk @ w_ks.swapaxes(0, 1) + dv @ w_vs.swapaxes(0, 1)
@@ -335,7 +387,7 @@ def tmsa_tokens_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bi
     )
 
 
-def tmsa_qk_norm(x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, q_gain, k_gain, bias_table, window, heads, eps):
+def tmsa_qk_norm(x, t, weights: TMSAWeights, q_gain, k_gain, *, window, num_heads, eps=1e-6):
     """y = softmax(q̂ k̂ᵀ/√d + B) v W_o,  q̂ = g_q q/√(mean q² + ε),  k̂ likewise, head by head;  q, k, v as in tmsa
 
     (Henry et al. 2020, 2010.04245: queries and keys are normalised; Esser et al. 2024, 2403.03206 §5.3.2: by their root
@@ -343,39 +395,32 @@ def tmsa_qk_norm(x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, q_gain, k_gain, 
 
     x           x_s   (B, H, W, C)        spatial tokens; w divides H and W
     t           x_t   (B, E)              time token of every image
-    w_qs        W_qs  (C, C)              queries from space
-    w_ks        W_ks  (C, C)              keys from space
-    w_vs        W_vs  (C, C)              values from space
-    w_qt        W_qt  (E, C)              queries from time
-    w_kt        W_kt  (E, C)              keys from time
-    w_vt        W_vt  (E, C)              values from time: adds x_t W_vt W_o to every token
-    w_o         W_o   (C, C)              mixes the heads
+    weights           TMSAWeights
     q_gain      g_q   (d,)                of the queries, the same for all heads
     k_gain      g_k   (d,)                of the keys
-    bias_table  T     ((2w − 1)², heads)  relative position bias
     window      w     int                 side of a window
-    heads             int                 divides C
+    num_heads         int                 divides C; d = C/num_heads
     eps         ε     number              keeps a query of zeros finite, unit² of q
     returns     y     (B, H, W, C)
     """
-    q = _rms_norm(_projected(x, t, w_qs, w_qt, window, heads), q_gain, eps)
-    k = _rms_norm(_projected(x, t, w_ks, w_kt, window, heads), k_gain, eps)
-    v = _projected(x, t, w_vs, w_vt, window, heads)
-    p = _softmax(_scores(q, k) + relative_position_bias(bias_table, window))
-    return window_unpartition(_merged(p @ v) @ w_o, window, x.shape[1], x.shape[2])
+    q = _rms_norm(_projected(x, t, weights.w_qs, weights.w_qt, window, num_heads), q_gain, eps)
+    k = _rms_norm(_projected(x, t, weights.w_ks, weights.w_kt, window, num_heads), k_gain, eps)
+    v = _projected(x, t, weights.w_vs, weights.w_vt, window, num_heads)
+    p = _softmax(_scores(q, k) + relative_position_bias(weights.bias_table, window))
+    return window_unpartition(_merged(p @ v) @ weights.w_o, window, x.shape[1], x.shape[2])
 
 
 def tmsa_qk_norm_vjp(
-    cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, q_gain, k_gain, bias_table, window, heads, eps
+    cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, q_gain, k_gain, bias_table, window, num_heads, eps
 ):
     """Gradients of x, t, the seven weights, the two gains and the table        (Zhang & Sennrich 2019 for the norm)"""
-    q = _projected(x, t, w_qs, w_qt, window, heads)
-    k = _projected(x, t, w_ks, w_kt, window, heads)
-    v = _projected(x, t, w_vs, w_vt, window, heads)
+    q = _projected(x, t, w_qs, w_qt, window, num_heads)
+    k = _projected(x, t, w_ks, w_kt, window, num_heads)
+    v = _projected(x, t, w_vs, w_vt, window, num_heads)
     qn, kn = _rms_norm(q, q_gain, eps), _rms_norm(k, k_gain, eps)
     dw_o, dtable, gq, gk, dv = _attended_vjp(cotangent, qn, kn, v, w_o, bias_table, window)
-    dq_heads, dq_gain = _rms_norm_vjp(_split(gq, heads), q, q_gain, eps)
-    dk_heads, dk_gain = _rms_norm_vjp(_split(gk, heads), k, k_gain, eps)
+    dq_heads, dq_gain = _rms_norm_vjp(_split(gq, num_heads), q, q_gain, eps)
+    dk_heads, dk_gain = _rms_norm_vjp(_split(gk, num_heads), k, k_gain, eps)
     dq, dk = _merged(dq_heads), _merged(dk_heads)
     space = window_partition(x, window)
     moments = [np.sum(g.reshape(x.shape[0], -1, g.shape[-1]), 1) for g in (dq, dk, dv)]
@@ -450,156 +495,40 @@ def _outer(tokens, cotangent):
 # -- DiffiT -----------------------------------------------------------------------------------------------------------
 
 
-def diffit_block(
-    x,
-    t,
-    norm1_weight,
-    norm1_bias,
-    w_qs,
-    w_ks,
-    w_vs,
-    w_qt,
-    w_kt,
-    w_vt,
-    w_o,
-    bias_table,
-    norm2_weight,
-    norm2_bias,
-    w_1,
-    b_1,
-    w_2,
-    b_2,
-    window,
-    heads,
-    eps,
-):
+def diffit_block(x, t, weights: DiffiTBlockWeights, *, window, num_heads, eps=1e-6):
     """x̂ = TMSA(LN(x), x_t) + x,  y = MLP(LN(x̂)) + x̂        (Hatamizadeh et al. 2023 eq. 7-8)
 
     MLP(z) = GELU(z W_1 + b_1) W_2 + b_2 with the GELU of gelu_tanh.
 
-    x             x     (B, H, W, C)        spatial tokens
-    t             x_t   (B, E)              time tokens
-    norm1_weight        (C,)                gain of the LayerNorm before TMSA
-    norm1_bias          (C,)                its shift
-    w_qs          W_qs  (C, C)              as in tmsa, and so on to bias_table
-    w_ks          W_ks  (C, C)
-    w_vs          W_vs  (C, C)
-    w_qt          W_qt  (E, C)
-    w_kt          W_kt  (E, C)
-    w_vt          W_vt  (E, C)
-    w_o           W_o   (C, C)
-    bias_table    T     ((2w − 1)², heads)
-    norm2_weight        (C,)                gain of the LayerNorm before the MLP
-    norm2_bias          (C,)                its shift
-    w_1           W_1   (C, M)              into the hidden layer, M = 4 C in the paper
-    b_1           b_1   (M,)
-    w_2           W_2   (M, C)              and out of it
-    b_2           b_2   (C,)
-    window        w     int                 side of a window
-    heads               int                 divides C
-    eps           ε     number              of both LayerNorms
-    returns       y     (B, H, W, C)
+    x          x    (B, H, W, C)        spatial tokens
+    t          x_t  (B, E)              time tokens
+    weights         DiffiTBlockWeights
+    window     w    int                 side of a window
+    num_heads       int                 divides C
+    eps        ε    number              of both LayerNorms
+    returns    y    (B, H, W, C)
     """
-    attended = tmsa(
-        layer_norm(x, norm1_weight, norm1_bias, eps),
-        t,
-        w_qs,
-        w_ks,
-        w_vs,
-        w_qt,
-        w_kt,
-        w_vt,
-        w_o,
-        bias_table,
-        window,
-        heads,
-    )
-    hat = attended + x
-    return gelu_tanh(layer_norm(hat, norm2_weight, norm2_bias, eps) @ w_1 + b_1) @ w_2 + b_2 + hat
+    normal = layer_norm(x, weights.norm1_weight, weights.norm1_bias, eps=eps)
+    hat = tmsa(normal, t, weights.tmsa, window=window, num_heads=num_heads) + x
+    hidden = layer_norm(hat, weights.norm2_weight, weights.norm2_bias, eps=eps) @ weights.w_1 + weights.b_1
+    return gelu_tanh(hidden) @ weights.w_2 + weights.b_2 + hat
 
 
-def diffit_resblock(
-    x,
-    t,
-    norm_weight,
-    norm_bias,
-    kernel,
-    kernel_bias,
-    norm1_weight,
-    norm1_bias,
-    w_qs,
-    w_ks,
-    w_vs,
-    w_qt,
-    w_kt,
-    w_vt,
-    w_o,
-    bias_table,
-    norm2_weight,
-    norm2_bias,
-    w_1,
-    b_1,
-    w_2,
-    b_2,
-    window,
-    heads,
-    groups,
-    eps,
-):
+def diffit_resblock(x, t, weights: DiffiTResBlockWeights, *, window, num_heads, groups=8, eps=1e-6):
     """x̂ = Conv3×3(Swish(GN(x))),  y = DiffiT-Block(x̂, x_t) + x        (Hatamizadeh et al. 2023 eq. 9-10)
 
-    x             x    (B, C, H, W)    images or feature maps
-    t             x_t  (B, E)          time tokens
-    norm_weight        (C,)            gain of the GroupNorm
-    norm_bias          (C,)            its shift
-    kernel        K    (C, C, 3, 3)    of the convolution, output channels first; zeros beyond the border
-    kernel_bias        (C,)            its shift
-    norm1_weight       (C,)            as in diffit_block, and so on to b_2
-    norm1_bias         (C,)
-    w_qs               (C, C)
-    w_ks               (C, C)
-    w_vs               (C, C)
-    w_qt               (E, C)
-    w_kt               (E, C)
-    w_vt               (E, C)
-    w_o                (C, C)
-    bias_table         ((2w − 1)², heads)
-    norm2_weight       (C,)
-    norm2_bias         (C,)
-    w_1                (C, M)
-    b_1                (M,)
-    w_2                (M, C)
-    b_2                (C,)
-    window        w    int             side of a window
-    heads              int             divides C
-    groups        G    int             of the GroupNorm, divides C; 8 in the paper's code
-    eps           ε    number          of all three normalisations
-    returns       y    (B, C, H, W)    nothing is applied after the sum
+    x          x    (B, C, H, W)           images or feature maps
+    t          x_t  (B, E)                 time tokens
+    weights         DiffiTResBlockWeights
+    window     w    int                    side of a window
+    num_heads       int                    divides C
+    groups     G    int                    of the GroupNorm, divides C; 8 in the paper's code
+    eps        ε    number                 of all three normalisations
+    returns    y    (B, C, H, W)           nothing is applied after the sum
     """
-    hat = _conv3x3(silu(group_norm(x, norm_weight, norm_bias, groups, eps)), kernel, kernel_bias)
-    block = diffit_block(
-        np.moveaxis(hat, 1, -1),
-        t,
-        norm1_weight,
-        norm1_bias,
-        w_qs,
-        w_ks,
-        w_vs,
-        w_qt,
-        w_kt,
-        w_vt,
-        w_o,
-        bias_table,
-        norm2_weight,
-        norm2_bias,
-        w_1,
-        b_1,
-        w_2,
-        b_2,
-        window,
-        heads,
-        eps,
-    )
+    normal = group_norm(x, weights.norm_weight, weights.norm_bias, groups=groups, eps=eps)
+    hat = np.moveaxis(_conv3x3(silu(normal), weights.kernel, weights.kernel_bias), 1, -1)
+    block = diffit_block(hat, t, weights.block, window=window, num_heads=num_heads, eps=eps)
     return np.moveaxis(block, -1, 1) + x
 
 

@@ -40,9 +40,10 @@ def lora(
     weight: torch.Tensor,
     lora_A: torch.Tensor,
     lora_B: torch.Tensor,
-    mask: torch.Tensor,
-    alpha: float,
-    p: float,
+    *,
+    mask: torch.Tensor | None = None,
+    alpha: float = 1.0,
+    p: float = 0.0,
 ) -> torch.Tensor:
     """h = W_0 x + (α/r) B A dropout(x)        (Hu et al. 2021 eq. 3; dropout on the input, as their code)
 
@@ -50,29 +51,31 @@ def lora(
     weight   W_0  (out, in)   frozen
     lora_A   A    (r, in)     trained
     lora_B   B    (out, r)    trained, 0 at the start
-    mask          (..., in)   bool: true where an element of x is kept
-    alpha    α    number      scale; the adapter counts α/r
+    mask          (..., in)   bool: true where an element of x is kept; None where nothing is dropped
+    alpha    α    number      scale; the adapter counts α/r; 1 in their code
     p        p    number      share that is dropped, in [0, 1): what is kept is divided by 1 − p
     returns  h    (..., out)  dtype of x
-    raises   ValueError       if a shape does not fit, mask is not bool, or p lies outside [0, 1)
+    raises   ValueError       if a shape does not fit, mask is not bool, p lies outside [0, 1), or p > 0 without a mask
     """
     require_floating(x, "x")
     _require_factors(weight, lora_A, lora_B, alpha)
     if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x had shape {tuple(x.shape)}; its last axis must be {weight.shape[1]}, as weight has.")
-    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != x.shape:
+    if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != x.shape):
         found = f"{tuple(mask.shape)} {mask.dtype}" if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise ValueError(f"mask was {found}; it must be a bool tensor of shape {tuple(x.shape)}, as x.")
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
         raise ValueError(f"p was {p!r}; it must be a number in [0, 1).")
+    if mask is None and p:
+        raise ValueError(f"p was {p!r} without a mask; it must be 0, or mask must say what is dropped.")
     with torch.autocast(x.device.type, enabled=False):
         y = upcast(x)
-        dropped = torch.where(mask, y / (1 - p), 0)
+        dropped = y if mask is None else torch.where(mask, y / (1 - p), 0)
         adapter = dropped @ upcast(lora_A).mT @ upcast(lora_B).mT
         return (y @ upcast(weight).mT + adapter * (alpha / lora_A.shape[0])).to(x.dtype)
 
 
-def merge(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float) -> torch.Tensor:
+def merge(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
     """W = W_0 + (α/r) B A        (Hu et al. 2021 §4.1: no additional latency)
 
     weight   W_0  (out, in)
@@ -86,7 +89,7 @@ def merge(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alph
     return _added(weight, lora_A, lora_B, alpha)
 
 
-def unmerge(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, alpha: float) -> torch.Tensor:
+def unmerge(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, *, alpha: float = 1.0) -> torch.Tensor:
     """W_0 = W − (α/r) B A: back to within the rounding of two additions; `LoRALinear` keeps W_0 instead
 
     weight   W    (out, in)  merged

@@ -1,4 +1,4 @@
-"""The layer of LoRA, and how it is put in the place of linear layers."""
+"""The layer of LoRA, and the function that replaces linear layers by it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class LoRALinear(nn.Module):
 
     base   the linear layer to be adapted; its weight and bias are frozen, not copied
     r      rank, at least 1
-    alpha  α, the adapter counts α/r
+    alpha  α, the adapter counts α/r; 1 in the code of the paper
     p      share of the input that the adapter does not see in training, in [0, 1)
     raises ValueError if base is no nn.Linear, r < 1, alpha is not finite, or p lies outside [0, 1)
     """
 
-    def __init__(self, base: nn.Linear, r: int, alpha: float, p: float = 0.0) -> None:
+    def __init__(self, base: nn.Linear, r: int, *, alpha: float = 1.0, p: float = 0.0) -> None:
         super().__init__()
         if not isinstance(base, nn.Linear):
             raise ValueError(f"base was {type(base).__name__}; it must be a torch.nn.Linear.")
@@ -50,10 +50,10 @@ class LoRALinear(nn.Module):
         return self._merged is not None
 
     def merge(self) -> None:
-        """Use W_0 + (α/r) B A from now on. Dropout and the gradients of A and B rest until ``unmerge``."""
+        """Use W_0 + (α/r) B A from now on, without dropout and without gradients of A and B until ``unmerge``."""
 
         with torch.no_grad():
-            self._merged = merge(self.base.weight, self.lora_A, self.lora_B, self.alpha)
+            self._merged = merge(self.base.weight, self.lora_A, self.lora_B, alpha=self.alpha)
 
     def unmerge(self) -> None:
         """Back to W_0 and its addition, bit for bit."""
@@ -64,23 +64,29 @@ class LoRALinear(nn.Module):
 
         if self._merged is not None:
             return nn.functional.linear(x, self._merged, self.base.bias)
-        dropping = self.training and self.p > 0
-        if mask is None:
-            mask = torch.rand(x.shape, device=x.device) >= self.p if dropping else x.new_ones(x.shape, dtype=torch.bool)
-        elif not dropping:
+        p = self.p if self.training else 0.0
+        if mask is None and p:
+            mask = torch.rand(x.shape, device=x.device) >= p
+        elif mask is not None and not p:
             raise ValueError("mask was given, but nothing is dropped: the layer is in eval mode or p is 0.")
-        h = lora(x, self.base.weight, self.lora_A, self.lora_B, mask, self.alpha, self.p if dropping else 0.0)
+        h = lora(x, self.base.weight, self.lora_A, self.lora_B, mask=mask, alpha=self.alpha, p=p)
         return h if self.base.bias is None else h + self.base.bias
 
     def extra_repr(self) -> str:
         return f"r={self.r}, alpha={self.alpha:g}, p={self.p:g}, merged={self.merged}"
 
 
-def adapt(model: nn.Module, names: Iterable[str], r: int, alpha: float, p: float = 0.0) -> list[str]:
-    """Put a LoRALinear in the place of every linear layer whose name is, or ends with a dot and, one of ``names``.
+def adapt(
+    model: nn.Module, names: Iterable[str], r: int, *, alpha: float = 1.0, p: float = 0.0, freeze: bool = True
+) -> list[str]:
+    """Replace by LoRALinear every nn.Linear whose name is, or ends with a dot and, one of ``names``.
 
-    returns  the full names of the layers replaced
-    raises   ValueError if a name matches no linear layer, or none is given: no list means neither all nor nothing
+    model        any module; its layers are replaced in place, their weights are not copied
+    names        such as ["w_qs", "w_vs"] of a DiffiT, or ["qkv"] of an AtlasAttention
+    r, alpha, p  as in LoRALinear
+    freeze       whether only adapters train: all other parameters of the model stop requiring gradients
+    returns      the full names of the layers replaced, in the order of ``names``
+    raises       ValueError if a name matches no linear layer, or ``names`` is empty
     """
     wanted = list(names)
     if not wanted:
@@ -95,7 +101,17 @@ def adapt(model: nn.Module, names: Iterable[str], r: int, alpha: float, p: float
         if not matches:
             raise ValueError(f"names had {name!r}; it must name a torch.nn.Linear inside of the model.")
         found |= matches
+    if freeze:
+        _freeze_all_but_adapters(model)
     for full, layer in found.items():
         parent, _, last = full.rpartition(".")
-        setattr(model.get_submodule(parent), last, LoRALinear(layer, r, alpha, p))
+        setattr(model.get_submodule(parent), last, LoRALinear(layer, r, alpha=alpha, p=p))
     return list(found)
+
+
+def _freeze_all_but_adapters(model: nn.Module) -> None:
+    adapters = [m for m in model.modules() if isinstance(m, LoRALinear)]
+    trained = {id(factor) for m in adapters for factor in (m.lora_A, m.lora_B)}
+    for parameter in model.parameters():
+        if id(parameter) not in trained:
+            parameter.requires_grad_(False)

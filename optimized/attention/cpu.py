@@ -2,12 +2,11 @@
 
     o = softmax((q + q_t)(k + k_t)ᵀ/√d + B) v + v_t,   y = o W_o,   (q, k, v) = x W
 
-``time`` holds q_t and v_t, and k_t where q and k are normed; without norms k_t has no effect and is left out.
+``time`` holds q_t and v_t, and k_t where q and k are normalized; without norms k_t has no effect and is left out.
 
-Tokens stay (B, H, W, ·) throughout; a strip is some whole rows of windows. For the backward q, k and v are kept as they
-were cut, o, which the gradient of W_o needs, and the softmax P if it is no larger than q: if not, it is computed again.
-Sums over strips run in one order.
-What a strip needs lies where that of the strip before lay: fresh memory costs more than what is computed there.
+Tokens stay (B, H, W, ·) throughout; a strip is some whole rows of windows. The backward needs q, k and v as they were
+cut, o for the gradient of W_o, and the softmax P, which is saved if it is no larger than q and else computed again.
+Sums over strips run in one order. Strips reuse one buffer: allocating memory costs more than computing in it.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ def tokens_at_once(x: Tensor, dtype: torch.dtype) -> int:
     return STRIP * threads * (2 if dtype.itemsize == 2 else 1)
 
 
-def strips(x: Tensor, window: int, most: int) -> Iterator[Strip]:
-    """Several small images, or some window rows of a large one, ``most`` tokens if that is one row of windows"""
+def strips(x: Tensor, window: int, strip_tokens: int) -> Iterator[Strip]:
+    """Several small images, or window rows of a large one, about ``strip_tokens`` tokens but at least one such row"""
     batch, height, width = x.shape[:3]
-    images = max(1, most // max(1, height * width))
-    rows = height if images > 1 else min(height, max(1, most // (width * window)) * window)
+    images = max(1, strip_tokens // max(1, height * width))
+    rows = height if images > 1 else min(height, max(1, strip_tokens // (width * window)) * window)
     before = 0
     for b in range(0, batch, images):
         for r in range(0, height, rows):
@@ -56,37 +55,37 @@ def strips(x: Tensor, window: int, most: int) -> Iterator[Strip]:
             before += count
 
 
-def pieces_of(tokens: Tensor, window: int, heads: int, parts: int) -> tuple[int, ...]:
+def pieces_shape(tokens: Tensor, window: int, num_heads: int, parts: int) -> tuple[int, ...]:
     """The shape of `cut` tokens: (parts, b, r c, h, w², d)"""
     b, height, width, channels = tokens.shape
-    return parts, b, (height // window) * (width // window), heads, window * window, channels // (parts * heads)
+    return parts, b, (height // window) * (width // window), num_heads, window * window, channels // (parts * num_heads)
 
 
 def cut(tokens: Tensor, window: int, copy: Tensor, time: Tensor | None = None) -> Tensor:
     """(b, r w, c w, parts h d) → ``copy`` (parts, b, r c, h, w², d); ``time`` is added to the first part, and to k."""
-    (parts, b, _, heads, _, d), (height, width) = copy.shape, tokens.shape[1:3]
+    (parts, b, _, num_heads, _, d), (height, width) = copy.shape, tokens.shape[1:3]
     r, c = height // window, width // window
-    view = tokens.unflatten(3, (parts, heads, d)).unflatten(2, (c, window)).unflatten(1, (r, window))
+    view = tokens.unflatten(3, (parts, num_heads, d)).unflatten(2, (c, window)).unflatten(1, (r, window))
     there = view.permute(5, 0, 1, 3, 6, 2, 4, 7)  # parts b r c h i j d
     grid = copy.view(there.shape)
-    kept = 0 if time is None else (1 if time.shape[1] == 2 else 2)
-    for part, source in enumerate((0, 2)[:kept]):
-        moment = time[:, source].view(b, 1, 1, heads, 1, 1, d)  # type: ignore[index]
+    saved = 0 if time is None else (1 if time.shape[1] == 2 else 2)
+    for part, source in enumerate((0, 2)[:saved]):
+        moment = time[:, source].view(b, 1, 1, num_heads, 1, 1, d)  # type: ignore[index]
         torch.add(there[part], moment, out=grid[part])
-    grid[kept:].copy_(there[kept:])
+    grid[saved:].copy_(there[saved:])
     return copy
 
 
 def put_back(pieces: Tensor, window: int, tokens: Tensor, time: Tensor | None = None) -> Tensor:
     """(parts, b, r c, h, w², d) → ``tokens`` (b, r w, c w, parts h d); v_t of ``time`` is added"""
-    (parts, b, _, heads, _, d), (height, width) = pieces.shape, tokens.shape[1:3]
-    grid = pieces.view(parts, b, height // window, width // window, heads, window, window, d)
+    (parts, b, _, num_heads, _, d), (height, width) = pieces.shape, tokens.shape[1:3]
+    grid = pieces.view(parts, b, height // window, width // window, num_heads, window, window, d)
     there = grid.permute(1, 2, 5, 3, 6, 0, 4, 7)  # b r i c j parts h d
-    laid = tokens.view(there.shape)
+    target = tokens.view(there.shape)
     if time is None:
-        laid.copy_(there)
+        target.copy_(there)
     else:
-        torch.add(there, time[:, 1].view(b, 1, 1, 1, 1, 1, heads, d), out=laid)
+        torch.add(there, time[:, 1].view(b, 1, 1, 1, 1, 1, num_heads, d), out=target)
     return tokens
 
 
@@ -98,18 +97,20 @@ def blocks(count: int, length: int) -> Iterator[slice]:
 
 
 def weights(
-    q: Tensor, k: Tensor, bias: Tensor, rows: slice, workspace: Workspace, kept: Tensor | None = None
+    q: Tensor, k: Tensor, bias: Tensor, rows: slice, workspace: Workspace, saved: Tensor | None = None
 ) -> Tensor:
     """P of some queries: (n h, rows, w²) = softmax(q kᵀ/√d + B), all in one dtype; scores are rounded to it once"""
-    heads, _, length = bias.shape
+    num_heads, _, length = bias.shape
     shape = q.shape[0], rows.stop - rows.start, length
-    there = workspace("scores", shape, q.dtype) if kept is None else kept[:, rows]
-    there.unflatten(0, (-1, heads)).copy_(bias[:, rows])
+    there = workspace("scores", shape, q.dtype) if saved is None else saved[:, rows]
+    there.unflatten(0, (-1, num_heads)).copy_(bias[:, rows])
     torch.baddbmm(there, q[:, rows], k.mT, alpha=1 / math.sqrt(q.shape[-1]), out=there)
     return torch.softmax(there, -1, out=there)
 
 
-def normed(pieces: Tensor, gain: Tensor | None, eps: float) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None]:
+def normalize_qk(
+    pieces: Tensor, gain: Tensor | None, eps: float
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None]:
     """q, k and v as (n h, w², d), and where there are gains q̂ and k̂ in their place.
 
     Then also what the backward of the norms needs: q and k divided by their root mean square, and its inverse.
@@ -118,50 +119,50 @@ def normed(pieces: Tensor, gain: Tensor | None, eps: float) -> tuple[tuple[Tenso
         return pieces.flatten(1, 3).unbind(0), None
     wide = pieces[:2].to(gain.dtype)
     inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    normal = wide * inverse
-    hat = (normal * gain[:, None, None, None, None]).to(pieces.dtype)
-    return (*hat.flatten(1, 3).unbind(0), pieces[2].flatten(0, 2)), (normal, inverse)
+    normalized = wide * inverse
+    hat = (normalized * gain[:, None, None, None, None]).to(pieces.dtype)
+    return (*hat.flatten(1, 3).unbind(0), pieces[2].flatten(0, 2)), (normalized, inverse)
 
 
-def norm_backward(pulled: Tensor, normal: Tensor, inverse: Tensor, gain: Tensor, dgain: Tensor) -> None:
+def normalize_qk_backward(grads: Tensor, normalized: Tensor, inverse: Tensor, gain: Tensor, dgain: Tensor) -> None:
     """ḡ ← (ḡw − n mean(ḡw n))/rms in place, and Σ ḡ n into ``dgain``; n = q/rms"""
-    g = pulled.to(gain.dtype)
-    dgain += (g * normal).flatten(1, -2).sum(1)
+    g = grads.to(gain.dtype)
+    dgain += (g * normalized).flatten(1, -2).sum(1)
     g = g * gain[:, None, None, None, None]
-    torch.mul(g - normal * (g * normal).mean(-1, keepdim=True), inverse, out=pulled)
+    torch.mul(g - normalized * (g * normalized).mean(-1, keepdim=True), inverse, out=grads)
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, workspace: Workspace, kept: Tensor | None = None) -> Tensor:
-    """P v of (n h, w², d); P itself into ``kept``"""
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, workspace: Workspace, saved: Tensor | None = None) -> Tensor:
+    """P v of (n h, w², d); P itself into ``saved``"""
     mixed = workspace("mixed", v.shape, v.dtype)
     for rows in blocks(q.shape[0], q.shape[1]):
         part = mixed[:, rows] if rows.stop - rows.start < q.shape[1] else mixed
-        torch.bmm(weights(q, k, bias, rows, workspace, kept), v, out=part)
+        torch.bmm(weights(q, k, bias, rows, workspace, saved), v, out=part)
     return mixed
 
 
-class ToKeep(NamedTuple):
+class Saved(NamedTuple):
     """What the backward needs of every token."""
 
     pieces: Tensor  # (·, 3C): q, k and v, cut and with time
     o: Tensor  # (·, C): o + v_t
     p: Tensor | None  # (·, h w²)
 
-    def of(self, tokens: slice, window: int, heads: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    def of(self, tokens: slice, window: int, num_heads: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Of a strip: pieces (3, n h, w², d) in one row, o, and P (n h, w², w²)"""
         area = window * window
         return self.pieces[tokens], self.o[tokens], None if self.p is None else self.p[tokens].view(-1, area, area)
 
 
-def to_keep(x: Tensor, channels: int, dtype: torch.dtype, window: int, heads: int) -> ToKeep:
-    """Memory for a `ToKeep`"""
-    tokens, each = x.shape[:3].numel(), heads * window * window
+def allocate_saved(x: Tensor, channels: int, dtype: torch.dtype, window: int, num_heads: int) -> Saved:
+    """Memory for a `Saved`"""
+    tokens, each = x.shape[:3].numel(), num_heads * window * window
     each = each if each <= channels else 0
     pieces, o, p = (in_large_pages(x.new_empty(tokens, n, dtype=dtype)) for n in (3 * channels, channels, each))
-    return ToKeep(pieces, o, p if each else None)
+    return Saved(pieces, o, p if each else None)
 
 
-def multiplied(x: Tensor, w: Tensor, workspace: Workspace, name: str) -> Tensor:
+def project(x: Tensor, w: Tensor, workspace: Workspace, name: str) -> Tensor:
     """x w where every strip has it, unless the product comes in memory of its own"""
     half = x.dtype.itemsize == 2
     return product(x, w, workspace(name, (*x.shape[:-1], w.shape[1]), x.dtype) if half else None)
@@ -175,31 +176,31 @@ def forward(
     bias: Tensor,
     w_o: Tensor,
     window: int,
-    heads: int,
+    num_heads: int,
     eps: float,
-    most: int,
+    strip_tokens: int,
     out: Tensor,
-    kept: ToKeep | None = None,
+    saved: Saved | None = None,
 ) -> Tensor:
-    """y into ``out`` by strips of ``most`` tokens; what the backward needs into ``kept``, as `to_keep` made it.
+    """y into ``out`` by strips of ``strip_tokens`` tokens; what the backward needs into ``saved`` of `allocate_saved`.
 
     w_qkv and w_o have the dtype of the products; time, gain and bias that of sums and softmax.
     """
-    inner, channels = w_qkv.dtype, w_o.shape[0]
-    time = None if time is None else time.to(inner)  # sums of two formats take three times as long
-    bias, workspace = bias.to(inner), Workspace(x)
-    for images, rows, tokens in strips(x, window, most):
-        z = multiplied(x[images, rows].to(inner), w_qkv, workspace, "z")
+    product_dtype, channels = w_qkv.dtype, w_o.shape[0]
+    time = None if time is None else time.to(product_dtype)  # sums of two formats take three times as long
+    bias, workspace = bias.to(product_dtype), Workspace(x)
+    for images, rows, tokens in strips(x, window, strip_tokens):
+        z = project(x[images, rows].to(product_dtype), w_qkv, workspace, "z")
         moment = None if time is None else time[images]
-        shape = pieces_of(z, window, heads, 3)
+        shape = pieces_shape(z, window, num_heads, 3)
         o_shape, p = (*z.shape[:3], channels), None
-        if kept is None:
-            pieces, o = workspace("pieces", shape, inner), workspace("o", o_shape, inner)
+        if saved is None:
+            pieces, o = workspace("pieces", shape, product_dtype), workspace("o", o_shape, product_dtype)
         else:
-            of_pieces, of_o, p = kept.of(tokens, window, heads)
-            pieces, o = of_pieces.view(shape), of_o.view(o_shape)
-        (q, k, v), _ = normed(cut(z, window, pieces, moment), gain, eps)
-        mixed = attended(q, k, v, bias, workspace, p).view(1, *shape[1:])
+            pieces_row, o_row, p = saved.of(tokens, window, num_heads)
+            pieces, o = pieces_row.view(shape), o_row.view(o_shape)
+        (q, k, v), _ = normalize_qk(cut(z, window, pieces, moment), gain, eps)
+        mixed = attend(q, k, v, bias, workspace, p).view(1, *shape[1:])
         product(put_back(mixed, window, o, moment), w_o, out[images, rows])
     return out
 
@@ -213,40 +214,40 @@ def backward(
     bias: Tensor,
     w_o: Tensor,
     window: int,
-    heads: int,
+    num_heads: int,
     eps: float,
-    most: int,
-    kept: ToKeep,
+    strip_tokens: int,
+    saved: Saved,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
     """Gradients of x, w_qkv, time, gain, bias and w_o; all but that of x in the dtype of ``bias``, as the sums are.
 
-    ``kept`` is what the forward put there, by strips of as many tokens.
+    ``saved`` is what the forward put there, by strips of as many tokens.
     """
-    wide, inner, channels, workspace = bias.dtype, w_qkv.dtype, w_o.shape[0], Workspace(x)
+    wide, product_dtype, channels, workspace = bias.dtype, w_qkv.dtype, w_o.shape[0], Workspace(x)
     dx = in_large_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
     dw_qkv, dw_o = torch.zeros_like(w_qkv, dtype=wide), torch.zeros_like(w_o, dtype=wide)
     dtime, dgain = (None if a is None else torch.zeros_like(a) for a in (time, gain))
-    dbias, bias = torch.zeros_like(bias), bias.to(inner)
+    dbias, bias = torch.zeros_like(bias), bias.to(product_dtype)
     total = torch.zeros(len(x), w_o.shape[1], dtype=wide, device=x.device)  # Σ ȳ of every image
-    for images, rows, tokens in strips(x, window, most):
-        g = grad[images, rows].to(inner)
-        shape = pieces_of(g, window, heads, 1)
-        of_pieces, o, p = kept.of(tokens, window, heads)
-        pieces = of_pieces.view(3, *shape[1:])
-        (q, k, v), norms = normed(pieces, gain, eps)
-        do = cut(multiplied(g, w_o.mT, workspace, "do"), window, workspace("cut", (1, *pieces.shape[1:]), inner))
-        pulled = workspace("pulled", pieces.shape, inner)
-        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, workspace, p)
+    for images, rows, tokens in strips(x, window, strip_tokens):
+        g = grad[images, rows].to(product_dtype)
+        shape = pieces_shape(g, window, num_heads, 1)
+        pieces_row, o, p = saved.of(tokens, window, num_heads)
+        pieces = pieces_row.view(3, *shape[1:])
+        (q, k, v), norms = normalize_qk(pieces, gain, eps)
+        do = cut(project(g, w_o.mT, workspace, "do"), window, workspace("cut", (1, *pieces.shape[1:]), product_dtype))
+        grads = workspace("grads", pieces.shape, product_dtype)
+        core_backward(q, k, v, bias, do.flatten(0, 3), grads.flatten(1, 3), dbias, workspace, p)
         if gain is not None and dgain is not None and norms is not None:
-            norm_backward(pulled[:2], *norms, gain, dgain)
-        d = put_back(pulled, window, workspace("d", (*g.shape[:3], 3 * channels), inner))
+            normalize_qk_backward(grads[:2], *norms, gain, dgain)
+        d = put_back(grads, window, workspace("d", (*g.shape[:3], 3 * channels), product_dtype))
         if dtime is not None:
             total[images] += over_tokens(g, wide)
             for i, part in ((0, 0), (2, 1))[: dtime.shape[1] - 1]:
-                of_part = d[..., part * channels : (part + 1) * channels]
-                dtime[images, i] += over_tokens(of_part, wide)
+                d_part = d[..., part * channels : (part + 1) * channels]
+                dtime[images, i] += over_tokens(d_part, wide)
         dw_o += product(o.mT, g.flatten(0, 2))
-        dw_qkv += product(x[images, rows].to(inner).flatten(0, 2).mT, d.flatten(0, 2))
+        dw_qkv += product(x[images, rows].to(product_dtype).flatten(0, 2).mT, d.flatten(0, 2))
         product(d, w_qkv.mT, dx[images, rows])
     if dtime is not None:  # v_t is added to every token of an image
         dtime[:, 1] = total @ w_o.mT.to(wide)
@@ -265,51 +266,51 @@ def core_backward(
     v: Tensor,
     bias: Tensor,
     do: Tensor,
-    pulled: Tensor,
+    grads: Tensor,
     dbias: Tensor,
     workspace: Workspace,
-    kept: Tensor | None = None,
+    saved: Tensor | None = None,
 ) -> None:
-    """The gradients of q, k and v into ``pulled``, that of the bias added to ``dbias``:
+    """The gradients of q, k and v into ``grads``, that of the bias added to ``dbias``:
 
     dS = P ∘ (dP − rowsum(P ∘ dP)),  dP = do vᵀ,  dq = dS k/√d,  dk = dSᵀ q/√d,  dv = Pᵀ do
     """
     scale, length = 1 / math.sqrt(q.shape[-1]), q.shape[1]
     for rows in blocks(q.shape[0], length):
-        p = weights(q, k, bias, rows, workspace) if kept is None else kept[:, rows]
+        p = weights(q, k, bias, rows, workspace) if saved is None else saved[:, rows]
         ds = workspace("ds", p.shape, p.dtype)
         torch.bmm(do[:, rows], v.mT, out=ds)
         torch.ops.aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
         dbias[:, rows] += ds.unflatten(0, (-1, bias.shape[0])).sum(0, dtype=dbias.dtype)
         if rows.stop - rows.start == length:
-            torch.baddbmm(pulled[0], ds, k, beta=0, alpha=scale, out=pulled[0])
-            torch.baddbmm(pulled[1], ds.mT, q, beta=0, alpha=scale, out=pulled[1])
-            torch.bmm(p.mT, do, out=pulled[2])
+            torch.baddbmm(grads[0], ds, k, beta=0, alpha=scale, out=grads[0])
+            torch.baddbmm(grads[1], ds.mT, q, beta=0, alpha=scale, out=grads[1])
+            torch.bmm(p.mT, do, out=grads[2])
         else:
             ds *= scale
-            pulled[0, :, rows] = ds @ k
+            grads[0, :, rows] = ds @ k
             if rows.start == 0:
-                pulled[1:].zero_()
-            pulled[1] += ds.mT @ q[:, rows]
-            pulled[2] += p.mT @ do[:, rows]
+                grads[1:].zero_()
+            grads[1] += ds.mT @ q[:, rows]
+            grads[2] += p.mT @ do[:, rows]
 
 
-def core(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int, out: Tensor) -> Tensor:
+def core(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, num_heads: int, out: Tensor) -> Tensor:
     """o alone, between the two projections, into ``out``; computed in the dtype of the bias."""
     workspace = Workspace(qkv)
     for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
         z = qkv[images, rows]
         moment = None if time is None else time[images]
-        pieces = cut(z, window, workspace("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
+        pieces = cut(z, window, workspace("pieces", pieces_shape(z, window, num_heads, 3), bias.dtype), moment)
         q, k, v = pieces.flatten(1, 3)
-        mixed = attended(q, k, v, bias, workspace).view(1, *pieces.shape[1:])
+        mixed = attend(q, k, v, bias, workspace).view(1, *pieces.shape[1:])
         shape = (*z.shape[:3], out.shape[-1])
         out[images, rows] = put_back(mixed, window, workspace("o", shape, out.dtype), moment)
     return out
 
 
 def core_gradients(
-    grad: Tensor, qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, heads: int
+    grad: Tensor, qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, num_heads: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of qkv, time and bias through o."""
     workspace = Workspace(qkv)
@@ -319,13 +320,13 @@ def core_gradients(
     for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
         z, g = qkv[images, rows], grad[images, rows]
         moment = None if time is None else time[images]
-        pieces = cut(z, window, workspace("pieces", pieces_of(z, window, heads, 3), bias.dtype), moment)
+        pieces = cut(z, window, workspace("pieces", pieces_shape(z, window, num_heads, 3), bias.dtype), moment)
         do = cut(g, window, workspace("do", (1, *pieces.shape[1:]), bias.dtype))
-        pulled = workspace("pulled", pieces.shape, bias.dtype)
+        grads = workspace("grads", pieces.shape, bias.dtype)
         q, k, v = pieces.flatten(1, 3)
-        core_backward(q, k, v, bias, do.flatten(0, 3), pulled.flatten(1, 3), dbias, workspace)
+        core_backward(q, k, v, bias, do.flatten(0, 3), grads.flatten(1, 3), dbias, workspace)
         if dtime is not None:
-            dtime[images, 0] += pulled[0].sum((1, 3)).flatten(1)
+            dtime[images, 0] += grads[0].sum((1, 3)).flatten(1)
             dtime[images, 1] += do[0].sum((1, 3)).flatten(1)
-        dqkv[images, rows] = put_back(pulled, window, workspace("d", z.shape, qkv.dtype))
+        dqkv[images, rows] = put_back(grads, window, workspace("d", z.shape, qkv.dtype))
     return dqkv, dtime, dbias

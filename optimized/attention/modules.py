@@ -1,4 +1,4 @@
-"""DiffiT as modules: they hold the weights; the equations are the functions of optimized/attention/functional.py."""
+"""DiffiT as modules: they hold the weights in torch's layers; the equations are the functions of this package."""
 
 from __future__ import annotations
 
@@ -10,137 +10,188 @@ from typing import Any
 import torch
 from torch import nn
 
+from trueness.optimized._lib.dtypes import HALVES, upcast
 from trueness.optimized._lib.validation import require_count
-from trueness.optimized.attention import functional
+from trueness.optimized.attention.dispatch import WindowConfig, attend, windowed_attention, without_autocast
+from trueness.optimized.attention.layers import are_plain, call, leaves
+from trueness.optimized.attention.normalization import gelu_tanh, silu
 from trueness.optimized.attention.presets import inconsistencies, stage_sides, stage_window
-from trueness.optimized.attention.validation import require_group, require_heads, require_shape
+from trueness.optimized.attention.self_attention import folded_time
+from trueness.optimized.attention.validation import require_grid, require_group, require_heads, require_shape
+from trueness.optimized.attention.weights import DiffiTBlockWeights, DiffiTResBlockWeights, TMSAWeights
+from trueness.optimized.attention.windows import relative_position_bias
 
 Tensor = torch.Tensor
-SPACE, TIME = ("w_qs", "w_ks", "w_vs"), ("w_qt", "w_kt", "w_vt")
 
 
-def _weight(*shape: int) -> nn.Parameter:
-    return nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape)))
+def _linear(inputs: int, outputs: int, *, bias: bool) -> nn.Linear:
+    """nn.Linear with Xavier-uniform weights and a bias of zeros."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class TMSA(nn.Module):
-    """Time-dependent multi-head self-attention of (B, H, W, width) tokens and (B, time_width) time tokens.
+    """Time-dependent multi-head self-attention of (B, H, W, embed_dim) tokens and (B, time_embed_dim) time tokens.
 
-    width, heads  channels and heads; heads divides width
-    window        side of a window, divides H and W
-    time_width    channels of the time token
-    bias          whether q, k and v have one: kept as the row of a further, constant entry 1 of the time token
+    embed_dim, num_heads  channels and heads; num_heads divides embed_dim
+    window                side of a window, divides H and W
+    time_embed_dim        channels of the time token
+    bias                  whether q, k and v have one: that of the projections of time, w_qt, w_kt and w_vt
+
+    The projections are nn.Linear. While all of them are just that, one fused product reads their weights; an adapter, a
+    quantized layer or one with hooks is called.
     """
 
-    def __init__(self, width: int, heads: int, window: int, time_width: int, *, bias: bool = True) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, window: int, time_embed_dim: int, *, bias: bool = True) -> None:
         super().__init__()
-        require_count(width, "width")
+        require_count(embed_dim, "embed_dim")
         require_count(window, "window")
-        require_count(time_width, "time_width")
-        require_heads(heads, width)
-        self.heads, self.window, self.bias = heads, window, bias
-        for name in SPACE:
-            self.register_parameter(name, _weight(width, width))
-        for name in TIME:
-            weight = _weight(time_width, width)
-            whole = torch.cat([weight.detach(), torch.zeros(1, width)]) if bias else weight.detach()
-            self.register_parameter(name, nn.Parameter(whole))
-        self.w_o = _weight(width, width)
-        self.bias_table = nn.Parameter(nn.init.trunc_normal_(torch.empty((2 * window - 1) ** 2, heads), std=0.02))
+        require_count(time_embed_dim, "time_embed_dim")
+        require_heads(num_heads, embed_dim)
+        self.embed_dim, self.num_heads, self.window, self.time_embed_dim = embed_dim, num_heads, window, time_embed_dim
+        self.w_qs = _linear(embed_dim, embed_dim, bias=False)
+        self.w_ks = _linear(embed_dim, embed_dim, bias=False)
+        self.w_vs = _linear(embed_dim, embed_dim, bias=False)
+        self.w_qt = _linear(time_embed_dim, embed_dim, bias=bias)
+        self.w_kt = _linear(time_embed_dim, embed_dim, bias=bias)
+        self.w_vt = _linear(time_embed_dim, embed_dim, bias=bias)
+        self.w_o = _linear(embed_dim, embed_dim, bias=False)
+        self.bias_table = nn.Parameter(nn.init.trunc_normal_(torch.empty((2 * window - 1) ** 2, num_heads), std=0.02))
 
-    def weights(self) -> list[Tensor]:
-        """The weights in the order of ``tmsa``."""
-        return [getattr(self, name) for name in (*SPACE, *TIME, "w_o", "bias_table")]
-
-    def token(self, t: Tensor) -> Tensor:
-        """The time token as the weights expect it."""
-        return torch.cat([t, t.new_ones(t.shape[0], 1)], 1) if self.bias else t
+    def weights(self) -> TMSAWeights:
+        """The weights of the functional form, for the time token (x_t, 1): its constant entry multiplies the biases."""
+        time = [self.w_qt, self.w_kt, self.w_vt]
+        rows = [w.weight.mT if w.bias is None else torch.cat([w.weight.mT, w.bias[None]]) for w in time]
+        space = [w.weight.mT for w in (self.w_qs, self.w_ks, self.w_vs)]
+        return TMSAWeights(*space, *rows, self.w_o.weight.mT, self.bias_table)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        weights: list[Any] = [w.to(x.dtype) for w in self.weights()]
-        weights += [self.window, self.heads]
-        return functional.tmsa(x, self.token(t.to(x.dtype)), *weights)
+        self._require_tokens(x, t)
+        space, time = [self.w_qs, self.w_ks, self.w_vs], [self.w_qt, self.w_kt, self.w_vt]
+        config = WindowConfig(self.window, self.num_heads)
+        t = t.to(x.dtype)
+        with without_autocast(x):
+            bias = relative_position_bias(upcast(self.bias_table.to(x.dtype)), self.window)
+        if are_plain([*space, *time, self.w_o]):
+            with without_autocast(x):
+                terms = folded_time([call(w, upcast(t)) for w in time])
+                w_qkv = torch.cat([w.weight.to(x.dtype) for w in space]).mT
+                return windowed_attention(x, w_qkv, terms, None, bias, self.w_o.weight.to(x.dtype).mT, config, None)
+        terms = folded_time([upcast(w(t)) for w in time])
+        qkv = torch.cat([w(x) for w in space], -1)
+        return self.w_o(attend(qkv, terms, bias, config)).to(x.dtype)  # type: ignore[no-any-return]
+
+    def _require_tokens(self, x: Tensor, t: Tensor) -> None:
+        require_shape(x, "x", "(B, H, W, C)", 4)
+        require_shape(t, "t", "(B, E)", 2)
+        if x.shape[3] != self.embed_dim:
+            raise ValueError(f"x had {x.shape[3]} channels; it must have embed_dim = {self.embed_dim}.")
+        if tuple(t.shape) != (x.shape[0], self.time_embed_dim):
+            raise ValueError(f"t had shape {tuple(t.shape)}; it must be {(x.shape[0], self.time_embed_dim)}.")
+        require_grid(self.window, x.shape[1], x.shape[2])
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, window={self.window}, bias={self.bias}"
+        return f"num_heads={self.num_heads}, window={self.window}"
+
+
+def _working(module: nn.Module, x: Tensor) -> Tensor:
+    """``x`` in the dtype in which ``module`` computes: half formats in float32, unless a layer must be called."""
+    return upcast(x) if x.dtype in HALVES and are_plain(leaves(module)) else x
 
 
 class DiffiTBlock(nn.Module):
-    """x̂ = TMSA(LN(x), t) + x, y = MLP(LN(x̂)) + x̂ on (B, H, W, width) tokens.
+    """x̂ = TMSA(LN(x), t) + x, y = MLP(LN(x̂)) + x̂ on (B, H, W, embed_dim) tokens.
 
-    mlp_ratio  hidden channels of the MLP, in units of width
+    embed_dim, num_heads, window, time_embed_dim  as in TMSA
+    mlp_ratio  hidden channels of the MLP, in units of embed_dim
     eps        of both LayerNorms
     """
 
     def __init__(
-        self, width: int, heads: int, window: int, time_width: int, *, mlp_ratio: int = 4, eps: float = 1e-6
+        self,
+        embed_dim: int,
+        num_heads: int,
+        window: int,
+        time_embed_dim: int,
+        *,
+        mlp_ratio: int = 4,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         require_count(mlp_ratio, "mlp_ratio")
-        self.eps = eps
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
-        self.tmsa = TMSA(width, heads, window, time_width)
-        self.w_1, self.b_1 = _weight(width, mlp_ratio * width), nn.Parameter(torch.zeros(mlp_ratio * width))
-        self.w_2, self.b_2 = _weight(mlp_ratio * width, width), nn.Parameter(torch.zeros(width))
+        self.norm1, self.norm2 = nn.LayerNorm(embed_dim, eps), nn.LayerNorm(embed_dim, eps)
+        self.tmsa = TMSA(embed_dim, num_heads, window, time_embed_dim)
+        self.w_1 = _linear(embed_dim, mlp_ratio * embed_dim, bias=True)
+        self.w_2 = _linear(mlp_ratio * embed_dim, embed_dim, bias=True)
 
-    def weights(self) -> list[Tensor]:
-        """The weights in the order of ``diffit_block``."""
-        first = [self.norm1.weight, self.norm1.bias, *self.tmsa.weights()]
-        return [*first, self.norm2.weight, self.norm2.bias, self.w_1, self.b_1, self.w_2, self.b_2]
+    def weights(self) -> DiffiTBlockWeights:
+        """The weights of ``diffit_block``, for the time token (x_t, 1) as in TMSA."""
+        first = (self.norm1.weight, self.norm1.bias, self.tmsa.weights(), self.norm2.weight, self.norm2.bias)
+        return DiffiTBlockWeights(*first, self.w_1.weight.mT, self.w_1.bias, self.w_2.weight.mT, self.w_2.bias)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        weights: list[Any] = [w.to(x.dtype) for w in self.weights()]
-        token = self.tmsa.token(t.to(x.dtype))
-        weights += [self.tmsa.window, self.tmsa.heads, self.eps]
-        return functional.diffit_block(x, token, *weights)
+        dtype, x = x.dtype, _working(self, x)
+        hat = self.tmsa(call(self.norm1, x), t) + x
+        y = call(self.w_2, gelu_tanh(call(self.w_1, call(self.norm2, hat)))) + hat
+        return y.to(dtype)  # type: ignore[no-any-return]
 
 
 class DiffiTResBlock(nn.Module):
-    """x̂ = Conv3×3(Swish(GN(x))), y = DiffiT-Block(x̂, t) + x on (B, width, H, W) feature maps.
+    """x̂ = Conv3×3(Swish(GN(x))), y = DiffiT-Block(x̂, t) + x on (B, embed_dim, H, W) feature maps.
 
-    groups  of the GroupNorm; divides width
+    embed_dim, num_heads, window, time_embed_dim  as in TMSA
+    groups     of the GroupNorm; divides embed_dim
+    mlp_ratio  hidden channels of the MLP, in units of embed_dim
+    eps        of all three normalizations
     """
 
     def __init__(
         self,
-        width: int,
-        heads: int,
+        embed_dim: int,
+        num_heads: int,
         window: int,
-        time_width: int,
+        time_embed_dim: int,
         *,
         groups: int = 8,
         mlp_ratio: int = 4,
         eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        require_group(groups, width)
-        self.norm = nn.GroupNorm(groups, width, eps)
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-        self.block = DiffiTBlock(width, heads, window, time_width, mlp_ratio=mlp_ratio, eps=eps)
+        require_group(groups, embed_dim)
+        self.norm = nn.GroupNorm(groups, embed_dim, eps)
+        self.conv = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
+        self.block = DiffiTBlock(embed_dim, num_heads, window, time_embed_dim, mlp_ratio=mlp_ratio, eps=eps)
+
+    def weights(self) -> DiffiTResBlockWeights:
+        """The weights of ``diffit_resblock``, for the time token (x_t, 1) as in TMSA."""
+        bias: Any = self.conv.bias
+        return DiffiTResBlockWeights(self.norm.weight, self.norm.bias, self.conv.weight, bias, self.block.weights())
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        own = [self.norm.weight, self.norm.bias, self.conv.weight, self.conv.bias]
-        weights: list[Any] = [w.to(x.dtype) for w in [*own, *self.block.weights()]]  # type: ignore[union-attr]
-        tmsa = self.block.tmsa
-        numbers: tuple[Any, ...] = (tmsa.window, tmsa.heads, self.norm.num_groups, self.norm.eps)
-        return functional.diffit_resblock(x, tmsa.token(t.to(x.dtype)), *weights, *numbers)
+        dtype, x = x.dtype, _working(self, x)
+        hat = call(self.conv, silu(call(self.norm, x)))
+        y = self.block(hat.movedim(1, -1), t).movedim(-1, 1) + x
+        return y.to(dtype)  # type: ignore[no-any-return]
 
 
 class Conditioning(nn.Module):
     """The time token: an MLP of sines and cosines of t, plus an embedding of the label or of its absence."""
 
-    def __init__(self, frequencies: int, width: int, classes: int) -> None:
+    def __init__(self, frequencies: int, embed_dim: int, classes: int) -> None:
         super().__init__()
         self.frequencies, self.classes = frequencies, classes
-        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
-        self.labels = nn.Embedding(classes + 1, width) if classes else None  # the last one: no label
+        self.mlp = nn.Sequential(nn.Linear(frequencies, embed_dim), nn.SiLU(), nn.Linear(embed_dim, embed_dim))
+        self.labels = nn.Embedding(classes + 1, embed_dim) if classes else None  # the last one: no label
 
     def forward(self, t: Tensor, labels: Tensor | None, dropped: Tensor | None) -> Tensor:
         half = self.frequencies // 2
         rate = torch.exp(-math.log(10_000.0) / half * torch.arange(half, device=t.device))
         angle = t.float()[:, None] * rate
-        first: Any = self.mlp[0]
-        token: Tensor = self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(first.weight.dtype))
+        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+        token: Tensor = self.mlp(torch.cat([angle.cos(), angle.sin()], 1).to(dtype))
         if self.labels is None:
             if labels is not None:
                 raise ValueError("labels were given to a model without classes; build it with classes=…")
@@ -163,9 +214,9 @@ def _require_batch(x: Tensor, t: Tensor, labels: Tensor | None, channels: int, r
 
 
 def _require_consistent(
-    resolution: int, width: int, multipliers: Sequence[int], heads: int, window: int | None, patch: int = 1
+    resolution: int, embed_dim: int, multipliers: Sequence[int], num_heads: int, window: int | None, patch: int = 1
 ) -> None:
-    found = inconsistencies(resolution, width, multipliers, heads, window, patch)
+    found = inconsistencies(resolution, embed_dim, multipliers, num_heads=num_heads, window=window, patch=patch)
     if found:
         raise ValueError(found[0])
 
@@ -175,10 +226,10 @@ class DiffiT(nn.Module):
 
     resolution   side of the (square) images
     channels     of the images; the output has as many
-    width        channels of the first stage
-    multipliers  width of every stage, in units of ``width``; the side halves from one to the next
+    embed_dim    channels of the first stage
+    multipliers  channels of every stage, in units of ``embed_dim``; the side halves from one to the next
     blocks       ResBlocks a stage and direction
-    heads        attention heads, divide the width of every stage
+    num_heads    attention heads, divide the channels of every stage
     window       side of the attention window, divides the side of every stage; None for the whole grid
     classes      number of labels; 0 for a model without
     groups       of the GroupNorms
@@ -193,27 +244,27 @@ class DiffiT(nn.Module):
         self,
         resolution: int,
         channels: int = 3,
-        width: int = 64,
+        embed_dim: int = 64,
         multipliers: Sequence[int] = (1, 2),
         *,
         blocks: int = 1,
-        heads: int = 4,
+        num_heads: int = 4,
         window: int | None = 4,
         classes: int = 0,
         groups: int = 8,
         mlp_ratio: int = 4,
     ) -> None:
         super().__init__()
-        _require_consistent(resolution, width, multipliers, heads, window)
+        _require_consistent(resolution, embed_dim, multipliers, num_heads, window)
         self.resolution, self.channels = resolution, channels
-        sides, widths = stage_sides(resolution, len(multipliers)), [width * m for m in multipliers]
-        time_width = 4 * width
-        self.condition = Conditioning(width, time_width, classes)
+        sides, widths = stage_sides(resolution, len(multipliers)), [embed_dim * m for m in multipliers]
+        time_embed_dim = 4 * embed_dim
+        self.condition = Conditioning(embed_dim, time_embed_dim, classes)
 
         def stage(side: int, width: int) -> nn.ModuleList:
             w = stage_window(window, side)
             options = {"groups": groups, "mlp_ratio": mlp_ratio}
-            return nn.ModuleList(DiffiTResBlock(width, heads, w, time_width, **options) for _ in range(blocks))
+            return nn.ModuleList(DiffiTResBlock(width, num_heads, w, time_embed_dim, **options) for _ in range(blocks))
 
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(stage(s, w) for s, w in zip(sides, widths, strict=True))
@@ -263,10 +314,10 @@ class LatentDiffiT(nn.Module):
         self,
         resolution: int,
         channels: int = 4,
-        width: int = 64,
+        embed_dim: int = 64,
         *,
         blocks: int = 2,
-        heads: int = 4,
+        num_heads: int = 4,
         window: int | None = None,
         patch: int = 2,
         classes: int = 0,
@@ -275,20 +326,24 @@ class LatentDiffiT(nn.Module):
         mlp_ratio: int = 4,
     ) -> None:
         super().__init__()
-        _require_consistent(resolution, width, (), heads, window, patch)
-        if width % 4:
-            raise ValueError(f"width was {width}; it must be a multiple of 4, for sines and cosines along two axes.")
+        _require_consistent(resolution, embed_dim, (), num_heads, window, patch)
+        if embed_dim % 4:
+            raise ValueError(
+                f"embed_dim was {embed_dim}; it must be a multiple of 4, for sines and cosines along two axes."
+            )
         self.resolution, self.channels, self.patch = resolution, channels, patch
         side = resolution // patch
         w = stage_window(window, side)
-        self.condition = Conditioning(frequencies, width, classes)
-        self.embed = nn.Conv2d(channels, width, patch, stride=patch)
-        self.blocks = nn.ModuleList(DiffiTBlock(width, heads, w, width, mlp_ratio=mlp_ratio) for _ in range(blocks))
-        self.norm = nn.LayerNorm(width, 1e-6)
-        self.out = nn.Linear(width, patch * patch * channels * (2 if learn_sigma else 1))
+        self.condition = Conditioning(frequencies, embed_dim, classes)
+        self.embed = nn.Conv2d(channels, embed_dim, patch, stride=patch)
+        self.blocks = nn.ModuleList(
+            DiffiTBlock(embed_dim, num_heads, w, embed_dim, mlp_ratio=mlp_ratio) for _ in range(blocks)
+        )
+        self.norm = nn.LayerNorm(embed_dim, 1e-6)
+        self.out = nn.Linear(embed_dim, patch * patch * channels * (2 if learn_sigma else 1))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.register_buffer("positions", _positions(side, width), persistent=False)
+        self.register_buffer("positions", _positions(side, embed_dim), persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, dropped: Tensor | None = None) -> Tensor:
         _require_batch(x, t, labels, self.channels, self.resolution)
@@ -301,9 +356,9 @@ class LatentDiffiT(nn.Module):
         return y.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # type: ignore[no-any-return]
 
 
-def _positions(side: int, width: int) -> Tensor:
-    """(side, side, width): sines and cosines of the row in the first half of the channels, of the column after."""
-    quarter = width // 4
+def _positions(side: int, embed_dim: int) -> Tensor:
+    """(side, side, embed_dim): sines and cosines of the row in the first half of the channels, of the column after."""
+    quarter = embed_dim // 4
     rate = torch.exp(-math.log(10_000.0) / quarter * torch.arange(quarter))
     angle = torch.arange(side)[:, None] * rate
     line = torch.cat([angle.sin(), angle.cos()], 1)

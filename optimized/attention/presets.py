@@ -14,10 +14,10 @@ class Preset:
 
     resolution   side of the images it is given; of the latents, where it works on latents
     channels     of these images or latents
-    width        channels of the first stage, or of all tokens of a flat model
-    multipliers  width of every stage, in units of ``width``; empty for a flat model
+    embed_dim    channels of the first stage, or of all tokens of a flat model
+    multipliers  channels of every stage, in units of ``embed_dim``; empty for a flat model
     blocks       DiffiT ResBlocks a stage, or transformer blocks of a flat model
-    heads        attention heads
+    num_heads    attention heads
     window       side of the attention window; None for all tokens
     patch        side of the patch that becomes one token (1: every pixel)
     classes      number of labels; 0 without labels
@@ -27,10 +27,10 @@ class Preset:
 
     resolution: int
     channels: int
-    width: int
+    embed_dim: int
     multipliers: tuple[int, ...]
     blocks: int
-    heads: int
+    num_heads: int
     window: int | None
     patch: int = 1
     classes: int = 0
@@ -50,10 +50,10 @@ class Preset:
 
 
 PRESETS = {
-    "cifar10": Preset(32, 3, 128, (1, 2, 2), blocks=2, heads=4, window=4, batch=512, kimg=200_000),
-    "ffhq64": Preset(64, 3, 128, (1, 2, 2, 2), blocks=4, heads=4, window=8, batch=256, kimg=200_000),
+    "cifar10": Preset(32, 3, 128, (1, 2, 2), blocks=2, num_heads=4, window=4, batch=512, kimg=200_000),
+    "ffhq64": Preset(64, 3, 128, (1, 2, 2, 2), blocks=4, num_heads=4, window=8, batch=256, kimg=200_000),
     "imagenet256": Preset(
-        32, 4, 1152, (), blocks=28, heads=16, window=None, patch=2, classes=1000, learn_sigma=True, kimg=1_000_000
+        32, 4, 1152, (), blocks=28, num_heads=16, window=None, patch=2, classes=1000, learn_sigma=True, kimg=1_000_000
     ),
     "imagenet512": Preset(
         64,
@@ -61,7 +61,7 @@ PRESETS = {
         1152,
         (),
         blocks=28,
-        heads=16,
+        num_heads=16,
         window=None,
         patch=2,
         classes=1000,
@@ -83,7 +83,13 @@ def stage_window(window: int | None, side: int) -> int:
 
 
 def inconsistencies(
-    resolution: int, width: int, multipliers: Sequence[int], heads: int, window: int | None, patch: int = 1
+    resolution: int,
+    embed_dim: int,
+    multipliers: Sequence[int],
+    *,
+    num_heads: int,
+    window: int | None,
+    patch: int = 1,
 ) -> list[str]:
     """Why a configuration cannot be built, one sentence each; empty when it can."""
     found: list[str] = []
@@ -95,8 +101,8 @@ def inconsistencies(
         found.append(f"multipliers has {stages} stages, but a side of {side} cannot be halved {stages - 1} times.")
         return found
     for each, m in zip(stage_sides(side, stages), multipliers or (1,), strict=True):
-        if width * m % heads:
-            found.append(f"heads was {heads} for a stage of {width * m} channels; it must divide them.")
+        if embed_dim * m % num_heads:
+            found.append(f"num_heads was {num_heads} for a stage of {embed_dim * m} channels; it must divide them.")
         w = stage_window(window, each)
         if each % w:
             found.append(f"window was {w} on a stage of {each} × {each}; it must divide it.")

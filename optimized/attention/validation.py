@@ -1,7 +1,8 @@
-"""What the attention family refuses, and the dtype it computes in."""
+"""Argument validation of the attention family."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,10 +17,10 @@ def require_grid(window: int, height: int, width: int) -> None:
         raise ValueError(f"window was {window} on a grid of {height} × {width}; it must divide both sides.")
 
 
-def require_heads(heads: int, channels: int) -> None:
-    require_count(heads, "heads")
-    if channels % heads:
-        raise ValueError(f"heads was {heads} for {channels} channels; it must divide them.")
+def require_heads(num_heads: int, channels: int) -> None:
+    require_count(num_heads, "num_heads")
+    if channels % num_heads:
+        raise ValueError(f"num_heads was {num_heads} for {channels} channels; it must divide them.")
 
 
 def require_group(groups: int, channels: int) -> None:
@@ -52,3 +53,13 @@ def require_like(x: torch.Tensor, **fields: tuple[torch.Tensor, Sequence[int]]) 
                 f"{name} was {tensor.dtype} on {tensor.device}; "
                 f"it must be {x.dtype} on {x.device} like the first argument."
             )
+
+
+def require_eps(eps: float) -> None:
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < math.inf:
+        raise ValueError(f"eps was {eps!r}; it must be a positive finite number.")
+
+
+def require_weights(weights: object, kind: type) -> None:
+    if not isinstance(weights, kind):
+        raise ValueError(f"weights was {type(weights).__name__}; it must be {kind.__name__}.")

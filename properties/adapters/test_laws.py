@@ -22,6 +22,8 @@ from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.core import settings_for
 
 F64 = precision("float64")
+FORMULAS = {formula.name: formula for formula in declared.FORMULAS}
+lora, merge, unmerge = (FORMULAS[f"adapters.{name}"].reference for name in ("lora", "merge", "unmerge"))  # positional
 seeds = st.integers(0, 2**16)
 alphas, shares = st.floats(0.5, 32), st.sampled_from((0.0, 0.1, 0.5, 0.9))
 
@@ -32,15 +34,19 @@ def given(**strategies: Any) -> Callable[[Any], Any]:
 
 
 def ours(name: str) -> Callable[..., np.ndarray]:
+    function = FORMULAS[f"adapters.{name}"].bind(getattr(fast, name))
+
     def call(*arguments: Any) -> np.ndarray:
         natives = [torch.from_numpy(np.array(a)) if isinstance(a, np.ndarray) else a for a in arguments]
-        return getattr(fast, name)(*natives).numpy()  # type: ignore[no-any-return]
+        return function(*natives).numpy()  # type: ignore[no-any-return]
 
     return call
 
 
 def both(name: str) -> Any:
-    return pytest.mark.parametrize("function", [getattr(true, name), ours(name)], ids=["reference", "ours"])
+    return pytest.mark.parametrize(
+        "function", [FORMULAS[f"adapters.{name}"].reference, ours(name)], ids=["reference", "ours"]
+    )
 
 
 def drawn(seed: int, batch: tuple[int, ...] = (4,)) -> list[np.ndarray]:
@@ -65,9 +71,9 @@ def close(left: Any, right: Any, *allowed: Any) -> bool:
 def test_with_nothing_dropped_the_layer_is_its_merged_matrix(function: Any, seed: int, alpha: float) -> None:
     x, weight, lora_A, lora_B, mask = drawn(seed)
     arguments = (x, weight, lora_A, lora_B, np.ones_like(mask), alpha, 0.0)
-    merged = true.merge(weight, lora_A, lora_B, alpha)
-    allowed = np.abs(x) @ rounding(true.merge, weight, lora_A, lora_B, alpha).T
-    assert close(function(*arguments), x @ merged.T, rounding(true.lora, *arguments), allowed)
+    merged = merge(weight, lora_A, lora_B, alpha)
+    allowed = np.abs(x) @ rounding(merge, weight, lora_A, lora_B, alpha).T
+    assert close(function(*arguments), x @ merged.T, rounding(lora, *arguments), allowed)
 
 
 @both("lora")
@@ -76,7 +82,7 @@ def test_a_new_adapter_adds_nothing_whatever_the_mask(function: Any, seed: int, 
     """B = 0."""
     x, weight, lora_A, lora_B, mask = drawn(seed)
     got = function(x, weight, lora_A, 0 * lora_B, mask, alpha, p)
-    assert close(got, x @ weight.T, rounding(true.lora, x, weight, lora_A, 0 * lora_B, mask, alpha, p))
+    assert close(got, x @ weight.T, rounding(lora, x, weight, lora_A, 0 * lora_B, mask, alpha, p))
 
 
 @both("lora")
@@ -86,7 +92,7 @@ def test_what_is_dropped_reaches_the_frozen_path_alone(function: Any, seed: int,
     moved = np.where(mask, x, x + 1)
     arguments = (weight, lora_A, lora_B, mask, alpha, p)
     change = function(moved, *arguments) - function(x, *arguments)
-    allowed = [rounding(true.lora, v, *arguments) for v in (x, moved)]
+    allowed = [rounding(lora, v, *arguments) for v in (x, moved)]
     assert close(change, (moved - x) @ weight.T, *allowed, 8 * F64.u * np.abs(moved) @ np.abs(weight).T)
 
 
@@ -99,7 +105,7 @@ def test_the_adapters_change_lies_in_the_columns_of_b(function: Any, seed: int, 
     arguments = (x, weight, lora_A, lora_B, mask, alpha, p)
     change = (function(*arguments) - x @ weight.T) @ normal
     size = np.abs(function(*arguments) - x @ weight.T) @ (np.abs(normal) + np.abs(lora_B).max() ** 2)
-    allowed = (rounding(true.lora, *arguments) + 8 * F64.u * np.abs(x) @ np.abs(weight).T) @ np.abs(normal)
+    allowed = (rounding(lora, *arguments) + 8 * F64.u * np.abs(x) @ np.abs(weight).T) @ np.abs(normal)
     assert close(change, 0, allowed, 8 * F64.u * size)
 
 
@@ -110,10 +116,8 @@ def test_rows_do_not_see_each_other(function: Any, seed: int, alpha: float, p: f
     whole = function(x, weight, lora_A, lora_B, mask, alpha, p)
     assert whole.shape == (2, 3, 3)
     alone = function(x[1, 2], weight, lora_A, lora_B, mask[1, 2], alpha, p)
-    allowed = rounding(true.lora, x, weight, lora_A, lora_B, mask, alpha, p)[1, 2]
-    assert close(
-        whole[1, 2], alone, allowed, rounding(true.lora, x[1, 2], weight, lora_A, lora_B, mask[1, 2], alpha, p)
-    )
+    allowed = rounding(lora, x, weight, lora_A, lora_B, mask, alpha, p)[1, 2]
+    assert close(whole[1, 2], alone, allowed, rounding(lora, x[1, 2], weight, lora_A, lora_B, mask[1, 2], alpha, p))
 
 
 @both("unmerge")
@@ -121,8 +125,8 @@ def test_rows_do_not_see_each_other(function: Any, seed: int, alpha: float, p: f
 def test_unmerging_gives_the_frozen_weight_back_but_for_two_additions(function: Any, seed: int, alpha: float) -> None:
     """Both compute the same Δ; the sum and the difference round once each, to u of what they are."""
     _, weight, lora_A, lora_B, _ = drawn(seed)
-    merge = true.merge if function is true.unmerge else ours("merge")
-    merged = merge(weight, lora_A, lora_B, alpha)
+    add = merge if function is unmerge else ours("merge")
+    merged = add(weight, lora_A, lora_B, alpha)
     back = function(merged, lora_A, lora_B, alpha)
     assert close(back, weight, F64.u * (np.abs(merged) + np.abs(back)))
 
@@ -143,7 +147,7 @@ ALPHA = Fraction(3)
 
 def place_input(keep: np.ndarray, p: Fraction) -> np.ndarray:
     """The reference itself, on rational numbers."""
-    return true.lora(X, WEIGHT, LORA_A, LORA_B, keep, ALPHA, p)  # type: ignore[no-any-return]
+    return lora(X, WEIGHT, LORA_A, LORA_B, keep, ALPHA, p)  # type: ignore[no-any-return]
 
 
 def place_middle(keep: np.ndarray, p: Fraction) -> np.ndarray:
@@ -259,7 +263,7 @@ def test_merging_changes_no_stored_bit_and_unmerging_no_result() -> None:
         made.merge()
         assert made.merged
         arguments = [v.detach().numpy() for v in (x, made.base.weight, made.lora_A, made.lora_B)]
-        allowed = rounding(true.lora, *arguments, np.ones((5, 6), bool), 8.0, 0.0)
+        allowed = rounding(lora, *arguments, np.ones((5, 6), bool), 8.0, 0.0)
         assert close(made(x).detach().numpy(), before.detach().numpy(), 2 * allowed + 4 * F64.u)
         made.unmerge()
     assert torch.equal(made(x), before)
@@ -285,15 +289,27 @@ def test_merging_and_unmerging_the_weight_itself_drifts() -> None:
     half = [v.half() for v in (weight, lora_A, lora_B)]
     moved = half[0].clone()
     for _ in range(300):
-        moved = fast.unmerge(fast.merge(moved, half[1], half[2], 8.0), half[1], half[2], 8.0)
+        moved = fast.unmerge(fast.merge(moved, half[1], half[2], alpha=8.0), half[1], half[2], alpha=8.0)
     assert not torch.equal(moved, half[0])
+
+
+def test_without_a_mask_nothing_is_dropped_and_alpha_is_one_as_in_loralib() -> None:
+    x, weight, lora_A, lora_B, mask = drawn(0)
+    natives = [torch.from_numpy(v) for v in (x, weight, lora_A, lora_B)]
+    kept = torch.ones(4, 5, dtype=torch.bool)
+    assert torch.equal(fast.lora(*natives), fast.lora(*natives, mask=kept, alpha=1.0, p=0.0))
+    assert np.array_equal(
+        true.lora(x, weight, lora_A, lora_B), lora(x, weight, lora_A, lora_B, np.ones_like(mask), 1.0, 0.0)
+    )
+    layers = pytest.importorskip("loralib.layers")
+    assert layers.Linear(2, 2, r=2).lora_alpha == fast.LoRALinear(torch.nn.Linear(2, 2), r=2).alpha == 1
 
 
 def test_in_training_the_layer_is_the_equation_with_its_mask() -> None:
     made = layer()
     x = torch.randn(5, 6, dtype=torch.float64)
     mask = torch.rand(5, 6) < 0.5
-    want = fast.lora(x, made.base.weight, made.lora_A, made.lora_B, mask, 8.0, 0.5) + made.base.bias
+    want = fast.lora(x, made.base.weight, made.lora_A, made.lora_B, mask=mask, alpha=8.0, p=0.5) + made.base.bias
     assert torch.equal(made(x, mask), want)
     torch.manual_seed(3)
     drawn_once = made(x)
@@ -344,7 +360,7 @@ def test_peers_drop_the_adapters_input_too(call: Any, seed: int, p: float) -> No
         found = call(x, weight, lora_A, lora_B, mask, 8.0, p).numpy()
     finally:
         torch.set_default_dtype(torch.float32)
-    assert close(found, true.lora(*values, 8.0, p), rounding(true.lora, *values, 8.0, p))
+    assert close(found, lora(*values, 8.0, p), rounding(lora, *values, 8.0, p))
 
 
 # -- adapting a model -------------------------------------------------------------------------------------------------
@@ -373,21 +389,28 @@ EYE, ROW = torch.eye(3), torch.ones(1, 3)
     ("call", "sentence"),
     [
         (
-            lambda: fast.lora(ROW, EYE, ROW, ROW, ROW.bool(), 1.0, 0.0),
+            lambda: fast.lora(ROW, EYE, ROW, ROW, mask=ROW.bool(), alpha=1.0, p=0.0),
             r"lora_B had shape \(1, 3\); it must be \(3, 1\)",
         ),
-        (lambda: fast.lora(ROW, EYE, EYE[:, :2], EYE, ROW.bool(), 1.0, 0.0), "lora_A had 2 columns; it must have 3"),
-        (lambda: fast.lora(ROW[:, :2], EYE, ROW, ROW.T, ROW.bool(), 1.0, 0.0), r"x had shape \(1, 2\)"),
-        (lambda: fast.lora(ROW, EYE, ROW, ROW.T, ROW, 1.0, 0.0), r"mask was \(1, 3\) torch.float32"),
-        (lambda: fast.lora(ROW, EYE, ROW, ROW.T, ROW.bool(), 1.0, 1.0), r"p was 1.0; it must be a number in \[0, 1\)"),
-        (lambda: fast.lora(ROW, EYE, ROW, ROW.T, ROW.bool(), math.nan, 0.0), "alpha was nan"),
-        (lambda: fast.merge(EYE, ROW[:0], ROW.T[:, :0], 1.0), "lora_A had rank 0"),
-        (lambda: fast.unmerge(EYE, ROW[0], ROW.T, 1.0), r"lora_A had shape \(3,\); it must have two axes"),
-        (lambda: fast.LoRALinear(torch.nn.Conv1d(1, 1, 1), 1, 1.0), "base was Conv1d"),  # type: ignore[arg-type]
-        (lambda: fast.LoRALinear(torch.nn.Linear(2, 2), 0, 1.0), "r was 0"),
-        (lambda: fast.LoRALinear(torch.nn.Linear(2, 2), 1, 1.0, 1.0), "p was 1.0"),
-        (lambda: fast.LoRALinear(torch.nn.Linear(3, 2), 1, 1.0)(ROW, ROW.bool()), "mask was given, but nothing"),
-        (lambda: fast.adapt(network(), [], 1, 1.0), "names was empty"),
+        (
+            lambda: fast.lora(ROW, EYE, EYE[:, :2], EYE, mask=ROW.bool(), alpha=1.0, p=0.0),
+            "lora_A had 2 columns; it must have 3",
+        ),
+        (lambda: fast.lora(ROW[:, :2], EYE, ROW, ROW.T, mask=ROW.bool()), r"x had shape \(1, 2\)"),
+        (lambda: fast.lora(ROW, EYE, ROW, ROW.T, mask=ROW), r"mask was \(1, 3\) torch.float32"),
+        (
+            lambda: fast.lora(ROW, EYE, ROW, ROW.T, mask=ROW.bool(), alpha=1.0, p=1.0),
+            r"p was 1.0; it must be a number in \[0, 1\)",
+        ),
+        (lambda: fast.lora(ROW, EYE, ROW, ROW.T, mask=ROW.bool(), alpha=math.nan), "alpha was nan"),
+        (lambda: fast.lora(ROW, EYE, ROW, ROW.T, p=0.5), "p was 0.5 without a mask"),
+        (lambda: fast.merge(EYE, ROW[:0], ROW.T[:, :0]), "lora_A had rank 0"),
+        (lambda: fast.unmerge(EYE, ROW[0], ROW.T), r"lora_A had shape \(3,\); it must have two axes"),
+        (lambda: fast.LoRALinear(torch.nn.Conv1d(1, 1, 1), 1), "base was Conv1d"),  # type: ignore[arg-type]
+        (lambda: fast.LoRALinear(torch.nn.Linear(2, 2), 0), "r was 0"),
+        (lambda: fast.LoRALinear(torch.nn.Linear(2, 2), 1, p=1.0), "p was 1.0"),
+        (lambda: fast.LoRALinear(torch.nn.Linear(3, 2), 1)(ROW, ROW.bool()), "mask was given, but nothing"),
+        (lambda: fast.adapt(network(), [], 1), "names was empty"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call: Any, sentence: str) -> None:

@@ -17,7 +17,7 @@ from trueness.tools.spec.model import DTYPES, Formula, Implementation
 VASWANI = "Vaswani et al. 2017 (1706.03762)"
 SWIN = "Liu et al. 2021, Swin Transformer (2103.14030)"
 DIFFIT = "Hatamizadeh et al. 2023, DiffiT (2312.02139)"
-BY_PARTS = "its parts are proved one by one; the laws hold torch's backward of the whole against the complex step"
+BY_PARTS = "its parts are checked one by one; a law compares torch's backward of the whole with the complex step"
 SQUARES = {"special values bfloat16": "the square of bfloat16's largest number overflows float32"}
 CUBES = {"special values bfloat16": "the cube of bfloat16's largest number overflows float32, its tanh does not"}
 PRODUCTS = {"special values bfloat16": "products of bfloat16's largest number overflow float32"}
@@ -26,7 +26,7 @@ Sizes = Mapping[str, Any]
 # -- what is drawn ----------------------------------------------------------------------------------------------------
 
 WINDOW = Scalar("window", st.integers(1, 3))
-HEADS = Scalar("heads", st.integers(1, 2))
+NUM_HEADS = Scalar("num_heads", st.integers(1, 2))
 EPS = Scalar("eps", st.sampled_from((1e-6, 1e-5, 1e-3)))
 GRID = {"h": (3, 3), "w": (1, 2), "B": (1, 2)}  # one window alone has no power; a kernel takes four at a time
 WIDTHS = {"d": (2, 3), "E": (1, 4), "M": (1, 5)}
@@ -37,8 +37,8 @@ MAGNITUDES, WEIGHTS = (-2.0, 0.4), (-2.0, 0.0)
 
 
 def high(s: Sizes) -> int:
-    """Windows along the height: 16 of all heads at most, the number of programs that are worth interpreting."""
-    return int(min(s["h"], 16 // (s["B"] * s["w"] * s.get("heads", 1))))
+    """Windows along the height: 16 of all heads at most, as many programs as can be interpreted in reasonable time."""
+    return int(min(s["h"], 16 // (s["B"] * s["w"] * s.get("num_heads", 1))))
 
 
 def height(s: Sizes) -> int:
@@ -62,11 +62,11 @@ def rows(s: Sizes) -> int:
 
 
 def heads(s: Sizes) -> int:
-    return int(s["heads"])
+    return int(s["num_heads"])
 
 
 def channels(s: Sizes) -> int:
-    return int(s["heads"] * s["d"])
+    return int(s["num_heads"] * s["d"])
 
 
 def head_width(s: Sizes) -> int:
@@ -108,7 +108,7 @@ BLOCK = (
 
 def tokens_reduction(s: Sizes) -> int:
     """The lengths of the sums one after another: channels of space and time, keys, channels again."""
-    c = s.get("heads", 1) * 3
+    c = s.get("num_heads", 1) * 3
     return int(2 * c + s.get("E", 4) + s["window"] ** 2)
 
 
@@ -133,17 +133,17 @@ def index(window: int, *, dtype: Any = None, device: Any = None) -> Any:
     return fast.relative_position_index(window, device=device)
 
 
-CONTIGUOUS = {"layouts": "it asks for contiguous tokens: .view raises on others"}
-FOLDED = {"special values": "w/σ is folded into one factor, so that an infinite gain meets its own mean: ∞ − ∞"}
+CONTIGUOUS = {"layouts": "it requires contiguous tokens: .view raises on others"}
+FOLDED = {"special values": "w/σ is folded into one factor, and an infinite gain gives ∞ − ∞ with its own mean"}
 ADDED = {"special values": "its mask is added to the logits: NaN or +∞ of a key that is masked is not hidden by −∞"}
-MANY = {"special values": "its parts answer for NaN and ±inf one by one; here it would be a hundred cases"}
+MANY = {"special values": "NaN and ±inf are checked in its parts; here they would be a hundred cases"}
 AS_FLOAT32 = {"special values float64": "as in float32; its ninety cases take long"}
 DENSE = {"special values": "0 · NaN and 0 · ∞ of other windows' values are NaN"}
-ADDS = {f"gradient {d}": "a sum over pairs, which has roundings: the laws hold it to its bound" for d in DTYPES}
+ADDS = {f"gradient {d}": "a sum over pairs, which has roundings: a law compares it with its bound" for d in DTYPES}
 LEAKS = "NaN and ±inf go through the equation: 0 times a masked value that is NaN or ±inf is NaN"
 TWO_DTYPES = "an oracle for the formula: a wide and a half format are enough"
 ONE_DTYPE = "an oracle for the formula: one dtype is enough"
-NATIVE = "float32 is what ours calls; here its own half formats stand trial"
+NATIVE = "float32 is what ours calls; here its own half formats are checked"
 
 
 def transformers(name: str, call: Any, **fields: Any) -> Implementation:
@@ -333,7 +333,7 @@ FORMULAS = (
         vjp=true.tmsa_vjp,
         equation="y = softmax(q kᵀ/√d + B) v W_o,  q = x_s W_qs + x_t W_qt,  k and v likewise",
         source=f"{DIFFIT} eq. 3-6; {SWIN} eq. 4",
-        arguments=(TOKENS, TIME, *PROJECTIONS, WINDOW, HEADS),
+        arguments=(TOKENS, TIME, *PROJECTIONS, WINDOW, NUM_HEADS),
         implementations=(
             ours("tmsa", "compile", "out", "autocast", "vmap", "jvp", waived={**PRODUCTS, **AS_FLOAT32}),
             cuda.implementation(False, cuda.kernels, waived=MANY),
@@ -354,7 +354,7 @@ FORMULAS = (
             Real("t", dims=("B", height, width, "E"), decades=MAGNITUDES, spans={**GRID, **WIDTHS}),
             *PROJECTIONS,
             WINDOW,
-            HEADS,
+            NUM_HEADS,
         ),
         implementations=(ours("tmsa_tokens", "out", waived=MANY),),
         reduction=tokens_reduction,
@@ -374,7 +374,7 @@ FORMULAS = (
             weight("k_gain", head_width),
             PROJECTIONS[-1],
             WINDOW,
-            HEADS,
+            NUM_HEADS,
             EPS,
         ),
         implementations=(
@@ -389,7 +389,7 @@ FORMULAS = (
         reference=true.diffit_block,
         equation="x̂ = TMSA(LN(x), x_t) + x,  y = MLP(LN(x̂)) + x̂",
         source=f"{DIFFIT} eq. 7-8",
-        arguments=(TOKENS, TIME, *BLOCK, WINDOW, HEADS, EPS),
+        arguments=(TOKENS, TIME, *BLOCK, WINDOW, NUM_HEADS, EPS),
         implementations=(ours("diffit_block", waived=MANY),),
         no_gradient=BY_PARTS,
         reduction=tokens_reduction,
@@ -408,7 +408,7 @@ FORMULAS = (
             weight("kernel_bias", channels),
             *BLOCK,
             WINDOW,
-            HEADS,
+            NUM_HEADS,
             Scalar("groups", st.just(1)),
             EPS,
         ),

@@ -17,7 +17,7 @@ NUMBERS = ("columns", "width", "count", "heads", "pairs")
 
 
 def module(norm: bool) -> Any:
-    """What CUDA runs: products of torch around the operator, whose kernels are interpreted on the CPU."""
+    """The path of CUDA: products of torch around the operator, whose kernels are interpreted on the CPU."""
 
     def call(x: Any, t: Any, qs: Any, ks: Any, vs: Any, qt: Any, kt: Any, vt: Any, w_o: Any, *rest: Any) -> Any:
         import torch
@@ -25,14 +25,13 @@ def module(norm: bool) -> Any:
         from trueness.optimized import attention
         from trueness.optimized.attention.cuda import operator
 
-        *gains, table, window, heads = rest[:-1] if norm else rest
-        now = t.float()
-        q_t, k_t, v_t = (now @ w.float() for w in (qt, kt, vt))
+        *gains, table, window, num_heads = rest[:-1] if norm else rest
+        q_t, k_t, v_t = (t.float() @ w.float() for w in (qt, kt, vt))
         time = torch.stack([q_t, v_t, k_t] if norm else [q_t + 0 * k_t, v_t], 1)
         gain = torch.stack([g.float() for g in gains]) if norm else None
         bias = attention.relative_position_bias(table.float(), window)
-        size = (window, heads, rest[-1] if norm else 0.0)
-        return operator.module(x, torch.cat([qs, ks, vs], 1), time, gain, bias, w_o, size)
+        config = (window, num_heads, rest[-1] if norm else 0.0)
+        return operator.project_and_attend(x, torch.cat([qs, ks, vs], 1), time, gain, bias, w_o, config)
 
     return call
 

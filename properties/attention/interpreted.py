@@ -15,16 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.optimized.attention.cuda import backward as _attention_triton_backward
-from trueness.optimized.attention.cuda import common
-from trueness.optimized.attention.cuda import forward as _attention_triton
+from trueness.optimized.attention.cuda import backward, common, forward
 from trueness.properties import attention
 from trueness.properties.attention import cuda as implementation
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case
 from trueness.tools.triton.interpreter import Record, watched
 
-MODULES = (common, _attention_triton, _attention_triton_backward)
+MODULES = (common, forward, backward)
 
 
 def ran(trial: Trial, values: Any, gradient: bool) -> tuple[Any, list[Any]]:
@@ -46,7 +44,7 @@ def judged(dtype: str, window: int, width: int, gradient: bool) -> tuple[float, 
     trial = Trial(declared, declared.implementations[0], dtype, function=implementation.module(False))
     two = 2 if window != 8 or width > 64 else 1
     sizes = {"B": two, "h": 1, "w": 1 if window > 8 else 2, "d": width, "E": 2}
-    values = trial.arguments_f64(Case(sizes=sizes, seed=3, spread=1.0, scalars={"window": window, "heads": two}))
+    values = trial.arguments_f64(Case(sizes=sizes, seed=3, spread=1.0, scalars={"window": window, "num_heads": two}))
     with watched() as record:
         try:
             y, pulled = ran(trial, values, gradient)

@@ -1,4 +1,4 @@
-"""Laws of the folded form of TMSA, forward and backward, and of where it must not be used; the operator for CUDA."""
+"""Laws of TMSA with x_t W_kt folded away, forward and backward; of where that is wrong; the operator for CUDA."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from trueness.optimized import attention as fast
-from trueness.optimized.attention import cpu as windows
+from trueness.optimized.attention import cpu
 from trueness.optimized.attention.cuda import operator
-from trueness.properties.attention.test_laws import F64, changed, tmsa_arguments
-from trueness.reference import attention as true
+from trueness.properties.attention.laws import F64, changed, ours, tmsa_arguments, true
+from trueness.reference import attention as reference
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
 
 NAMES = ("x", "t", "w_qs", "w_ks", "w_vs", "w_qt", "w_kt", "w_vt", "w_o", "bias_table")
@@ -25,7 +24,7 @@ def leaves(a: tuple[Any, ...]) -> list[Any]:
 
 def pulled(a: tuple[Any, ...], g: np.ndarray) -> list[torch.Tensor]:
     natives = leaves(a)
-    return list(torch.autograd.grad(fast.tmsa(*natives), natives[:10], torch.from_numpy(g)))
+    return list(torch.autograd.grad(ours.tmsa(*natives), natives[:10], torch.from_numpy(g)))
 
 
 @pytest.mark.parametrize("window, rows, columns", WINDOWS)
@@ -34,8 +33,8 @@ def test_the_folded_form_and_its_gradients_are_the_literal_ones(window: int, row
     g = np.random.default_rng(1).standard_normal(a[0].shape)
     units = [F64.u] * 10 + [0.0, 0.0]
     (value,) = bounds(true.tmsa, a, units, F64, 64 + window**2)
-    assert value.ratio(fast.tmsa(*leaves(a)).detach().numpy()).max() <= LIMITS["fused"]
-    gradients = bounds(true.tmsa_vjp, (g, *a), [F64.u, *units], F64, 64 + 16 * window**2)
+    assert value.ratio(ours.tmsa(*leaves(a)).detach().numpy()).max() <= LIMITS["fused"]
+    gradients = bounds(reference.tmsa_vjp, (g, *a), [F64.u, *units], F64, 64 + 16 * window**2)
     for name, bound, found in zip(NAMES, gradients, pulled(a, g), strict=True):
         assert bound.ratio(found.numpy()).max() <= LIMITS["fused"], name
 
@@ -56,14 +55,14 @@ def test_what_cancels_still_shows_when_it_is_no_number(value: float) -> None:
     a = tmsa_arguments(0, 2)
     broken = changed(a, w_kt=np.full_like(a[6], value))
     assert np.isnan(true.tmsa(*broken)).all()
-    assert fast.tmsa(*leaves(broken)).isnan().all()
+    assert ours.tmsa(*leaves(broken)).isnan().all()
 
 
 def test_with_norms_or_a_time_token_at_every_position_w_kt_matters() -> None:
     a = leaves(tmsa_arguments(0, 2, columns=2))
     gains = [torch.ones(3, dtype=torch.float64)] * 2
     by_token = [a[0], torch.randn(*a[0].shape[:3], 4, dtype=torch.float64), *a[2:]]
-    for y in (fast.tmsa_tokens(*by_token), fast.tmsa_qk_norm(*a[:9], *gains, *a[9:], 1e-6)):
+    for y in (ours.tmsa_tokens(*by_token), ours.tmsa_qk_norm(*a[:9], *gains, *a[9:], 1e-6)):
         (gradient,) = torch.autograd.grad(y.square().sum(), a[6])
         assert gradient.abs().min() > 0
 
@@ -71,7 +70,7 @@ def test_with_norms_or_a_time_token_at_every_position_w_kt_matters() -> None:
 def test_a_time_token_repeated_at_every_position_is_one_for_the_image() -> None:
     a = leaves(tmsa_arguments(0, 2, columns=2))
     everywhere = a[1][:, None, None].expand(*a[0].shape[:3], -1)
-    found, want = fast.tmsa_tokens(a[0], everywhere, *a[2:]), fast.tmsa(*a)
+    found, want = ours.tmsa_tokens(a[0], everywhere, *a[2:]), ours.tmsa(*a)
     natives = [x.detach().numpy() if isinstance(x, torch.Tensor) else x for x in a]
     bound = bounds(true.tmsa, natives, [F64.u] * 10 + [0.0, 0.0], F64, 64)[0]
     assert (np.abs((found - want).detach().numpy()) <= 2 * LIMITS["fused"] * bound.B).all()
@@ -88,7 +87,7 @@ def test_the_backward_can_be_differentiated(name: str) -> None:
         full = list(a)
         for i, x in zip(chosen, tensors, strict=True):
             full[i] = x
-        return getattr(fast, name)(*full)
+        return getattr(ours, name)(*full)
 
     assert torch.autograd.gradgradcheck(call, [a[i] for i in chosen], fast_mode=True)
 
@@ -97,8 +96,8 @@ def test_blocks_of_queries_give_what_all_queries_give(monkeypatch: pytest.Monkey
     a = tmsa_arguments(0, 4)
     g = np.random.default_rng(1).standard_normal(a[0].shape)
     units = [F64.u] * 11 + [0.0, 0.0]
-    gradients = bounds(true.tmsa_vjp, (g, *a), units, F64, 320)
-    monkeypatch.setattr(windows, "SCORES", 200)
+    gradients = bounds(reference.tmsa_vjp, (g, *a), units, F64, 320)
+    monkeypatch.setattr(cpu, "SCORES", 200)
     for name, bound, found in zip(NAMES, gradients, pulled(a, g), strict=True):
         assert bound.ratio(found.numpy()).max() <= LIMITS["fused"], name
 

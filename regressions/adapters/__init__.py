@@ -33,17 +33,17 @@ def dropout_in_the_middle(x: Any, weight: Any, lora_A: Any, lora_B: Any, mask: A
 
 def dropout_on_everything(x: Any, weight: Any, lora_A: Any, lora_B: Any, mask: Any, alpha: Any, p: Any) -> Any:
     """(W_0 + (α/r) B A) dropout(x): the frozen path sees it too"""
-    return true.lora(true._dropped(x, mask, p), weight, lora_A, lora_B, np.ones_like(mask), alpha, 0.0)
+    return true.lora(true._dropped(x, mask, p), weight, lora_A, lora_B, alpha=alpha)
 
 
 def not_rescaled(x: Any, weight: Any, lora_A: Any, lora_B: Any, mask: Any, alpha: Any, p: Any) -> Any:
     """What is kept is not divided by 1 − p"""
-    return true.lora(x, weight, lora_A, lora_B, mask, alpha, 0.0)
+    return true.lora(x, weight, lora_A, lora_B, mask=mask, alpha=alpha)
 
 
 def not_divided_by_rank(x: Any, weight: Any, lora_A: Any, lora_B: Any, mask: Any, alpha: Any, p: Any) -> Any:
     """α for α/r"""
-    return true.lora(x, weight, lora_A, lora_B, mask, alpha * len(lora_A), p)
+    return true.lora(x, weight, lora_A, lora_B, mask=mask, alpha=alpha * len(lora_A), p=p)
 
 
 def merged_without_scale(weight: Any, lora_A: Any, lora_B: Any, alpha: Any) -> Any:
@@ -53,7 +53,7 @@ def merged_without_scale(weight: Any, lora_A: Any, lora_B: Any, alpha: Any) -> A
 
 def merged_again(weight: Any, lora_A: Any, lora_B: Any, alpha: Any) -> Any:
     """unmerging adds"""
-    return true.merge(weight, lora_A, lora_B, alpha)
+    return true.merge(weight, lora_A, lora_B, alpha=alpha)
 
 
 WEIGHT = np.array([[1.0, -2.0, 0.5], [0.25, 1.0, -1.0]])

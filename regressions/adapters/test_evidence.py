@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from trueness.optimized import adapters as fast
-from trueness.reference import adapters as true
+from trueness.properties import adapters as declared
 from trueness.regressions import adapters as wrong
 from trueness.regressions.adapters import LAYER, LORA_A, LORA_B, MASK, WEIGHT, X
 
-PLACES = (true.lora, wrong.dropout_in_the_middle, wrong.dropout_on_the_output)
+FORMULAS = {formula.name: formula for formula in declared.FORMULAS}
+lora, merge = (FORMULAS[name].reference for name in ("adapters.lora", "adapters.merge"))  # arguments by position
+
+PLACES = (lora, wrong.dropout_in_the_middle, wrong.dropout_on_the_output)
 M = 4.0 * LORA_B @ LORA_A
 
 
@@ -37,7 +40,7 @@ def test_the_means_agree_and_the_covariances_do_not_ATLAS_11_ATLAS_11b() -> None
     n = 40_000
     x, s_b = X[0], 4.0 * LORA_B
     want = {
-        true.lora: M @ np.diag(x**2) @ M.T,
+        lora: M @ np.diag(x**2) @ M.T,
         wrong.dropout_in_the_middle: s_b @ np.diag((LORA_A @ x) ** 2) @ s_b.T,
         wrong.dropout_on_the_output: np.diag((M @ x) ** 2),
     }
@@ -47,7 +50,7 @@ def test_the_means_agree_and_the_covariances_do_not_ATLAS_11_ATLAS_11b() -> None
         centred = h - (WEIGHT + M) @ x
         products = centred[:, :, None] * centred[:, None, :]
         assert (np.abs(products.mean(0) - covariance) <= 5 * np.abs(products).max() / math.sqrt(n)).all()
-    correlated = want[true.lora][0, 1] / math.sqrt(np.prod(np.diag(want[true.lora])))
+    correlated = want[lora][0, 1] / math.sqrt(np.prod(np.diag(want[lora])))
     assert abs(correlated) > 0.5 and want[wrong.dropout_on_the_output][0, 1] == 0
 
 
@@ -69,24 +72,24 @@ def test_peft_and_loralib_drop_the_input_ATLAS_11_ATLAS_11b() -> None:
 
 def test_a_kept_input_is_scaled_up_ATLAS_11c() -> None:
     everything = np.ones_like(MASK)
-    kept = true.lora(X, 0 * WEIGHT, LORA_A, LORA_B, everything, 8.0, 0.5)
+    kept = lora(X, 0 * WEIGHT, LORA_A, LORA_B, everything, 8.0, 0.5)
     assert (kept == 2 * wrong.not_rescaled(X, 0 * WEIGHT, LORA_A, LORA_B, everything, 8.0, 0.5)).all()
 
 
 def test_alpha_counts_by_rank_ATLAS_11d() -> None:
     """A rank that is doubled by repeating A and B doubles B A: α/r keeps the layer what it was."""
     twice = (np.concatenate([LORA_A, LORA_A]), np.concatenate([LORA_B, LORA_B], 1))
-    assert (true.lora(X, WEIGHT, *twice, MASK, 8.0, 0.5) == true.lora(*LAYER)).all()
+    assert (lora(X, WEIGHT, *twice, MASK, 8.0, 0.5) == lora(*LAYER)).all()
     assert (wrong.not_divided_by_rank(X, WEIGHT, *twice, MASK, 8.0, 0.5) != wrong.not_divided_by_rank(*LAYER)).any()
     assert (
         wrong.not_divided_by_rank(X, WEIGHT, LORA_A[:1], LORA_B[:, :1], MASK, 8.0, 0.5)
-        == true.lora(X, WEIGHT, LORA_A[:1], LORA_B[:, :1], MASK, 8.0, 0.5)
+        == lora(X, WEIGHT, LORA_A[:1], LORA_B[:, :1], MASK, 8.0, 0.5)
     ).all(), "invisible at rank one"
 
 
 def test_merging_without_the_scale_is_right_for_alpha_equal_rank_alone_ATLAS_11e() -> None:
-    assert (wrong.merged_without_scale(WEIGHT, LORA_A, LORA_B, 2.0) == true.merge(WEIGHT, LORA_A, LORA_B, 2.0)).all()
-    assert (wrong.merged_without_scale(WEIGHT, LORA_A, LORA_B, 8.0) != true.merge(WEIGHT, LORA_A, LORA_B, 8.0)).all()
+    assert (wrong.merged_without_scale(WEIGHT, LORA_A, LORA_B, 2.0) == merge(WEIGHT, LORA_A, LORA_B, 2.0)).all()
+    assert (wrong.merged_without_scale(WEIGHT, LORA_A, LORA_B, 8.0) != merge(WEIGHT, LORA_A, LORA_B, 8.0)).all()
 
 
 def test_a_layer_merged_at_every_evaluation_drifts_and_ours_does_not_ATLAS_11f() -> None:
@@ -116,5 +119,5 @@ def test_a_list_of_targets_that_selects_nothing_is_refused_ATLAS_11g() -> None:
 
 def test_the_frozen_path_sees_the_whole_input_ATLAS_11h() -> None:
     nothing = 0 * LORA_B
-    assert (true.lora(X, WEIGHT, LORA_A, nothing, MASK, 8.0, 0.5) == X @ WEIGHT.T).all()
+    assert (lora(X, WEIGHT, LORA_A, nothing, MASK, 8.0, 0.5) == X @ WEIGHT.T).all()
     assert (wrong.dropout_on_everything(X, WEIGHT, LORA_A, nothing, MASK, 8.0, 0.5) != X @ WEIGHT.T).any()
