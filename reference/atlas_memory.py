@@ -12,6 +12,8 @@ Batch entries and heads never mix.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +35,76 @@ POLAR_EXPRESS = (
 )
 EPS = 1e-8
 DECAY = 0.9
+
+
+@dataclass(frozen=True)
+class OmegaConfig:
+    """Which Omega rule.
+
+    chunk_size          C  int   tokens whose gradients are taken at one memory, at least 1
+    objective                    "l2": ½|kᵀM − v|², or "dot": −⟨kᵀM, v⟩
+    optimizer                    "gd": U_t = S_t; "muon": U_t = NS(S_t); "muon_chunk": U_t = NS(S at the end of t's
+                                 chunk), and every token of the chunk reads M̂; "norm_ema": U_t = i_t g_t/(m_t + ε),
+                                 m_t = 0.9 m_{t−1} + 0.1 ‖g_t‖_F from m_0 = 0 in every call. ε = 10⁻⁸, NS by JORDAN
+    lr_inside_momentum     bool  False: i_t = 1, w_t = η_t (eq. 32); True: i_t = η_t, w_t = 1 (eq. 12-13)
+    read_before_update     bool  False: o_t = q_tᵀ M_t (eq. 29); True: o_t = q_tᵀ M_{t−1}; ignored by "muon_chunk"
+    clip                         None, or a positive number that bounds every element of a gradient
+    """
+
+    chunk_size: int = 16
+    objective: str = "l2"
+    optimizer: str = "gd"
+    lr_inside_momentum: bool = False
+    read_before_update: bool = False
+    clip: float | None = None
+
+
+class OmegaState(NamedTuple):
+    """Before the first token of a call of ``omega``, or after the last.
+
+    memory    M_t  (B, H, P, V)    memory
+    momentum  S_t  (B, H, P, V)    momentum
+    k_window       (B, c−1, H, P)  features of the last c − 1 tokens, zeros where there are none
+    v_window       (B, c−1, H, V)  their values
+    """
+
+    memory: Any
+    momentum: Any
+    k_window: Any
+    v_window: Any
+
+
+class SeparableState(NamedTuple):
+    """Before the first token of a call of ``omega_separable``, or after the last.
+
+    memory, momentum, k_window, v_window  as in ``OmegaState``
+    source_window                         (B, c−1, H)  weights of the last c − 1 tokens
+    """
+
+    memory: Any
+    momentum: Any
+    k_window: Any
+    v_window: Any
+    source_window: Any
+
+
+class OmegaMlpState(NamedTuple):
+    """Before the first token of a call of ``omega_mlp``, or after the last.
+
+    w1        W1  (B, H, V, N)    outer weights
+    w2        W2  (B, H, N, V)    inner weights
+    s1        S1  (B, H, V, N)    momentum of W1
+    s2        S2  (B, H, N, V)    momentum of W2
+    k_window      (B, c−1, H, V)  the last c − 1 keys, zeros where there are none
+    v_window      (B, c−1, H, V)  their values
+    """
+
+    w1: Any
+    w2: Any
+    s1: Any
+    s2: Any
+    k_window: Any
+    v_window: Any
 
 
 def _head(gate):
@@ -72,7 +144,7 @@ def taylor_coefficients(degree):
     return np.array([1 / math.factorial(i) for i in range(degree + 1)])
 
 
-def window_weights(window, decay):
+def window_weights(window, *, decay=0.1):
     """γ_j = exp(−λ j) / Σ_i exp(−λ i)
 
     window   c  int     tokens in the window, at least 1
@@ -83,7 +155,7 @@ def window_weights(window, decay):
     return weights / np.sum(weights)
 
 
-def elementwise_features(x, coefficients, clamp):
+def elementwise_features(x, coefficients, *, clamp=10.0):
     """φ(x) = [a_0 1; a_1 x̂; a_2 x̂²; …; a_p x̂^p],  x̂ = min(max(x, −κ), κ), powers element by element
 
     With a_i = 1/i! its kernel is φ(x)ᵀφ(y) = Σ_d Σ_i (x̂_d ŷ_d)^i/(i!)², which tends to Σ_d ₀F₁(; 1; x̂_d ŷ_d) and not to
@@ -155,7 +227,7 @@ def tensor_features_vjp(cotangent, x, degree):
 # -- Newton–Schulz ----------------------------------------------------------------------------------------------------
 
 
-def newton_schulz(g, coefficients, eps):
+def newton_schulz(g, *, coefficients=JORDAN, eps=EPS):
     """NS(G): X = G/(‖G‖_F + ε),  then X ← a X + (b A + c A²) X with A = X Xᵀ for every (a, b, c)
 
     Every singular value goes through the polynomials p(s) = a s + b s³ + c s⁵; singular vectors stay. JORDAN (Jordan
@@ -169,7 +241,8 @@ def newton_schulz(g, coefficients, eps):
     returns       NS     (..., R, C)  with a number times G the same but for ε
     """
     if g.shape[-2] > g.shape[-1]:
-        return np.swapaxes(newton_schulz(np.swapaxes(g, -1, -2), coefficients, eps), -1, -2)
+        turned = newton_schulz(np.swapaxes(g, -1, -2), coefficients=coefficients, eps=eps)
+        return np.swapaxes(turned, -1, -2)
     return _iterates(g, coefficients, eps)[-1]
 
 
@@ -209,7 +282,7 @@ def newton_schulz_vjp(cotangent, g, coefficients, eps):
     return pulled / (n + eps) - g * np.where(n > 0, inner / (np.where(n > 0, n, 1.0) * (n + eps) * (n + eps)), 0.0)
 
 
-def newton_schulz_lowrank(x, y, coefficients, eps):
+def newton_schulz_lowrank(x, y, *, coefficients=JORDAN, eps=EPS):
     """NS(Xᵀ Y)
 
     A matrix of rank r at most, such as the gradient of r tokens. NS(Xᵀ Y) = Q_x NS(R_x R_yᵀ) Q_yᵀ, Xᵀ = Q_x R_x and
@@ -221,7 +294,7 @@ def newton_schulz_lowrank(x, y, coefficients, eps):
     eps           ε      number       ≥ 0; NS(0) = 0 if it is > 0
     returns       NS     (..., P, V)
     """
-    return newton_schulz(np.swapaxes(x, -1, -2) @ y, coefficients, eps)
+    return newton_schulz(np.swapaxes(x, -1, -2) @ y, coefficients=coefficients, eps=eps)
 
 
 def newton_schulz_lowrank_vjp(cotangent, x, y, coefficients, eps):
@@ -237,61 +310,87 @@ def omega(
     q,
     k,
     v,
+    *,
     alpha,
     eta,
     theta,
     gamma,
-    memory,
-    momentum,
-    k_window,
-    v_window,
-    chunk_size,
-    objective,
-    optimizer,
-    placement,
-    read,
-    clip,
+    config: OmegaConfig = OmegaConfig(),
+    initial_state: OmegaState | None = None,
+    output_final_state=False,
+    cu_seqlens=None,
 ):
     """S_t = θ_t S_{t−1} + i_t g_t,  M_t = α_t M_{t−1} − w_t U_t,  o_t = q_tᵀ M_t        (eq. 9, 15-16, 32-33)
 
-    g_t = Σ_{j<c} γ_{t,j} k_{t−j} (k_{t−j}ᵀ M̂ − v_{t−j})ᵀ, every element held in [−clip, clip] if there is a clip;
+    g_t = Σ_{j<c} γ_{t,j} k_{t−j} (k_{t−j}ᵀ M̂ − v_{t−j})ᵀ, every element bounded by [−clip, clip] if there is a clip;
     for the objective "dot", −k vᵀ in place of k (kᵀM̂ − v)ᵀ. M̂ is the memory before the first token of the chunk.
 
-    q           q   (B, T, H, P)    features of the queries
-    k           k   (B, T, H, P)    features of the keys
-    v           v   (B, T, H, V)    values
-    alpha       α   (B, T, H)       share of the memory that stays, in [0, 1]
-    eta         η   (B, T, H)       step size, ≥ 0
-    theta       θ   (B, T, H)       share of the momentum that stays, in [0, 1]
-    gamma       γ   (B, T, H, c)    weight of token t − j at time t; not renormalised where the window is not full
-    memory      M_0 (B, H, P, V)    memory before the first token
-    momentum    S_0 (B, H, P, V)    momentum before the first token
-    k_window        (B, c−1, H, P)  features of the last c − 1 tokens before the first, zeros where there are none
-    v_window        (B, c−1, H, V)  their values
-    chunk_size  C   int             tokens whose gradients are taken at one memory, at least 1
-    objective                       "l2": ½|kᵀM − v|², or "dot": −⟨kᵀM, v⟩
-    optimizer                       "gd": U_t = S_t; "muon": U_t = NS(S_t); "muon_chunk": U_t = NS(S at the end of t's
-                                    chunk), and every token of the chunk reads M̂; "norm_ema": U_t = i_t g_t/(m_t + ε),
-                                    m_t = 0.9 m_{t−1} + 0.1 ‖g_t‖_F from m_0 = 0 in every call. ε = 10⁻⁸, NS by JORDAN
-    placement                       "outer": i_t = 1, w_t = η_t (eq. 32); "inner": i_t = η_t, w_t = 1 (eq. 12-13)
-    read                            "post": o_t = q_tᵀ M_t (eq. 29); "pre": o_t = q_tᵀ M_{t−1}; not looked at for
-                                    "muon_chunk"
-    clip                            None, or a positive number
+    q           q   (B, T, H, P)  features of the queries
+    k           k   (B, T, H, P)  features of the keys
+    v           v   (B, T, H, V)  values
+    alpha       α   (B, T, H)     share of the memory that stays, in [0, 1]
+    eta         η   (B, T, H)     step size, ≥ 0
+    theta       θ   (B, T, H)     share of the momentum that stays, in [0, 1]
+    gamma       γ   (B, T, H, c)  weight of token t − j at time t; not renormalised where the window is not full
+    config                        chunk size, objective, optimizer, …; see ``OmegaConfig``
+    initial_state                 memory, momentum and window before the first token, zeros by default
+    output_final_state            return the state after the last token; the next call begins a new chunk
+    cu_seqlens  n   (N+1,)        0, T_1, T_1 + T_2, …, T. With it B = 1, and tokens n_i … n_{i+1} − 1 are sequence i,
+                                  by itself; states are (N, …), and a sequence may be empty
     returns     o   (B, T, H, V)
-                M_T (B, H, P, V)
-                S_T (B, H, P, V)
+                state             ``OmegaState``, or None if not asked for
     """
-    arguments = (k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window)
-    tokens = _tokens(*arguments, chunk_size, objective, optimizer, placement, clip)
-    reads = [_row(q[:, t], _is_read(token, optimizer, read)) for t, token in enumerate(tokens)]
-    return np.stack(reads, axis=1), tokens[-1]["M"], tokens[-1]["S"]
+    tokens = (q, k, v, alpha, eta, theta, gamma)
+    if cu_seqlens is None:
+        state = _zero_state(tokens, len(q)) if initial_state is None else initial_state
+        o, state = _omega(tokens, state, config)
+        return o, state if output_final_state else None
+    sequences = len(cu_seqlens) - 1
+    state = _zero_state(tokens, sequences) if initial_state is None else initial_state
+    reads, states = [v[:, :0]], []
+    for i in range(sequences):
+        own, before = _sequence(i, cu_seqlens, tokens, state)
+        o, after = _omega(own, before, config) if own[0].shape[1] else (v[:, :0], before)
+        reads, states = [*reads, o], [*states, after]
+    joined = OmegaState(*(np.concatenate(parts) for parts in zip(*states, strict=True)))
+    return np.concatenate(reads, axis=1), joined if output_final_state else None
 
 
-def _is_read(token, optimizer, read):
+def _omega(tokens, state, config):
+    """Outputs and final state of sequences of one length"""
+    q, k, v, *_ = tokens
+    modes = config.chunk_size, config.objective, config.optimizer, config.lr_inside_momentum, config.clip
+    found = _tokens(*tokens[1:], *state, *modes)
+    reads = [
+        _row(q[:, t], _is_read(token, config.optimizer, config.read_before_update)) for t, token in enumerate(found)
+    ]
+    windows = _last(state.k_window, k), _last(state.v_window, v)
+    return np.stack(reads, axis=1), OmegaState(found[-1]["M"], found[-1]["S"], *windows)
+
+
+def _last(window, x):
+    """The last c − 1 tokens of x, and of the window before it"""
+    return np.concatenate([window, x], axis=1)[:, x.shape[1] :]
+
+
+def _zero_state(tokens, batch):
+    """The state before any token"""
+    q, k, v, *_, gamma = tokens
+    memory, before = np.zeros((batch, q.shape[2], q.shape[-1], v.shape[-1])), (batch, gamma.shape[-1] - 1, q.shape[2])
+    return OmegaState(memory, memory, np.zeros((*before, k.shape[-1])), np.zeros((*before, v.shape[-1])))
+
+
+def _sequence(i, cu_seqlens, tokens, state):
+    """The tokens of sequence i, and the state before them"""
+    start, end = int(cu_seqlens[i]), int(cu_seqlens[i + 1])
+    return [x[:, start:end] for x in tokens], OmegaState(*(x[i : i + 1] for x in state))
+
+
+def _is_read(token, optimizer, read_before_update):
     """The memory that a token reads."""
     if optimizer == "muon_chunk":
         return token["M̂"]
-    return token["M"] if read == "post" else token["M before"]
+    return token["M before"] if read_before_update else token["M"]
 
 
 def _tokens(
@@ -308,14 +407,14 @@ def _tokens(
     chunk_size,
     objective,
     optimizer,
-    placement,
+    lr_inside_momentum,
     clip,
 ):
     """The recurrence token by token: all that happens at each of them, by name."""
     length, window = gamma.shape[1], gamma.shape[-1]
     keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
     one = np.ones(eta.shape)
-    into, out = (one, eta) if placement == "outer" else (eta, one)
+    into, out = (eta, one) if lr_inside_momentum else (one, eta)
     M, S, m = memory, momentum, np.zeros(one[:, 0].shape)
     found = []
     for t in range(length):
@@ -333,7 +432,7 @@ def _tokens(
         if optimizer == "muon_chunk":
             kept, moved = alpha[:, t] * kept, alpha[:, t] * moved + out[:, t]
             last = t % chunk_size == chunk_size - 1 or t == length - 1
-            U = newton_schulz(S, JORDAN, EPS) if last else np.zeros(S.shape)
+            U = newton_schulz(S) if last else np.zeros(S.shape)
             M = _head(kept) * M_hat - _head(moved) * U if last else M_hat
         else:
             m = DECAY * m + (1 - DECAY) * _norm(g)[..., 0, 0] if optimizer == "norm_ema" else m
@@ -348,7 +447,7 @@ def _update(S, g, into, m, optimizer):
     if optimizer == "gd":
         return S
     if optimizer == "muon":
-        return newton_schulz(S, JORDAN, EPS)
+        return newton_schulz(S)
     return _head(into / (m + EPS)) * g
 
 
@@ -370,8 +469,8 @@ def omega_vjp(
     chunk_size,
     objective,
     optimizer,
-    placement,
-    read,
+    lr_inside_momentum,
+    read_before_update,
     clip,
 ):
     """Backwards through the tokens: M̄, S̄, m̄ and the gradient by M̂, which joins M̄ where a chunk begins
@@ -379,7 +478,7 @@ def omega_vjp(
     By q, k, v, α, η, θ, γ, M_0, S_0 and the window's keys and values, for all modes. The clip passes nothing outside.
     """
     arguments = (k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window)
-    tokens = _tokens(*arguments, chunk_size, objective, optimizer, placement, clip)
+    tokens = _tokens(*arguments, chunk_size, objective, optimizer, lr_inside_momentum, clip)
     length, window = gamma.shape[1], gamma.shape[-1]
     keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
     by_keys = [np.zeros(keys[:, 0].shape) for _ in range(keys.shape[1])]
@@ -390,7 +489,7 @@ def omega_vjp(
     for t in range(length - 1, -1, -1):
         token = tokens[t]
         seen = _outer(q[:, t], g_o[:, t])
-        by_q[t] = _column(_is_read(token, optimizer, read), g_o[:, t])
+        by_q[t] = _column(_is_read(token, optimizer, read_before_update), g_o[:, t])
         by_g = np.zeros(memory.shape)
         if optimizer == "muon_chunk":
             if t % chunk_size == chunk_size - 1 or t == length - 1:
@@ -404,10 +503,10 @@ def omega_vjp(
             by_into[t] = np.zeros(by_m.shape)
             by_M = np.zeros(memory.shape)
         else:
-            by_M = by_M + seen if read == "post" else by_M
+            by_M = by_M if read_before_update else by_M + seen
             by_alpha[t], by_out[t] = _sum(by_M, token["M before"]), -_sum(by_M, token["U"])
             by_U = -_head(token["out"]) * by_M
-            by_M = _head(alpha[:, t]) * by_M + (seen if read == "pre" else 0.0)
+            by_M = _head(alpha[:, t]) * by_M + (seen if read_before_update else 0.0)
             by_into[t] = np.zeros(by_m.shape)
             if optimizer == "gd":
                 by_S = by_S + by_U
@@ -441,7 +540,7 @@ def omega_vjp(
         by_gamma[t] = np.stack(weights, axis=-1)
         if t % chunk_size == 0:
             by_M, by_hat = by_M + by_hat, np.zeros(memory.shape)
-    gates = [np.stack(rows, axis=1) for rows in (by_alpha, by_out if placement == "outer" else by_into, by_theta)]
+    gates = [np.stack(rows, axis=1) for rows in (by_alpha, by_into if lr_inside_momentum else by_out, by_theta)]
     by_keys, by_values = np.stack(by_keys, axis=1), np.stack(by_values, axis=1)
     return (
         np.stack(by_q, axis=1),
@@ -454,64 +553,6 @@ def omega_vjp(
         by_keys[:, : window - 1],
         by_values[:, : window - 1],
     )
-
-
-def omega_varlen(
-    q,
-    k,
-    v,
-    alpha,
-    eta,
-    theta,
-    gamma,
-    memory,
-    momentum,
-    k_window,
-    v_window,
-    cu_seqlens,
-    chunk_size,
-    objective,
-    optimizer,
-    placement,
-    read,
-    clip,
-):
-    """o, M_n, S_n = omega of tokens n_i … n_{i+1} − 1, for every sequence i by itself, n = cu_seqlens
-
-    q           q   (1, T, H, P)    features of the queries, the sequences one after another
-    k           k   (1, T, H, P)    features of the keys
-    v           v   (1, T, H, V)    values
-    alpha       α   (1, T, H)       share of the memory that stays, in [0, 1]
-    eta         η   (1, T, H)       step size, ≥ 0
-    theta       θ   (1, T, H)       share of the momentum that stays, in [0, 1]
-    gamma       γ   (1, T, H, c)    weight of token t − j at time t
-    memory      M_0 (N, H, P, V)    memory before the first token of every sequence
-    momentum    S_0 (N, H, P, V)    momentum before it
-    k_window        (N, c−1, H, P)  features of the c − 1 tokens before it, zeros where there are none
-    v_window        (N, c−1, H, V)  their values
-    cu_seqlens  n   (N+1,)          0, T_1, T_1 + T_2, …, T; a sequence may be empty
-    chunk_size  C   int             as in ``omega``, and so are
-    objective, optimizer, placement, read, clip
-    returns     o   (1, T, H, V)
-                M   (N, H, P, V)    after the last token of every sequence; M_0 of one without tokens
-                S   (N, H, P, V)
-    """
-    modes = chunk_size, objective, optimizer, placement, read, clip
-    reads, memories, momenta = [v[:, :0]], [], []
-    for i in range(len(cu_seqlens) - 1):
-        tokens, state = _sequence(
-            i, cu_seqlens, q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window
-        )
-        o, M, S = omega(*tokens, *state, *modes) if tokens[0].shape[1] else (v[:, :0], state[0], state[1])
-        reads, memories, momenta = [*reads, o], [*memories, M], [*momenta, S]
-    return tuple(np.concatenate(parts, axis=axis) for parts, axis in ((reads, 1), (memories, 0), (momenta, 0)))
-
-
-def _sequence(i, cu_seqlens, q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window):
-    """The tokens of sequence i, and the state before them"""
-    start, end = int(cu_seqlens[i]), int(cu_seqlens[i + 1])
-    tokens = [x[:, start:end] for x in (q, k, v, alpha, eta, theta, gamma)]
-    return tokens, [x[i : i + 1] for x in (memory, momentum, k_window, v_window)]
 
 
 def omega_varlen_vjp(
@@ -533,20 +574,20 @@ def omega_varlen_vjp(
     chunk_size,
     objective,
     optimizer,
-    placement,
-    read,
+    lr_inside_momentum,
+    read_before_update,
     clip,
 ):
     """``omega_vjp`` of every sequence by itself; M̄ and S̄ of one without tokens go through"""
-    modes = chunk_size, objective, optimizer, placement, read, clip
-    tensors = q, k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window
+    modes = chunk_size, objective, optimizer, lr_inside_momentum, read_before_update, clip
+    row, states = (q, k, v, alpha, eta, theta, gamma), (memory, momentum, k_window, v_window)
     found = []
     for i in range(len(cu_seqlens) - 1):
-        tokens, state = _sequence(i, cu_seqlens, *tensors)
+        tokens, state = _sequence(i, cu_seqlens, row, states)
         g = g_o[:, int(cu_seqlens[i]) : int(cu_seqlens[i + 1])], g_memory[i : i + 1], g_momentum[i : i + 1]
         empty = (*tokens, g[1], g[2], 0 * state[2], 0 * state[3])
         found = [*found, omega_vjp(*g, *tokens, *state, *modes) if tokens[0].shape[1] else empty]
-    return tuple(np.concatenate([parts[n] for parts in found], axis=1 if n < 7 else 0) for n in range(len(tensors)))
+    return tuple(np.concatenate([parts[n] for parts in found], axis=1 if n < 7 else 0) for n in range(11))
 
 
 # -- a memory of two layers -------------------------------------------------------------------------------------------
@@ -556,20 +597,14 @@ def omega_mlp(
     q,
     k,
     v,
+    *,
     alpha,
     eta,
     theta,
     gamma,
-    w1,
-    w2,
-    s1,
-    s2,
-    k_window,
-    v_window,
-    chunk_size,
-    optimizer,
-    placement,
-    read,
+    initial_state: OmegaMlpState,
+    config: OmegaConfig = OmegaConfig(),
+    output_final_state=False,
 ):
     """S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t U_t,  o_t = f(q_t; W_t)        (eq. 42)
 
@@ -578,49 +613,46 @@ def omega_mlp(
     g_t = Σ_{j<c} γ_{t,j} ∇½|f(k_{t−j}) − v_{t−j}|² of both matrices at the weights before the first token of the chunk:
     with z = Ŵ2 k, e = f(k) − v and d = (Ŵ1ᵀe) σ'(z) it is e σ(z)ᵀ for W1 and d kᵀ for W2.
 
-    q           q   (B, T, H, V)    queries
-    k           k   (B, T, H, V)    keys
-    v           v   (B, T, H, V)    values
-    alpha       α   (B, T, H)       share of the weights that stays, in [0, 1]
-    eta         η   (B, T, H)       step size, ≥ 0
-    theta       θ   (B, T, H)       share of the momentum that stays, in [0, 1]
-    gamma       γ   (B, T, H, c)    weight of token t − j at time t
-    w1          W1  (B, H, V, N)    outer weights before the first token
-    w2          W2  (B, H, N, V)    inner weights
-    s1          S1  (B, H, V, N)    momentum of W1
-    s2          S2  (B, H, N, V)    momentum of W2
-    k_window        (B, c−1, H, V)  the last c − 1 keys before the first token, zeros where there are none
-    v_window        (B, c−1, H, V)  their values
-    chunk_size  C   int             tokens whose gradients are taken at one set of weights, at least 1
-    optimizer                       of each matrix, as in ``omega``: "gd", "muon" or "muon_chunk"
-    placement                       "outer": i_t = 1, w_t = η_t; "inner": i_t = η_t, w_t = 1
-    read                            "post": o_t = f(q_t; W_t); "pre": o_t = f(q_t; W_{t−1}); not looked at for
-                                    "muon_chunk"
-    returns     o   (B, T, H, V)
-                W1, W2, S1, S2 after the last token
+    q              q  (B, T, H, V)  queries
+    k              k  (B, T, H, V)  keys
+    v              v  (B, T, H, V)  values
+    alpha          α  (B, T, H)     share of the weights that stays, in [0, 1]
+    eta            η  (B, T, H)     step size, ≥ 0
+    theta          θ  (B, T, H)     share of the momentum that stays, in [0, 1]
+    gamma          γ  (B, T, H, c)  weight of token t − j at time t
+    initial_state                   weights, momenta and window before the first token
+    config                          as in ``omega``, each matrix with its own update; the objective is "l2", the
+                                    optimizer "gd", "muon" or "muon_chunk", and there is no clip
+    output_final_state              return the state after the last token; the next call begins a new chunk
+    returns        o  (B, T, H, V)
+                   state            ``OmegaMlpState``, or None if not asked for
     """
-    arguments = (k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window)
-    tokens = _mlp_tokens(*arguments, chunk_size, optimizer, placement)
+    arguments = (k, v, alpha, eta, theta, gamma, *initial_state)
+    tokens = _mlp_tokens(*arguments, config.chunk_size, config.optimizer, config.lr_inside_momentum)
     reads = []
     for t, token in enumerate(tokens):
-        outer, inner = _are_read(token, optimizer, read)
+        outer, inner = _are_read(token, config.optimizer, config.read_before_update)
         reads = [*reads, q[:, t] + _column(outer, _silu(_column(inner, q[:, t])))]
-    return np.stack(reads, axis=1), *tokens[-1]["W"], *tokens[-1]["S"]
+    windows = _last(initial_state.k_window, k), _last(initial_state.v_window, v)
+    state = OmegaMlpState(*tokens[-1]["W"], *tokens[-1]["S"], *windows)
+    return np.stack(reads, axis=1), state if output_final_state else None
 
 
-def _are_read(token, optimizer, read):
+def _are_read(token, optimizer, read_before_update):
     """The weights that a token reads."""
     if optimizer == "muon_chunk":
         return token["Ŵ"]
-    return token["W"] if read == "post" else token["W before"]
+    return token["W before"] if read_before_update else token["W"]
 
 
-def _mlp_tokens(k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window, chunk_size, optimizer, placement):
+def _mlp_tokens(
+    k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window, chunk_size, optimizer, lr_inside_momentum
+):
     """The recurrence token by token: pairs of both layers, by name."""
     length, window = gamma.shape[1], gamma.shape[-1]
     keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
     one = np.ones(eta.shape)
-    into, out = (one, eta) if placement == "outer" else (eta, one)
+    into, out = (eta, one) if lr_inside_momentum else (one, eta)
     W, S, found = (w1, w2), (s1, s2), []
     for t in range(length):
         if t % chunk_size == 0:
@@ -636,7 +668,7 @@ def _mlp_tokens(k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_wind
         token = {"Ŵ": W_hat, "W before": W, "S before": S, "g": (g1, g2), "into": into[:, t], "out": out[:, t]}
         token = {**token, "kept before": kept, "moved before": moved}
         S = tuple(_head(theta[:, t]) * s + _head(into[:, t]) * g for s, g in zip(S, (g1, g2), strict=True))
-        U = S if optimizer == "gd" else tuple(newton_schulz(s, JORDAN, EPS) for s in S)
+        U = S if optimizer == "gd" else tuple(newton_schulz(s) for s in S)
         if optimizer == "muon_chunk":
             kept, moved = alpha[:, t] * kept, alpha[:, t] * moved + out[:, t]
             last = t % chunk_size == chunk_size - 1 or t == length - 1
@@ -685,15 +717,15 @@ def omega_mlp_vjp(
     v_window,
     chunk_size,
     optimizer,
-    placement,
-    read,
+    lr_inside_momentum,
+    read_before_update,
 ):
     """Backwards through the tokens: W̄, S̄ and the gradient by Ŵ, which joins W̄ where a chunk begins
 
     By q, k, v, α, η, θ, γ, W1, W2, S1, S2 and the window's keys and values.
     """
     arguments = (k, v, alpha, eta, theta, gamma, w1, w2, s1, s2, k_window, v_window)
-    tokens = _mlp_tokens(*arguments, chunk_size, optimizer, placement)
+    tokens = _mlp_tokens(*arguments, chunk_size, optimizer, lr_inside_momentum)
     length, window = gamma.shape[1], gamma.shape[-1]
     keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
     by_keys = [np.zeros(keys[:, 0].shape) for _ in range(keys.shape[1])]
@@ -704,7 +736,7 @@ def omega_mlp_vjp(
     by_kept, by_moved = np.zeros(alpha[:, 0].shape), np.zeros(alpha[:, 0].shape)
     for t in range(length - 1, -1, -1):
         token = tokens[t]
-        outer, inner = _are_read(token, optimizer, read)
+        outer, inner = _are_read(token, optimizer, read_before_update)
         z = _column(inner, q[:, t])
         by_z = _row(g_o[:, t], outer) * _silu_slope(z)
         by_q[t] = g_o[:, t] + _row(by_z, inner)
@@ -724,7 +756,7 @@ def omega_mlp_vjp(
             by_kept, by_moved = alpha[:, t] * by_kept, alpha[:, t] * by_moved
             by_W = [np.zeros(w1.shape), np.zeros(w2.shape)]
         else:
-            by_W = [a + b for a, b in zip(by_W, seen, strict=True)] if read == "post" else by_W
+            by_W = by_W if read_before_update else [a + b for a, b in zip(by_W, seen, strict=True)]
             by_alpha[t] = _sum(by_W[0], token["W before"][0]) + _sum(by_W[1], token["W before"][1])
             by_out[t] = -_sum(by_W[0], token["U"][0]) - _sum(by_W[1], token["U"][1])
             by_U = [-_head(token["out"]) * w for w in by_W]
@@ -732,7 +764,7 @@ def omega_mlp_vjp(
                 by_U = [newton_schulz_vjp(u, s, JORDAN, EPS) for u, s in zip(by_U, token["S"], strict=True)]
             by_S = [s + u for s, u in zip(by_S, by_U, strict=True)]
             by_W = [_head(alpha[:, t]) * w for w in by_W]
-            by_W = [a + b for a, b in zip(by_W, seen, strict=True)] if read == "pre" else by_W
+            by_W = [a + b for a, b in zip(by_W, seen, strict=True)] if read_before_update else by_W
         by_theta[t] = _sum(by_S[0], token["S before"][0]) + _sum(by_S[1], token["S before"][1])
         by_into[t] = _sum(by_S[0], token["g"][0]) + _sum(by_S[1], token["g"][1])
         by_g1, by_g2 = (_head(token["into"]) * s for s in by_S)
@@ -758,7 +790,7 @@ def omega_mlp_vjp(
         if t % chunk_size == 0:
             by_W = [a + b for a, b in zip(by_W, by_hat, strict=True)]
             by_hat = [np.zeros(w1.shape), np.zeros(w2.shape)]
-    gates = [np.stack(rows, axis=1) for rows in (by_alpha, by_out if placement == "outer" else by_into, by_theta)]
+    gates = [np.stack(rows, axis=1) for rows in (by_alpha, by_into if lr_inside_momentum else by_out, by_theta)]
     by_keys, by_values = np.stack(by_keys, axis=1), np.stack(by_values, axis=1)
     windows = by_keys[:, : window - 1], by_values[:, : window - 1]
     tokenwise = np.stack(by_q, axis=1), by_keys[:, window - 1 :], by_values[:, window - 1 :]
@@ -772,18 +804,14 @@ def atlas_attention(
     q,
     k,
     v,
+    *,
     alpha,
     eta,
     theta,
     gamma,
     coefficients,
-    clamp,
-    chunk_size,
-    objective,
-    optimizer,
-    placement,
-    read,
-    clip,
+    clamp=10.0,
+    config: OmegaConfig = OmegaConfig(),
 ):
     """o = omega(φ(q), φ(k), v, …) from an empty memory,  φ(x) = elementwise_features(x)/√P        (eq. 9, 29, 32-33)
 
@@ -799,14 +827,16 @@ def atlas_attention(
     gamma         γ  (B, T, H, c)  weight of token t − j at time t
     coefficients  a  (p+1,)        of the powers 0 … p
     clamp         κ  number        bound on the elements of q and k, > 0
-    chunk_size    C  int           as in ``omega``, and so are
-    objective, optimizer, placement, read, clip
+    config                         as in ``omega``
     returns       o  (B, T, H, V)
     """
-    phi_q, phi_k, memory, k_window, v_window = _empty(q, k, v, gamma, coefficients, clamp)
-    state = memory, memory, k_window, v_window
-    modes = chunk_size, objective, optimizer, placement, read, clip
-    return omega(phi_q, phi_k, v, alpha, eta, theta, gamma, *state, *modes)[0]
+    phi_q, phi_k = _scaled_features(q, coefficients, clamp), _scaled_features(k, coefficients, clamp)
+    return omega(phi_q, phi_k, v, alpha=alpha, eta=eta, theta=theta, gamma=gamma, config=config)[0]
+
+
+def _scaled_features(x, coefficients, clamp):
+    """φ(x)/√P"""
+    return elementwise_features(x, coefficients, clamp=clamp) / math.sqrt(len(coefficients) * x.shape[-1])
 
 
 def atlas_attention_vjp(
@@ -823,31 +853,21 @@ def atlas_attention_vjp(
     chunk_size,
     objective,
     optimizer,
-    placement,
-    read,
+    lr_inside_momentum,
+    read_before_update,
     clip,
 ):
     """By q, k, v, α, η, θ, γ and a: through ``omega`` and, twice, through the features"""
-    phi_q, phi_k, memory, k_window, v_window = _empty(q, k, v, gamma, coefficients, clamp)
-    zeros, state = np.zeros(memory.shape), (memory, memory, k_window, v_window)
-    modes = chunk_size, objective, optimizer, placement, read, clip
+    phi_q, phi_k = _scaled_features(q, coefficients, clamp), _scaled_features(k, coefficients, clamp)
+    state = _zero_state((phi_q, phi_k, v, gamma), len(q))
+    zeros = np.zeros(state.memory.shape)
+    modes = chunk_size, objective, optimizer, lr_inside_momentum, read_before_update, clip
     tensors = phi_q, phi_k, v, alpha, eta, theta, gamma, *state
     by_q, by_k, *others = omega_vjp(cotangent, zeros, zeros, *tensors, *modes)
     scale = math.sqrt(len(coefficients) * q.shape[-1])
     by_q, a_q = elementwise_features_vjp(by_q / scale, q, coefficients, clamp)
     by_k, a_k = elementwise_features_vjp(by_k / scale, k, coefficients, clamp)
     return by_q, by_k, *others[:5], a_q + a_k
-
-
-def _empty(q, k, v, gamma, coefficients, clamp):
-    """φ(q), φ(k) and the state before any token: memory, window of keys, window of values"""
-    scale = math.sqrt(len(coefficients) * q.shape[-1])
-    phi_q = elementwise_features(q, coefficients, clamp) / scale
-    phi_k = elementwise_features(k, coefficients, clamp) / scale
-    batch, _, heads, width = phi_k.shape
-    memory = np.zeros((batch, heads, width, v.shape[-1]))
-    before = batch, gamma.shape[-1] - 1, heads
-    return phi_q, phi_k, memory, np.zeros((*before, width)), np.zeros((*before, v.shape[-1]))
 
 
 # -- windows of separable weights, and sweeps in place of steps -------------------------------------------------------
@@ -857,38 +877,38 @@ def omega_separable(
     q,
     k,
     v,
+    *,
     alpha,
     eta,
     theta,
     scale,
     source,
-    memory,
-    momentum,
-    k_window,
-    v_window,
-    source_window,
-    chunk_size,
-    objective,
-    placement,
-    read,
+    window=None,
+    config: OmegaConfig = OmegaConfig(),
+    initial_state: SeparableState | None = None,
+    output_final_state=False,
 ):
     """omega by gradient descent with γ_{t,j} = r_t u_{t−j}        (eq. 9, 15)
 
     A weight of the token that looks back times one of the token that is seen. Windows of any length c may then be
     computed at a cost that does not grow with c.
 
-    q              q   (B, T, H, P)    as in ``omega``, and so are
-    k, v, alpha, eta, theta, memory, momentum, k_window, v_window, chunk_size, objective, placement, read
-    scale          r   (B, T, H)       weight of all that token t looks at
-    source         u   (B, T, H)       weight of token t wherever it is looked at
-    source_window      (B, c−1, H)     that of the last c − 1 tokens before the first
-    returns        o   (B, T, H, V)
-                   M_T (B, H, P, V)
-                   S_T (B, H, P, V)
+    q              q  (B, T, H, P)  as in ``omega``, and so are
+    k, v, alpha, eta, theta, config, output_final_state; the optimizer is "gd", and there is no clip
+    scale          r  (B, T, H)     weight of all that token t looks at
+    source         u  (B, T, H)     weight of token t wherever it is looked at
+    window         c  int           tokens in a window, at least 1; by default that of initial_state, without one 1
+    initial_state                   memory, momentum and window before the first token, zeros by default
+    returns        o  (B, T, H, V)
+                   state            ``SeparableState``, or None if not asked for
     """
-    gamma = _separable(scale, source, source_window)
-    state = memory, momentum, k_window, v_window
-    return omega(q, k, v, alpha, eta, theta, gamma, *state, chunk_size, objective, "gd", placement, read, None)
+    c = 1 if window is None else window
+    before = np.zeros((len(q), c - 1, q.shape[2])) if initial_state is None else initial_state.source_window
+    gamma = _separable(scale, source, before)
+    state = None if initial_state is None else OmegaState(*initial_state[:4])
+    gates = {"alpha": alpha, "eta": eta, "theta": theta, "gamma": gamma}
+    o, after = omega(q, k, v, **gates, config=config, initial_state=state, output_final_state=True)
+    return o, SeparableState(*after, _last(before, source)) if output_final_state else None
 
 
 def _separable(scale, source, source_window):
@@ -917,13 +937,13 @@ def omega_separable_vjp(
     source_window,
     chunk_size,
     objective,
-    placement,
-    read,
+    lr_inside_momentum,
+    read_before_update,
 ):
     """r̄_t = Σ_j γ̄_{t,j} u_{t−j},  ū_i = Σ_j γ̄_{i+j,j} r_{i+j}, the others as in ``omega``"""
     before, length = source_window.shape[1], source.shape[1]
     gamma, state = _separable(scale, source, source_window), (memory, momentum, k_window, v_window)
-    modes = chunk_size, objective, "gd", placement, read, None
+    modes = chunk_size, objective, "gd", lr_inside_momentum, read_before_update, None
     found = omega_vjp(g_o, g_memory, g_momentum, q, k, v, alpha, eta, theta, gamma, *state, *modes)
     sources, by_gamma = np.concatenate([source_window, source], axis=1), found[6]
     by_scale, by_sources = np.zeros(scale.shape), np.zeros(sources.shape)
@@ -939,18 +959,17 @@ def omega_picard(
     q,
     k,
     v,
+    *,
     alpha,
     eta,
     theta,
     gamma,
-    memory,
-    momentum,
-    k_window,
-    v_window,
-    placement,
-    read,
     tile,
     sweeps,
+    lr_inside_momentum=False,
+    read_before_update=False,
+    initial_state: OmegaState | None = None,
+    output_final_state=False,
 ):
     """M⁰_t = memories of a tile without gradients;  g^i_t = ∇L_t(M^i_{t−1}),  M^{i+1} = memories with the gradients g^i
 
@@ -958,24 +977,27 @@ def omega_picard(
     tile: the tile is run once without gradients and then ``sweeps`` + 1 times with those at the memories of the run
     before. No sweep is a linearisation at the tile's start, decayed; token t is exact after t − 1 sweeps.
 
-    q         q   (B, T, H, P)  as in ``omega``, and so are
-    k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, placement, read
-    tile      n   int           tokens that are run together, at least 1
-    sweeps    s   int           at least 0
-    returns   o   (B, T, H, V)
-              M_T (B, H, P, V)
-              S_T (B, H, P, V)
+    q        q  (B, T, H, P)  as in ``omega``, and so are
+    k, v, alpha, eta, theta, gamma, initial_state, output_final_state
+    tile     n  int           tokens that are run together, at least 1
+    sweeps   s  int           at least 0
+    lr_inside_momentum, read_before_update   as in ``OmegaConfig``
+    returns  o  (B, T, H, V)
+             state            ``OmegaState``, or None if not asked for
     """
-    tokens = _swept(k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, placement, tile, sweeps)
-    read_from = "M" if read == "post" else "M before"
+    before = _zero_state((q, k, v, gamma), len(q)) if initial_state is None else initial_state
+    tokens = _swept(k, v, alpha, eta, theta, gamma, *before, lr_inside_momentum, tile, sweeps)
+    read_from = "M before" if read_before_update else "M"
     reads = [_row(q[:, t], token[-1][read_from]) for t, token in enumerate(tokens)]
-    return np.stack(reads, axis=1), tokens[-1][-1]["M"], tokens[-1][-1]["S"]
+    windows = _last(before.k_window, k), _last(before.v_window, v)
+    state = OmegaState(tokens[-1][-1]["M"], tokens[-1][-1]["S"], *windows)
+    return np.stack(reads, axis=1), state if output_final_state else None
 
 
-def _swept(k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, placement, tile, sweeps):
+def _swept(k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, lr_inside_momentum, tile, sweeps):
     """For every token what happens at it in each run, the first of which has no gradients."""
     one, length = np.ones(eta.shape), eta.shape[1]
-    into, out = (one, eta) if placement == "outer" else (eta, one)
+    into, out = (eta, one) if lr_inside_momentum else (one, eta)
     keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
     found = []
     for start in range(0, length, tile):
@@ -1019,19 +1041,21 @@ def omega_picard_vjp(
     momentum,
     k_window,
     v_window,
-    placement,
-    read,
+    lr_inside_momentum,
+    read_before_update,
     tile,
     sweeps,
 ):
     """Tile by tile from the last, and run by run: each run's M̄_{t−1} comes from the gradients of the run after it"""
-    tokens = _swept(k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, placement, tile, sweeps)
+    tokens = _swept(
+        k, v, alpha, eta, theta, gamma, memory, momentum, k_window, v_window, lr_inside_momentum, tile, sweeps
+    )
     one, length, window = np.ones(eta.shape), eta.shape[1], gamma.shape[-1]
-    into, out = (one, eta) if placement == "outer" else (eta, one)
+    into, out = (eta, one) if lr_inside_momentum else (one, eta)
     keys, values = np.concatenate([k_window, k], axis=1), np.concatenate([v_window, v], axis=1)
     by_keys = [np.zeros(keys[:, 0].shape) for _ in range(keys.shape[1])]
     by_values = [np.zeros(values[:, 0].shape) for _ in range(values.shape[1])]
-    by_q = [_column(token[-1]["M" if read == "post" else "M before"], g_o[:, t]) for t, token in enumerate(tokens)]
+    by_q = [_column(token[-1]["M before" if read_before_update else "M"], g_o[:, t]) for t, token in enumerate(tokens)]
     gates = np.zeros(eta[:, 0].shape)
     by_alpha, by_theta, by_into, by_out = ([gates for _ in range(length)] for _ in range(4))
     by_gamma = [np.zeros(gamma[:, 0].shape) for _ in range(length)]
@@ -1039,8 +1063,8 @@ def omega_picard_vjp(
     for start in range(((length - 1) // tile) * tile, -1, -tile):
         part = range(min(start + tile, length) - 1, start - 1, -1)
         seen = {t: _outer(q[:, t], g_o[:, t]) for t in part}
-        after = {t: seen[t] if read == "post" else np.zeros(memory.shape) for t in part}
-        ahead = {t: np.zeros(memory.shape) if read == "post" else seen[t] for t in part}
+        after = {t: np.zeros(memory.shape) if read_before_update else seen[t] for t in part}
+        ahead = {t: seen[t] if read_before_update else np.zeros(memory.shape) for t in part}
         start_M, start_S = np.zeros(memory.shape), np.zeros(memory.shape)
         for run in range(sweeps + 1, -1, -1):
             next_ahead = {}
@@ -1071,7 +1095,7 @@ def omega_picard_vjp(
             after, ahead = {t: np.zeros(memory.shape) for t in part}, next_ahead
         by_M, by_S = start_M, start_S
     by_keys, by_values = np.stack(by_keys, axis=1), np.stack(by_values, axis=1)
-    by_eta = by_out if placement == "outer" else by_into
+    by_eta = by_into if lr_inside_momentum else by_out
     return (
         np.stack(by_q, axis=1),
         by_keys[:, window - 1 :],

@@ -1,7 +1,7 @@
-"""Chunks of a sequence: filling up, cutting, and what the gates of a chunk multiply to.
+"""Chunks of a sequence: padding, splitting, the two places of the step size, and the products of a chunk's gates.
 
-Everything is laid out as (B, H, N, C, …): N chunks of C tokens. Products are taken of the gates themselves and not as
-differences of logarithms, so that a gate may be zero.
+The layout is (B, H, N, C, …): N chunks of C tokens. Products are taken of the gates themselves and not as differences
+of logarithms, so that a gate may be zero.
 """
 
 from __future__ import annotations
@@ -9,9 +9,17 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
+from trueness.optimized.atlas_memory.config import OmegaConfig
+
+
+def learning_rates(eta: torch.Tensor, config: OmegaConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """i, the step size inside the momentum, and w, the one outside: one of them is η and the other 1"""
+    one = torch.ones_like(eta)
+    return (eta, one) if config.lr_inside_momentum else (one, eta)
+
 
 def padded(x: torch.Tensor, length: int, value: float = 0.0) -> torch.Tensor:
-    """x (B, T, H, …) with ``length`` further tokens of one value"""
+    """x (B, T, H, …) with ``length`` more tokens of one value"""
     return pad(x, (0, 0) * (x.ndim - 2) + (0, length), value=value) if length else x
 
 
@@ -20,8 +28,8 @@ def split(x: torch.Tensor, size: int) -> torch.Tensor:
     return x.unflatten(1, (-1, size)).movedim(3, 1)
 
 
-def overlapping(before: torch.Tensor, x: torch.Tensor, size: int) -> torch.Tensor:
-    """(B, H, N, E, …): every chunk of x (B, N C, H, W) with the rows before it; ``before`` (B, c−1, H, W) leads"""
+def with_halo(before: torch.Tensor, x: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, H, N, C + c − 1, W): every chunk of x (B, N C, H, W) with the c − 1 rows before it, at first ``before``"""
     rows = torch.cat([before, x], 1).unfold(1, size + before.shape[1], size)
     return rows.permute(0, 2, 1, 4, 3)
 
@@ -38,11 +46,11 @@ def decays(gate: torch.Tensor) -> torch.Tensor:
 def band(gamma: torch.Tensor) -> torch.Tensor:
     """(…, C, C + c − 1): γ_{t,j} in row t at the column of token t − j"""
     size, window = gamma.shape[-2:]
-    wide = size + window - 1
-    return pad(gamma.flip(-1), (0, size)).flatten(-2)[..., : size * wide].unflatten(-1, (size, wide))
+    columns = size + window - 1
+    return pad(gamma.flip(-1), (0, size)).flatten(-2)[..., : size * columns].unflatten(-1, (size, columns))
 
 
 def shifted(x: torch.Tensor, dim: int, first: float) -> torch.Tensor:
-    """x one token later along ``dim``: the state before a token instead of after it"""
+    """x moved by one token along ``dim``, ``first`` in front: the value before a token instead of after it"""
     head = torch.full_like(x.narrow(dim, 0, 1), first)
     return torch.cat([head, x.narrow(dim, 0, x.shape[dim] - 1)], dim)

@@ -1,110 +1,78 @@
-"""The Omega rule: which form computes a call. No checks; what is refused stands in ``atlas_memory``."""
+"""The form that computes a call of the Omega rule. No argument checks."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 
 from trueness.optimized._lib.dtypes import autocast_disabled, upcast
-from trueness.optimized.atlas_memory import materialized as _dense
-from trueness.optimized.atlas_memory import mlp as _layers
+from trueness.optimized.atlas_memory import materialized as _materialized
+from trueness.optimized.atlas_memory import mlp as _mlp
+from trueness.optimized.atlas_memory.chunking import learning_rates
+from trueness.optimized.atlas_memory.config import OmegaConfig
 from trueness.optimized.atlas_memory.cuda import operator as _operator
 from trueness.optimized.atlas_memory.gd import api as _descent
+from trueness.optimized.atlas_memory.state import OmegaMlpState, OmegaState, Tokens
 
-Tensors = tuple[torch.Tensor, ...]
+Tensor = torch.Tensor
 
 
 def run(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    alpha: torch.Tensor,
-    eta: torch.Tensor,
-    theta: torch.Tensor,
-    gamma: torch.Tensor,
-    memory: torch.Tensor,
-    momentum: torch.Tensor,
-    k_window: torch.Tensor,
-    v_window: torch.Tensor,
-    chunk_size: int,
-    objective: str,
-    optimizer: str,
-    placement: str,
-    read: str,
-    clip: float | None,
-    tile: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """o, M_T, S_T of ``atlas_memory.omega``"""
-    tokens, state = (q, k, v, alpha, eta, theta, gamma), (memory, momentum, k_window, v_window)
-    modes = chunk_size, objective, optimizer, placement, read, clip
+    tokens: Tokens, state: OmegaState, config: OmegaConfig, tile: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """o, M_T, S_T of ``atlas_memory.omega``, in the format of the tokens"""
+    q = tokens.q
     with autocast_disabled(q):
-        if clip is None and _operator.takes(q, v, gamma, chunk_size, optimizer):
-            size, mode = _operator.form(chunk_size, objective, gamma.shape[-1], tile)
-            return _operator.omega(*tokens, *state, size, mode, placement, read)
-        o, M, S, _ = carried(tuple(map(upcast, tokens)), tuple(map(upcast, state)), None, None, *modes, tile)
+        if _operator.cuda_supported(tokens, config):
+            return _operator.omega(tokens, state, *_operator.form(config, tokens.gamma.shape[-1], tile), config)
+        wide = Tokens._make(map(upcast, tokens)), OmegaState._make(map(upcast, state))
+        o, M, S, _ = recur(*wide, config, tile=tile)
         return o.to(q.dtype), M.to(q.dtype), S.to(q.dtype)
 
 
-def carried(
-    tokens: Tensors,
-    state: Tensors,
-    norm: torch.Tensor | None,
-    live: torch.Tensor | None,
-    chunk_size: int,
-    objective: str,
-    optimizer: str,
-    placement: str,
-    read: str,
-    clip: float | None,
+def recur(
+    tokens: Tokens,
+    state: OmegaState,
+    config: OmegaConfig,
+    *,
+    norm: Tensor | None = None,
+    live: Tensor | None = None,
+    size: int | None = None,
     tile: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """o, M_T, S_T and the average norm m_T of float32 or float64 tensors, from a norm, 0 if None.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """o, M_T, S_T and the average norm m_T of float32 or float64 tensors
 
-    tokens  q, k, v, α, η, θ, γ;  state  M, S, k_window, v_window
-    live  (B, T), 1 for a token and 0 for one that only fills a row up: its γ must be 0, its α and θ 1
+    norm  m before the first token, 0 if None
+    live  (B, T) is 1 at tokens and 0 at those that only fill up, whose α and θ are 1 and all else is 0; None is all 1
+    size  tokens of a chunk in place of ``config.chunk_size``; for optimizers that materialize their gradients
     """
-    q, k, v, alpha, eta, theta, gamma = tokens
     M, S, k_window, v_window = state
     norm = torch.zeros_like(M[..., 0, 0]) if norm is None else norm
-    if optimizer != "gd" or clip is not None:
-        into, out = (eta, torch.ones_like(eta)) if placement == "inner" else (torch.ones_like(eta), eta)
+    eta = tokens.eta
+    if not config.plain_descent:
+        into, out = learning_rates(eta, config)
         out = out if live is None else out * live[..., None]
-        given = q, k, v, alpha, into, out, theta, gamma, k_window, v_window
-        how = _dense.Modes(objective == "l2", optimizer, read == "post", clip)
-        return _dense.all_chunks(given, M, S, norm, chunk_size, how)
-    if live is not None and placement == "inner":
-        gamma, eta, placement = gamma * eta[..., None], live[..., None].expand_as(eta), "outer"
+        chunks = _materialized.iter_chunks(tokens, (into, out), (k_window, v_window), size or config.chunk_size)
+        low_rank = _materialized.has_low_rank(tokens, config, M)
+        return _materialized.all_chunks(chunks, M, S, norm, config, low_rank)
+    if live is not None and config.lr_inside_momentum:
+        gamma = tokens.gamma * eta[..., None]
+        tokens = tokens._replace(gamma=gamma, eta=live[..., None].expand_as(eta))
+        config = replace(config, lr_inside_momentum=False)
     elif live is not None:
-        eta = eta * live[..., None]
-    tokens = q, k, v, alpha, eta, theta, gamma
-    return *_descent.descend(tokens, state, chunk_size, objective, placement, read, tile), norm
+        tokens = tokens._replace(eta=eta * live[..., None])
+    return *_descent.descend(tokens, state, config, tile), norm
 
 
-def run_layers(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    alpha: torch.Tensor,
-    eta: torch.Tensor,
-    theta: torch.Tensor,
-    gamma: torch.Tensor,
-    w1: torch.Tensor,
-    w2: torch.Tensor,
-    s1: torch.Tensor,
-    s2: torch.Tensor,
-    k_window: torch.Tensor,
-    v_window: torch.Tensor,
-    chunk_size: int,
-    optimizer: str,
-    placement: str,
-    read: str,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """o, W1, W2, S1, S2 of ``atlas_memory.omega_mlp``"""
-    one = torch.ones_like(eta)
-    into, out = (eta, one) if placement == "inner" else (one, eta)
-    tokens = tuple(upcast(x) for x in (q, k, v, alpha, into, out, theta, gamma, k_window, v_window))
-    modes = _dense.Modes(True, optimizer, read == "post", None)
-    with autocast_disabled(q):
-        before = _layers.begun((upcast(w1), upcast(w2)), (upcast(s1), upcast(s2)))
-        o, after = _layers.all_chunks(tokens, before, chunk_size, modes)
-        w, s = _layers.ended(after, modes), after.s
-        return (o.to(q.dtype), w[0].to(q.dtype), w[1].to(q.dtype), s[0].to(q.dtype), s[1].to(q.dtype))
+def run_mlp(tokens: Tokens, state: OmegaMlpState, config: OmegaConfig) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """o, W1, W2, S1, S2 of ``atlas_memory.omega_mlp``, in the format of the tokens"""
+    dtype = tokens.q.dtype
+    tokens = Tokens._make(map(upcast, tokens))
+    w1, w2, s1, s2, *windows = map(upcast, state)
+    with autocast_disabled(tokens.q):
+        rates = learning_rates(tokens.eta, config)
+        before = _mlp.initial_layers((w1, w2), (s1, s2))
+        o, after = _mlp.all_chunks(tokens, rates, (windows[0], windows[1]), before, config)
+        w, s = _mlp.final_weights(after, config), after.s
+        return o.to(dtype), w[0].to(dtype), w[1].to(dtype), s[0].to(dtype), s[1].to(dtype)

@@ -1,15 +1,15 @@
-"""The Omega rule for every optimiser: the gradients of one chunk are written out, (C, P, V), and treated as it asks.
+"""The Omega rule for every optimizer: the gradients of one chunk are materialized, (C, P, V).
 
     g_t = Σ_j γ_{tj} k_{t−j} e_{t−j}ᵀ,  S_t = b_t S + Σ_s Θ_{ts} i_s g_s,  M_t = a_t M − Σ_s A_{ts} w_s U_s
 
-One chunk at a time is kept in this form, also for the way back: it is computed again from the state before it.
-Muon by chunk without a clip writes out no gradient at all. Where θ = 0 a token's momentum has the rank of its window,
-and Newton–Schulz needs no step on a (P, V) matrix.
+One chunk at a time exists in this form, in the backward too, which recomputes it from the state before it. Muon by
+chunk without a clip materializes no gradient. Where θ = 0 a token's momentum has the rank of its window, and
+Newton–Schulz needs no step on a (P, V) matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,12 +17,14 @@ import torch
 from trueness.optimized._lib.checkpoint import checkpointed
 from trueness.optimized._lib.dispatch import under_functorch
 from trueness.optimized.atlas_memory.chunking import band, decays, shifted
+from trueness.optimized.atlas_memory.config import OmegaConfig
 from trueness.optimized.atlas_memory.muon import EPS, THIN, newton_schulz, newton_schulz_lowrank
+from trueness.optimized.atlas_memory.state import Tokens
 
 DECAY = 0.9
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """One chunk of C tokens: (B, H, C, …); keys and values with the c − 1 tokens before it."""
 
     q: torch.Tensor  # (B, H, C, P)
@@ -35,15 +37,7 @@ class Piece(NamedTuple):
     gamma: torch.Tensor  # (B, H, C, c)
 
 
-class Modes(NamedTuple):
-    squares: bool
-    optimizer: str
-    post: bool
-    clip: float | None
-    thin: bool = False
-
-
-def laid(before: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+def to_layers(before: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
     """(B, T, H, …) as (B, H, T, …), with ``before`` in front"""
     return (x if before is None else torch.cat([before, x], 1)).movedim(1, 2)
 
@@ -53,61 +47,63 @@ def windows(x: torch.Tensor, window: int) -> torch.Tensor:
     return x.unfold(-2, window, 1).flip(-1).mT
 
 
-def run(piece: Piece, M: torch.Tensor, S: torch.Tensor, m: torch.Tensor, modes: Modes) -> tuple[torch.Tensor, ...]:
+def run(
+    chunk: Chunk, M: torch.Tensor, S: torch.Tensor, m: torch.Tensor, config: OmegaConfig, low_rank: bool
+) -> tuple[torch.Tensor, ...]:
     """o (B, H, C, V), M, S and the average norm m (B, H) after one chunk"""
-    E = piece.k @ M - piece.v if modes.squares else -piece.v
-    if modes.optimizer == "muon_chunk":
-        S, kept, moved = pending(piece, E, S, modes)
-        return piece.q @ M, kept * M - moved * newton_schulz(S), S, m
-    window = piece.gamma.shape[-1]
-    X, Y = windows(piece.k, window), piece.gamma[..., None] * windows(E, window)
-    A = decays(piece.alpha) * piece.out[..., None, :]
-    a, b = (x.cumprod(-1)[..., None, None] for x in (piece.alpha, piece.theta))
-    if modes.thin:
-        Y = piece.into[..., None, None] * Y
+    E = chunk.k @ M - chunk.v if config.squared_error else -chunk.v
+    if config.optimizer == "muon_chunk":
+        S, kept, moved = pending_update(chunk, E, S, config.clip)
+        return chunk.q @ M, kept * M - moved * newton_schulz(S), S, m
+    window = chunk.gamma.shape[-1]
+    X, Y = windows(chunk.k, window), chunk.gamma[..., None] * windows(E, window)
+    A = decays(chunk.alpha) * chunk.out[..., None, :]
+    a, b = (x.cumprod(-1)[..., None, None] for x in (chunk.alpha, chunk.theta))
+    if low_rank:
+        Y = chunk.into[..., None, None] * Y
         U, last = newton_schulz_lowrank(X, Y), X[..., -1, :, :].mT @ Y[..., -1, :, :]
     else:
-        g = held(X.mT @ Y, modes.clip)
-        S_all = b * S[..., None, :, :] + along(decays(piece.theta) * piece.into[..., None, :], g)
+        g = clipped(X.mT @ Y, config.clip)
+        S_all = b * S[..., None, :, :] + weighted_sums(decays(chunk.theta) * chunk.into[..., None, :], g)
         U, last = S_all, S_all[..., -1, :, :]
-        if modes.optimizer == "muon":
+        if config.optimizer == "muon":
             U = newton_schulz(S_all)
-        if modes.optimizer == "norm_ema":
-            norms = averages(torch.linalg.vector_norm(g, dim=(-2, -1)), m)
-            U, m = (piece.into / (norms + EPS))[..., None, None] * g, norms[..., -1]
-    M_all = a * M[..., None, :, :] - along(A, U)
-    seen = M_all if modes.post else torch.cat([M[..., None, :, :], M_all[..., :-1, :, :]], -3)
-    return (piece.q[..., None, :] @ seen)[..., 0, :], M_all[..., -1, :, :], last, m
+        if config.optimizer == "norm_ema":
+            norms = norm_averages(torch.linalg.vector_norm(g, dim=(-2, -1)), m)
+            U, m = (chunk.into / (norms + EPS))[..., None, None] * g, norms[..., -1]
+    M_all = a * M[..., None, :, :] - weighted_sums(A, U)
+    seen = torch.cat([M[..., None, :, :], M_all[..., :-1, :, :]], -3) if config.read_before_update else M_all
+    return (chunk.q[..., None, :] @ seen)[..., 0, :], M_all[..., -1, :, :], last, m
 
 
-def pending(
-    piece: Piece, E: torch.Tensor, S: torch.Tensor, modes: Modes
+def pending_update(
+    chunk: Chunk, E: torch.Tensor, S: torch.Tensor, clip: float | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """S after the tokens of a piece that reads one memory, and the two weights of M ← kept M − moved NS(S)"""
-    window, (b, last) = piece.gamma.shape[-1], added_up(piece)
-    if modes.clip is None:
-        added = (rows(last, piece.gamma).mT * piece.k).mT @ E
+    """S after the tokens of a chunk that reads one memory, and the two weights of M ← kept M − moved NS(S)"""
+    window, (b, last) = chunk.gamma.shape[-1], momentum_weights(chunk)
+    if clip is None:
+        added = (rows(last, chunk.gamma).mT * chunk.k).mT @ E
     else:
-        g = held(windows(piece.k, window).mT @ (piece.gamma[..., None] * windows(E, window)), modes.clip)
-        added = along(last, g)[..., 0, :, :]
-    return b * S + added, *weights_of(piece)
+        g = clipped(windows(chunk.k, window).mT @ (chunk.gamma[..., None] * windows(E, window)), clip)
+        added = weighted_sums(last, g)[..., 0, :, :]
+    return b * S + added, *update_weights(chunk)
 
 
-def added_up(piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
-    """b (B, H, 1, 1) and Θ_{Cs} i_s (B, H, 1, C): the momentum after the piece, of that before it and its gradients"""
-    return piece.theta.prod(-1)[..., None, None], decays(piece.theta)[..., -1:, :] * piece.into[..., None, :]
+def momentum_weights(chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
+    """b (B, H, 1, 1) and Θ_{Cs} i_s (B, H, 1, C): weights of the momentum before a chunk and of its gradients"""
+    return chunk.theta.prod(-1)[..., None, None], decays(chunk.theta)[..., -1:, :] * chunk.into[..., None, :]
 
 
-class Seen(NamedTuple):
-    """Weights with which the tokens of a piece see the state before it, and its gradients."""
+class ReadWeights(NamedTuple):
+    """Weights with which the tokens of a chunk read the state before it, and its gradients."""
 
     a: torch.Tensor  # (B, H, C, 1) of M
-    f: torch.Tensor  # (B, H, C, 1) of S, taken away
-    G: torch.Tensor  # (B, H, C, C + c − 1) of the rows' gradients, taken away
+    f: torch.Tensor  # (B, H, C, 1) of S, subtracted
+    G: torch.Tensor  # (B, H, C, C + c − 1) of the rows' gradients, subtracted
 
 
-class End(NamedTuple):
-    """Those of the state after the piece: M' = a M − f S − Σ G g, S' = b S + Σ up g."""
+class EndWeights(NamedTuple):
+    """Weights of the state after the chunk: M' = a M − f S − Σ G g, S' = b S + Σ up g."""
 
     a: torch.Tensor  # (B, H, 1, 1)
     f: torch.Tensor
@@ -116,35 +112,35 @@ class End(NamedTuple):
     up: torch.Tensor
 
 
-def course(piece: Piece, post: bool) -> tuple[Seen, End]:
-    """How gradient descent weighs what there was; with ``post`` a token sees its own update."""
-    Th, A = decays(piece.theta), decays(piece.alpha) * piece.out[..., None, :]
-    a, b = piece.alpha.cumprod(-1), piece.theta.cumprod(-1)
+def descent_weights(chunk: Chunk, read_before_update: bool) -> tuple[ReadWeights, EndWeights]:
+    """Weights of gradient descent, for a memory that is read before or after a token's own update"""
+    Th, A = decays(chunk.theta), decays(chunk.alpha) * chunk.out[..., None, :]
+    a, b = chunk.alpha.cumprod(-1), chunk.theta.cumprod(-1)
     f = (A @ b[..., None])[..., 0]
-    both = rows(torch.cat([A @ Th, Th[..., -1:, :]], -2) * piece.into[..., None, :], piece.gamma)
-    G, (a_end, f_end, b_end) = both[..., :-1, :], (x[..., -1, None, None] for x in (a, f, b))
-    end = End(a_end, f_end, b_end, both[..., -2, :, None], both[..., -1, :, None])
-    if not post:
+    weights = rows(torch.cat([A @ Th, Th[..., -1:, :]], -2) * chunk.into[..., None, :], chunk.gamma)
+    G, (a_end, f_end, b_end) = weights[..., :-1, :], (x[..., -1, None, None] for x in (a, f, b))
+    end = EndWeights(a_end, f_end, b_end, weights[..., -2, :, None], weights[..., -1, :, None])
+    if read_before_update:
         a, f, G = shifted(a, -1, 1.0), shifted(f, -1, 0.0), shifted(G, -2, 0.0)
-    return Seen(a[..., None], f[..., None], G), end
+    return ReadWeights(a[..., None], f[..., None], G), end
 
 
 def descent(
-    piece: Piece, E: torch.Tensor, M: torch.Tensor, S: torch.Tensor, post: bool
+    chunk: Chunk, E: torch.Tensor, M: torch.Tensor, S: torch.Tensor, read_before_update: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradient descent without a clip, of one piece whose errors are E: o (B, H, C, V), M, S; no gradient written out.
+    """Gradient descent without a clip, of a chunk whose errors are E: o (B, H, C, V), M, S; no gradient materialized.
 
     O = a Q M − f Q S − (G ∘ Q Kᵀ) E,  M' = a_C M − f_C S − Kᵀ G_C E,  S' = b_C S + Kᵀ R_C E
     """
-    q, k, seen, end = piece.q, piece.k, *course(piece, post)
+    q, k, seen, end = chunk.q, chunk.k, *descent_weights(chunk, read_before_update)
     o = seen.a * (q @ M) - seen.f * (q @ S) - (seen.G * (q @ k.mT)) @ E
     return o, end.a * M - end.f * S - k.mT @ (end.G * E), end.b * S + k.mT @ (end.up * E)
 
 
-def weights_of(piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
-    """∏ α and Σ_s A_s w_s (B, H, 1, 1): what stays of the memory, and how far one update for all tokens goes"""
-    moved = (decays(piece.alpha)[..., -1, :] * piece.out).sum(-1)
-    return piece.alpha.prod(-1)[..., None, None], moved[..., None, None]
+def update_weights(chunk: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
+    """∏ α and Σ_s A_s w_s (B, H, 1, 1): the share of the memory that stays, and the weight of one update for all"""
+    moved = (decays(chunk.alpha)[..., -1, :] * chunk.out).sum(-1)
+    return chunk.alpha.prod(-1)[..., None, None], moved[..., None, None]
 
 
 def rows(weights: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
@@ -152,25 +148,32 @@ def rows(weights: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
     return weights @ band(gamma)
 
 
-def held(g: torch.Tensor, clip: float | None) -> torch.Tensor:
+def clipped(g: torch.Tensor, clip: float | None) -> torch.Tensor:
     return g if clip is None else g.clamp(-clip, clip)
 
 
-def along(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def weighted_sums(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Σ_s weights_{ts} x_s of x (…, C, P, V)"""
     found: torch.Tensor = (weights @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
     return found
 
 
-def averages(norms: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+def norm_averages(norms: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
     """m_t = 0.9 m_{t−1} + 0.1 ‖g_t‖ (…, C) from m (…)"""
     ages = torch.arange(norms.shape[-1], dtype=norms.dtype, device=norms.device)
     powers = (DECAY ** (ages[:, None] - ages[None, :]).clamp(min=0)).tril()
     return DECAY ** (ages + 1) * m[..., None] + (1 - DECAY) * (powers @ norms[..., None])[..., 0]
 
 
+def has_low_rank(tokens: Tokens, config: OmegaConfig, M: torch.Tensor) -> bool:
+    """Whether Muon's momentum has the rank of its window, which is small beside the memory"""
+    if config.optimizer != "muon" or config.clip is not None:
+        return False
+    return rank_is_small(tokens.theta, tokens.gamma.shape[-1], M.shape[-2], M.shape[-1])
+
+
 def rank_is_small(theta: torch.Tensor, window: int, rows: int, columns: int) -> bool:
-    """Whether no momentum is kept, so that S_t has the rank of its window; not asked where nobody may look."""
+    """Whether θ = 0, so that S_t has the rank of its window; False where values cannot be inspected."""
     if THIN * window > min(rows, columns) or torch.compiler.is_compiling():
         return False
     if under_functorch() or (torch.is_grad_enabled() and theta.requires_grad):
@@ -181,30 +184,33 @@ def rank_is_small(theta: torch.Tensor, window: int, rows: int, columns: int) -> 
 
 
 def all_chunks(
-    tokens: tuple[torch.Tensor, ...], M: torch.Tensor, S: torch.Tensor, m: torch.Tensor, size: int, modes: Modes
+    chunks: Iterable[Chunk], M: torch.Tensor, S: torch.Tensor, m: torch.Tensor, config: OmegaConfig, low_rank: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """o (B, T, H, V), M, S, m of tokens as ``pieces`` takes them"""
-    if modes.optimizer == "muon" and modes.clip is None:
-        theta, gamma = tokens[6], tokens[7]
-        modes = modes._replace(thin=rank_is_small(theta, gamma.shape[-1], M.shape[-2], M.shape[-1]))
+    """o (B, T, H, V), M, S, m after all chunks"""
     reads = []
-    for piece in pieces(tokens, size):
-        o, M, S, m = checkpointed(run, piece, M, S, m, modes)
+    for chunk in chunks:
+        o, M, S, m = checkpointed(run, chunk, M, S, m, config, low_rank)
         reads.append(o)
     return torch.cat(reads, 2).movedim(2, 1), M, S, m
 
 
-def pieces(tokens: tuple[torch.Tensor, ...], size: int, position: int = 0) -> Iterator[Piece]:
-    """The chunks of (q, k, v, alpha, into, out, theta, gamma, k_window, v_window); the last one may be shorter.
+def iter_chunks(
+    tokens: Tokens,
+    rates: tuple[torch.Tensor, torch.Tensor],
+    windows: tuple[torch.Tensor, torch.Tensor],
+    size: int,
+    position: int = 0,
+) -> Iterator[Chunk]:
+    """The chunks of a sequence; the last one may be shorter, and so may the first, ``position`` tokens into its chunk
 
-    ``position`` tokens of the first chunk came before.
+    rates    step sizes inside and outside the momentum, as ``learning_rates`` gives them
+    windows  keys and values of the c − 1 tokens before the first
     """
-    q, k, v, alpha, into, out, theta, gamma, k_window, v_window = tokens
-    keys, values, halo = laid(k_window, k), laid(v_window, v), gamma.shape[-1] - 1
-    rest = [laid(None, x) for x in (alpha, into, out, theta, gamma)]
-    q = laid(None, q)
-    for chunk in range(-position, q.shape[2], size):
-        start = max(chunk, 0)
-        here = min(chunk + size, q.shape[2]) - start
-        wide = (x.narrow(2, start, here + halo) for x in (keys, values))
-        yield Piece(q.narrow(2, start, here), *wide, *(x.narrow(2, start, here) for x in rest))
+    keys, values, halo = to_layers(windows[0], tokens.k), to_layers(windows[1], tokens.v), tokens.gamma.shape[-1] - 1
+    gates = [to_layers(None, x) for x in (tokens.alpha, *rates, tokens.theta, tokens.gamma)]
+    q = to_layers(None, tokens.q)
+    for first in range(-position, q.shape[2], size):
+        start = max(first, 0)
+        length = min(first + size, q.shape[2]) - start
+        wide = (x.narrow(2, start, length + halo) for x in (keys, values))
+        yield Chunk(q.narrow(2, start, length), *wide, *(x.narrow(2, start, length) for x in gates))

@@ -1,4 +1,4 @@
-"""What the functions of atlas_memory refuse, each with one sentence."""
+"""Argument validation of atlas_memory: each helper raises ValueError with one sentence."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from itertools import pairwise
 
 import torch
 
-from trueness.optimized._lib.validation import require_count, require_floating
+from trueness.optimized._lib.validation import require_floating
 
 CHOICES = {
     "objective": ("l2", "dot"),
     "optimizer": ("gd", "muon", "muon_chunk", "norm_ema"),
-    "placement": ("outer", "inner"),
-    "read": ("post", "pre"),
 }
 
 
@@ -23,28 +21,19 @@ def require_choice(value: object, name: str) -> None:
         raise ValueError(f"{name} was {value!r}; allowed are {', '.join(map(repr, CHOICES[name]))}.")
 
 
-def require_layers(optimizer: str) -> None:
-    if optimizer == "norm_ema":
-        raise ValueError("optimizer was 'norm_ema'; a memory of two layers has 'gd', 'muon' and 'muon_chunk'.")
+def require_flag(value: object, name: str) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} was {value!r}; it must be True or False.")
 
 
-def require_modes(
-    chunk_size: int, objective: str, optimizer: str, placement: str, read: str, clip: float | None
-) -> None:
-    require_count(chunk_size, "chunk_size", 1)
-    given = {"objective": objective, "optimizer": optimizer, "placement": placement, "read": read}
-    for name, value in given.items():
-        require_choice(value, name)
-    if clip is not None:
-        require_positive(clip, "clip")
-
-
-def require_ends(cu_seqlens: object, length: int, sequences: int) -> list[int]:
-    """0, T_1, T_1 + T_2, …, T as numbers"""
+def require_ends(cu_seqlens: object, length: int, sequences: int | None) -> list[int]:
+    """0, T_1, T_1 + T_2, …, T as numbers; of any number of sequences if ``sequences`` is None"""
     if not isinstance(cu_seqlens, torch.Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
         was = cu_seqlens.dtype if isinstance(cu_seqlens, torch.Tensor) else type(cu_seqlens).__name__
         raise ValueError(f"cu_seqlens was {was}; it must be a torch.Tensor of int32 or int64.")
-    if cu_seqlens.shape != (sequences + 1,):
+    if cu_seqlens.ndim != 1 or not cu_seqlens.shape[0]:
+        raise ValueError(f"cu_seqlens had shape {tuple(cu_seqlens.shape)}; it must be (N+1,).")
+    if sequences is not None and cu_seqlens.shape[0] != sequences + 1:
         shape = tuple(cu_seqlens.shape)
         raise ValueError(f"cu_seqlens had shape {shape}; with {sequences} memories it must be ({sequences + 1},).")
     ends: list[int] = cu_seqlens.tolist()

@@ -1,7 +1,7 @@
-"""Sequences of any lengths in one row, (1, T_1 + … + T_N, H, …): a batch, filled up with tokens that do nothing.
+"""Sequences of any lengths in one row, (1, T_1 + … + T_N, H, …), computed as padded batches.
 
-Sequences whose lengths are within a factor of two of each other are one batch, so that at most half of what is
-computed is filling, and the number of batches grows with the logarithm of the longest and not with N.
+Sequences whose lengths are within a factor of two of each other form one batch, so that at most half of what is
+computed is padding, and the number of batches grows with the logarithm of the longest length and not with N.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from itertools import pairwise
 
 import torch
 
-from trueness.optimized.atlas_memory import dispatch as _omega
+from trueness.optimized.atlas_memory import dispatch as _dispatch
+from trueness.optimized.atlas_memory.config import OmegaConfig
+from trueness.optimized.atlas_memory.state import OmegaState, Tokens
 
-FILLING = (0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0)  # of q, k, v, alpha, eta, theta, gamma
+PADDING = (0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0)  # of q, k, v, alpha, eta, theta, gamma
 
 
 def batches(lengths: list[int]) -> list[list[int]]:
-    """Numbers of the sequences that are computed together, the longest first"""
+    """Indices of the sequences that are computed together, the longest first"""
     found: list[list[int]] = []
     longest = 0
     for i in sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]):
@@ -28,14 +30,11 @@ def batches(lengths: list[int]) -> list[list[int]]:
 
 
 def run(
-    tokens: tuple[torch.Tensor, ...],
-    state: tuple[torch.Tensor, ...],
-    ends: list[int],
-    modes: tuple[int, str, str, str, str, float | None],
+    tokens: Tokens, state: OmegaState, ends: list[int], config: OmegaConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """o (1, T, H, V), M and S (N, H, P, V) of float32 or float64 tensors; sequence i is ends[i] … ends[i + 1]"""
-    device, lengths = tokens[0].device, [b - a for a, b in pairwise(ends)]
-    rows, memories, momenta = [tokens[2][0, :0]], [state[0][:0]], [state[1][:0]]
+    device, lengths = tokens.q.device, [b - a for a, b in pairwise(ends)]
+    rows, memories, momenta = [tokens.v[0, :0]], [state.memory[:0]], [state.momentum[:0]]
     where, order, done = torch.zeros(ends[-1], dtype=torch.int64), [], 0
     for batch in batches(lengths):
         n = torch.tensor([lengths[i] for i in batch])
@@ -47,24 +46,36 @@ def run(
         where[at[live]] = done + (torch.arange(len(batch))[:, None] * longest + steps)[live]
         done += len(batch) * longest
         at, live = at.to(device), live.to(device)
-        laid = [filled(x[0], at, live, value) for x, value in zip(tokens, FILLING, strict=True)]
+        padded = Tokens._make(padded_rows(x[0], at, live, value) for x, value in zip(tokens, PADDING, strict=True))
         chosen = torch.tensor(batch, device=device)
-        before = [x.index_select(0, chosen) for x in state]
-        o, M, S, _ = _omega.carried(tuple(laid), tuple(before), None, live.to(laid[0].dtype), *modes)
+        before = OmegaState._make(x.index_select(0, chosen) for x in state)
+        o, M, S, _ = _dispatch.recur(padded, before, config, live=live.to(padded.q.dtype))
         rows.append(o.flatten(0, 1))
         memories.append(M)
         momenta.append(S)
         order += batch
     empty = [i for i, n in enumerate(lengths) if not n]
     none = torch.tensor(empty, dtype=torch.int64, device=device)
-    memories.append(state[0].index_select(0, none))
-    momenta.append(state[1].index_select(0, none))
+    memories.append(state.memory.index_select(0, none))
+    momenta.append(state.momentum.index_select(0, none))
     back = torch.tensor(order + empty, dtype=torch.int64).argsort().to(device)
     o = torch.cat(rows).index_select(0, where.to(device))[None]
     return o, torch.cat(memories).index_select(0, back), torch.cat(momenta).index_select(0, back)
 
 
-def filled(x: torch.Tensor, at: torch.Tensor, live: torch.Tensor, value: float) -> torch.Tensor:
-    """x (T, H, …) as (n, L, H, …), the token ``at`` every place or one value where none lives"""
+def padded_rows(x: torch.Tensor, at: torch.Tensor, live: torch.Tensor, value: float) -> torch.Tensor:
+    """x (T, H, …) as (n, L, H, …), token ``at`` in every place, or one value where ``live`` is False"""
     rows = x.index_select(0, at.flatten()).unflatten(0, at.shape)
     return torch.where(live.reshape(*live.shape, *(1,) * (rows.ndim - 2)), rows, rows.new_full((), value))
+
+
+def final_window(window: torch.Tensor, x: torch.Tensor, ends: list[int]) -> torch.Tensor:
+    """The last c − 1 tokens of every sequence, (N, c−1, H, …), of x (1, T, H, …) and the window before it"""
+    N, size = window.shape[:2]
+    at = [
+        N * size + t if t >= start else (i + 1) * size + t - start
+        for i, (start, stop) in enumerate(pairwise(ends))
+        for t in range(stop - size, stop)
+    ]
+    both = torch.cat([window.flatten(0, 1), x[0]])
+    return both.index_select(0, torch.tensor(at, dtype=torch.int64, device=x.device)).unflatten(0, (N, size))

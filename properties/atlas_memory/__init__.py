@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from trueness.optimized import atlas_memory as fast
 from trueness.properties._lib import digits as _digits
 from trueness.properties.atlas_memory import cuda
-from trueness.reference import atlas_memory as true
+from trueness.properties.atlas_memory.flat import optimized as fast
+from trueness.properties.atlas_memory.flat import reference as true
 from trueness.tools.spec.inputs import Made, Real, Scalar, shape_of
 from trueness.tools.spec.model import Case, Formula, Implementation
 
@@ -92,8 +92,8 @@ ONE_ROW = tuple(replace(g, dims=(one, "L", *g.dims[2:]), spans={"L": SPANS["L"],
 MODES = {
     "chunk_size": st.sampled_from((1, 2, 3)),
     "objective": st.sampled_from(("l2", "dot")),
-    "placement": st.sampled_from(("outer", "inner")),
-    "read": st.sampled_from(("post", "pre")),
+    "lr_inside_momentum": st.sampled_from((False, True)),
+    "read_before_update": st.sampled_from((False, True)),
 }
 
 
@@ -142,7 +142,7 @@ def rows_of_digits(optimizer: str, clip: float | None, *chunk_sizes: int) -> Cal
         gamma = np.full((2, 8, 1, 3), 0.25)
         state = np.zeros((2, 1, 5, 4)), np.zeros((2, 1, 5, 4)), np.zeros((2, 2, 1, 5)), np.zeros((2, 2, 1, 4))
         tensors = q, k, v, alpha, eta, theta, gamma, *state
-        modes = "l2", optimizer, "inner", "post", clip
+        modes = "l2", optimizer, True, False, clip
         return {f"digits, chunks of {size}": (*tensors, size, *modes) for size in chunk_sizes}
 
     return load
@@ -157,7 +157,7 @@ def layers_of_digits() -> dict[str, tuple[Any, ...]]:
     gates = (np.full((2, 8, 1), x) for x in (0.9, 0.3, 0.5))
     w1, w2 = weights[:, 20:32].reshape(2, 1, 4, 3), weights[:, 30:42].reshape(2, 1, 3, 4)
     state = w1, w2, 0.1 * w1, 0.1 * w2, np.zeros((2, 2, 1, 4)), np.zeros((2, 2, 1, 4))
-    return {"digits, chunks of 3": (q, k, v, *gates, np.full((2, 8, 1, 3), 0.25), *state, 3, "gd", "inner", "post")}
+    return {"digits, chunks of 3": (q, k, v, *gates, np.full((2, 8, 1, 3), 0.25), *state, 3, "gd", True, False)}
 
 
 def muon_of_torch(g: Any, coefficients: Any, eps: float) -> Any:
@@ -208,8 +208,8 @@ def omega(name: str, optimizers: tuple[str, ...], clips: Any, *more: Implementat
             Scalar("chunk_size", MODES["chunk_size"]),
             Scalar("objective", MODES["objective"]),
             Scalar("optimizer", st.sampled_from(optimizers)),
-            Scalar("placement", MODES["placement"]),
-            Scalar("read", MODES["read"]),
+            Scalar("lr_inside_momentum", MODES["lr_inside_momentum"]),
+            Scalar("read_before_update", MODES["read_before_update"]),
             Scalar("clip", clips),
         ),
         implementations=(ours("omega", "gradient", "autocast", waived={"special values": CHUNKS}), *more),
@@ -239,8 +239,8 @@ def omega_mlp(name: str, optimizers: tuple[str, ...], **fields: Any) -> Formula:
             drawn("v_window", "B", before, "H", "V"),
             Scalar("chunk_size", MODES["chunk_size"]),
             Scalar("optimizer", st.sampled_from(optimizers)),
-            Scalar("placement", MODES["placement"]),
-            Scalar("read", MODES["read"]),
+            Scalar("lr_inside_momentum", MODES["lr_inside_momentum"]),
+            Scalar("read_before_update", MODES["read_before_update"]),
         ),
         implementations=(ours("omega_mlp", "gradient", "autocast", waived={"special values": CHUNKS}),),
         reduction=lambda sizes: sizes["V"] + sizes["N"] + sizes["T"] + sizes["c"],
@@ -274,7 +274,10 @@ SEPARABLE = Formula(
         drawn("k_window", "B", "w", "H", "P"),
         drawn("v_window", "B", "w", "H", "V"),
         gate("source_window", 0.2, 1.0, "B", "w", "H"),
-        *(Scalar(name, MODES[name]) for name in ("chunk_size", "objective", "placement", "read")),
+        *(
+            Scalar(name, MODES[name])
+            for name in ("chunk_size", "objective", "lr_inside_momentum", "read_before_update")
+        ),
     ),
     implementations=(ours("omega_separable", "gradient", "autocast", waived={"special values": CHUNKS}),),
     reduction=lambda sizes: sizes["P"] + sizes["T"] + sizes["w"],
@@ -293,7 +296,7 @@ PICARD = Formula(
         *GATES,
         *STATE,
         *WINDOWS,
-        *(Scalar(name, MODES[name]) for name in ("placement", "read")),
+        *(Scalar(name, MODES[name]) for name in ("lr_inside_momentum", "read_before_update")),
         Scalar("tile", st.integers(1, 3)),
         Scalar("sweeps", st.integers(0, 2)),
     ),
@@ -432,8 +435,8 @@ FORMULAS = (
             Scalar("chunk_size", MODES["chunk_size"]),
             Scalar("objective", MODES["objective"]),
             Scalar("optimizer", st.sampled_from(("gd", "muon", "muon_chunk", "norm_ema"))),
-            Scalar("placement", MODES["placement"]),
-            Scalar("read", MODES["read"]),
+            Scalar("lr_inside_momentum", MODES["lr_inside_momentum"]),
+            Scalar("read_before_update", MODES["read_before_update"]),
             Scalar("clip", st.sampled_from((None, 0.5))),
         ),
         implementations=(ours("omega_varlen", "gradient", waived={"special values": CHUNKS}),),
@@ -458,8 +461,8 @@ FORMULAS = (
             Scalar("chunk_size", MODES["chunk_size"]),
             Scalar("objective", MODES["objective"]),
             Scalar("optimizer", st.sampled_from(("gd",))),
-            Scalar("placement", MODES["placement"]),
-            Scalar("read", st.sampled_from(("post",))),
+            Scalar("lr_inside_momentum", MODES["lr_inside_momentum"]),
+            Scalar("read_before_update", st.sampled_from((False,))),
             Scalar("clip", st.none()),
         ),
         implementations=(ours("atlas_attention", "gradient", "autocast", waived={"special values": CHUNKS}),),

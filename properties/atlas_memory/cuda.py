@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from trueness.optimized.atlas_memory.config import OmegaConfig
+from trueness.optimized.atlas_memory.state import OmegaState, Tokens
 from trueness.tools.spec.inputs import Real
 from trueness.tools.spec.model import Formula, Implementation
 
@@ -21,7 +23,7 @@ SHAPES = {  # name: tokens' dtype, features, values, C, window, form
     "every token, tiles of 16, window 4, P = 192": ("fp32", 192, 64, 16, 4, "exact"),
 }
 
-STEPS = {  # name: features, values, whether the objective is l2, whether η stands inside
+STEPS = {  # name: features, values, whether the objective is l2, whether η is inside the momentum
     "P = 64": (64, 64, True, False),
     "P = 192": (192, 64, True, True),
     "P = 512": (512, 128, False, False),
@@ -33,9 +35,8 @@ def kernel() -> Any:
     from trueness.optimized.atlas_memory.cuda import operator
 
     def call(*given: Any) -> Any:
-        tokens, state, (chunk_size, objective, _, placement, read, _) = given[:7], given[7:11], given[11:]
-        form = operator.form(chunk_size, objective, tokens[6].shape[-1])
-        return operator.omega(*tokens, *state, *form, placement, read)
+        tokens, state, config = Tokens(*given[:7]), OmegaState(*given[7:11]), OmegaConfig(*given[11:])
+        return operator.omega(tokens, state, *operator.form(config, tokens.gamma.shape[-1]), config)
 
     return call
 
@@ -47,13 +48,14 @@ def decoder() -> Any:
     from trueness.optimized.atlas_memory.streaming.linear import OmegaStream
 
     def call(*given: Any) -> Any:
-        rule, tokens, reads = OmegaStream(*given[11:]), [upcast(x) for x in given[:7]], []
-        state = rule.begin(*given[7:11])
+        stream, tokens, reads = OmegaStream(OmegaConfig(*given[11:])), [upcast(x) for x in given[:7]], []
+        state = stream.init_state(OmegaState(*given[7:11]))
         for t in range(tokens[0].shape[1]):
-            token = tuple(x[:, t : t + 1] for x in tokens)
-            o, state = rule.by(operator.step, token, state, inplace=t % 2 == 1)
+            token = Tokens._make(x[:, t : t + 1] for x in tokens)
+            o, state = stream.one_by(operator.step, token, state, inplace=t % 2 == 1)
             reads.append(o)
-        return tuple(x.to(given[0].dtype) for x in (torch.cat(reads, 1), *rule.end(state)))
+        end = stream.final_state(state)
+        return tuple(x.to(given[0].dtype) for x in (torch.cat(reads, 1), end.memory, end.momentum))
 
     return call
 

@@ -21,7 +21,7 @@ from trueness.properties.atlas_memory import cuda
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case, Formula
 
-PLAIN = {"optimizer": "gd", "clip": None, "placement": "inner", "read": "post"}
+PLAIN = {"optimizer": "gd", "clip": None, "lr_inside_momentum": True, "read_before_update": False}
 
 
 def formula() -> Formula:
@@ -113,7 +113,7 @@ BREAKS = {  # name: what stands in for a function of a module
     "one block of features updated": (forward, "updated", first_block_updated),
     "one block of features in the gradient": (backward, "updated", first_block_updated),
     "one block of features multiplied": (forward, "product", first_block_multiplied),
-    "decoder that forgets its window": (step_operator, "windowed", lambda real: lambda state, *_: state),
+    "decoder that forgets its window": (step_operator, "with_window", lambda real: lambda state, *_: state),
     "decoder without residual": (step_kernel, "with_token", lambda real: lambda g, M, *rest: real(g, 0 * M, *rest)),
 }
 

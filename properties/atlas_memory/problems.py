@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from trueness.optimized import atlas_memory as fast
-from trueness.reference import atlas_memory as true
+from trueness.properties.atlas_memory.flat import MLP, STATE, TOKENS
+from trueness.properties.atlas_memory.flat import optimized as fast
+from trueness.properties.atlas_memory.flat import reference as true
 from trueness.tools.arithmetic.bounds import LIMITS, Bound, bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.core import settings_for
@@ -20,7 +21,6 @@ from trueness.tools.run.trial import fingerprint
 
 F64 = precision("float64")
 EXAMPLES = 6
-MLP = ("w1", "w2", "s1", "s2")
 Problem = dict[str, Any]
 _BOUNDS: dict[str, list[Bound]] = {}
 
@@ -31,8 +31,12 @@ sizes = st.fixed_dictionaries(
 )
 chunks = st.integers(1, 9)
 objectives = st.sampled_from(("l2", "dot"))
-placements = st.sampled_from(("outer", "inner"))
-reads = st.sampled_from(("post", "pre"))
+places = st.booleans()
+reads = st.booleans()
+each_mode = pytest.mark.parametrize(
+    ("optimizer", "clip"),
+    [("gd", None), ("gd", 0.3), ("muon", None), ("muon_chunk", None), ("muon_chunk", 0.3), ("norm_ema", None)],
+)
 
 
 def given(**strategies: Any) -> Callable[[Any], Any]:
@@ -83,8 +87,8 @@ def problem(seed: int, size: Mapping[str, int], **given: Any) -> Problem:
         "chunk_size": 1,
         "objective": "l2",
         "optimizer": "gd",
-        "placement": "outer",
-        "read": "post",
+        "lr_inside_momentum": False,
+        "read_before_update": False,
         "clip": None,
     }
     return changed(drawn, **given)
@@ -97,8 +101,8 @@ def mlp_problem(seed: int, size: Mapping[str, int], hidden: int, **given: Any) -
     outer, inner = (B, H, P, hidden), (B, H, hidden, P)
     shapes = dict(zip(MLP, (outer, inner, outer, inner), strict=True))
     p |= {x: 0.5 * np.random.default_rng(seed + i).standard_normal(shapes[x]) for i, x in enumerate(MLP)}
-    order = ("q", "k", "v", "alpha", "eta", "theta", "gamma", *MLP, "k_window", "v_window", "chunk_size", "optimizer")
-    return {name: p[name] for name in (*order, "placement", "read")}
+    order = (*TOKENS, *MLP, "k_window", "v_window", "chunk_size", "optimizer")
+    return {name: p[name] for name in (*order, "lr_inside_momentum", "read_before_update")}
 
 
 def changed(drawn: Problem, **given: Any) -> Problem:
@@ -113,7 +117,7 @@ def changed(drawn: Problem, **given: Any) -> Problem:
 
 def tokens(p: Problem, part: slice) -> Problem:
     """The problem of some of its tokens; state and window stay as they are."""
-    return p | {name: p[name][:, part] for name in ("q", "k", "v", "alpha", "eta", "theta", "gamma")}
+    return p | {name: p[name][:, part] for name in TOKENS}
 
 
 def carried(p: Problem, outputs: Sequence[np.ndarray]) -> Problem:
@@ -148,3 +152,15 @@ def assert_same(want: Sequence[Any], out: Sequence[Any]) -> None:
     """Equal, element for element."""
     for wanted, found in zip(want, out, strict=True):
         assert np.array_equal(wanted, found)
+
+
+def reduction(p: Problem) -> int:
+    return max(np.shape(p[name])[-1] for name in (*TOKENS, *STATE))
+
+
+def worst(name: str, arguments: Sequence[Any], found: Sequence[torch.Tensor | None], n: int) -> float:
+    """The largest T of the outputs of one call of the reference; a gradient that is None is zero."""
+    ratios = []
+    for bound, x in zip(allowed(name, arguments, n), found, strict=True):
+        ratios.append(bound.ratio(np.zeros(bound.y.shape) if x is None else x.detach().numpy()).max(initial=0))
+    return float(max(ratios))

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from trueness.optimized import atlas_memory as fast
+from trueness.properties.atlas_memory.flat import optimized as fast
+from trueness.properties.atlas_memory.flat import reference as true
 from trueness.properties.atlas_memory.problems import (
     F64,
     Problem,
@@ -24,12 +25,11 @@ from trueness.properties.atlas_memory.problems import (
     changed,
     given,
     objectives,
-    placements,
+    places,
     problem,
     reads,
     seeds,
 )
-from trueness.reference import atlas_memory as true
 from trueness.tools.arithmetic.bounds import LIMITS
 
 Sizes = dict[str, int]
@@ -174,7 +174,7 @@ def test_I17_backward_the_elementwise_map_has_the_gradients_of_its_kernel(seed: 
 def masked_attention(**p: Any) -> tuple[torch.Tensor, ...]:
     """(G ∘ Q Kᵀ) V from an empty memory, G by running sums over the recurrence of one token's weight"""
     T, c = p["gamma"].shape[1], p["gamma"].shape[-1]
-    into, out = (p["eta"], 1 + 0 * p["eta"]) if p["placement"] == "inner" else (1 + 0 * p["eta"], p["eta"])
+    into, out = (p["eta"], 1 + 0 * p["eta"]) if p["lr_inside_momentum"] else (1 + 0 * p["eta"], p["eta"])
     k, v = torch.cat([p["k_window"], p["k"]], 1), torch.cat([p["v_window"], p["v"]], 1)
     columns = []
     for u in range(T + c - 1):
@@ -185,30 +185,36 @@ def masked_attention(**p: Any) -> tuple[torch.Tensor, ...]:
             x = into[:, t] * p["gamma"][:, t, :, age] if 0 <= age < c else 0
             S = p["theta"][:, t] * S + x
             M = p["alpha"][:, t] * M + out[:, t] * S
-            rows.append(M if p["read"] == "post" else before)
+            rows.append(before if p["read_before_update"] else M)
         columns.append(torch.stack(rows, 1))
     weight = torch.stack(columns, -1)  # (B, T, H, T + c − 1)
     scores = torch.einsum("bthp,buhp->bthu", p["q"], k)
     return (torch.einsum("bthu,buhv->bthv", weight * scores, v),)
 
 
-@given(seed=seeds, size=sizes, chunk=st.integers(1, 6), placement=placements, read=reads)
+@given(seed=seeds, size=sizes, chunk=st.integers(1, 6), inside=places, before=reads)
 def test_I3_backward_the_dot_objective_is_masked_attention(
-    seed: int, size: Sizes, chunk: int, placement: str, read: str
+    seed: int, size: Sizes, chunk: int, inside: bool, before: bool
 ) -> None:
-    given_ = {"objective": "dot", "chunk_size": chunk, "placement": placement, "read": read}
+    given_ = {"objective": "dot", "chunk_size": chunk, "lr_inside_momentum": inside, "read_before_update": before}
     p = problem(seed, size, memory=0, momentum=0, **given_)
     g = cotangents(p, seed)
     g[1:] = [0 * g[1], 0 * g[2]]
     same_gradients(p, g, pulled(masked_attention, p, g), pulled(fast.omega, p, g), "memory", "momentum")
 
 
-@given(seed=seeds, size=sizes, placement=placements, read=reads)
+@given(seed=seeds, size=sizes, inside=places, before=reads)
 def test_I6_backward_one_chunk_from_an_empty_memory_is_the_inner_product(
-    seed: int, size: Sizes, placement: str, read: str
+    seed: int, size: Sizes, inside: bool, before: bool
 ) -> None:
     """But for the gradient by the memory, which squared errors see"""
-    given_ = {"memory": 0, "momentum": 0, "chunk_size": size["T"], "placement": placement, "read": read}
+    given_ = {
+        "memory": 0,
+        "momentum": 0,
+        "chunk_size": size["T"],
+        "lr_inside_momentum": inside,
+        "read_before_update": before,
+    }
     p = problem(seed, size, objective="l2", **given_)
     g = cotangents(p, seed)
     dot = pulled(fast.omega, p | {"objective": "dot"}, g)
@@ -240,11 +246,11 @@ def test_I11_backward_gradients_turn_with_the_features(seed: int, size: Sizes, c
     same_gradients(p, g, pulled(fast.omega, p, g), found | back)
 
 
-@given(seed=seeds, size=sizes, tile=st.integers(1, 6), placement=placements, read=reads, objective=objectives)
+@given(seed=seeds, size=sizes, tile=st.integers(1, 6), inside=places, before=reads, objective=objectives)
 def test_I13_backward_tiles_of_any_size_give_the_same(
-    seed: int, size: Sizes, tile: int, placement: str, read: str, objective: str
+    seed: int, size: Sizes, tile: int, inside: bool, before: bool, objective: str
 ) -> None:
-    p = problem(seed, size, placement=placement, read=read, objective=objective)
+    p = problem(seed, size, lr_inside_momentum=inside, read_before_update=before, objective=objective)
     g = cotangents(p, seed)
     want = dict(zip(pulled(fast.omega, p, g), true.omega_vjp(*g, *p.values()), strict=True))
     same_gradients(p, g, want, pulled(lambda **x: fast.omega(**x, tile=tile), p, g))
@@ -269,11 +275,11 @@ def test_I14_backward_two_calls_are_one(seed: int, size: Sizes, chunk: int) -> N
     same_gradients(p, g, pulled(split, p, g), pulled(fast.omega, p, g))
 
 
-@given(seed=seeds, size=sizes, chunk=st.integers(1, 6), objective=objectives, read=reads)
+@given(seed=seeds, size=sizes, chunk=st.integers(1, 6), objective=objectives, before=reads)
 def test_I15_backward_an_output_owes_nothing_to_what_comes_later(
-    seed: int, size: Sizes, chunk: int, objective: str, read: str
+    seed: int, size: Sizes, chunk: int, objective: str, before: bool
 ) -> None:
-    p = problem(seed, size | {"T": size["T"] + 1}, chunk_size=chunk, objective=objective, read=read)
+    p = problem(seed, size | {"T": size["T"] + 1}, chunk_size=chunk, objective=objective, read_before_update=before)
     t = (size["T"] + 1) // 2
     g = cotangents(p, seed)
     g[0][:, t:], g[1][:], g[2][:] = 0, 0, 0
@@ -286,12 +292,14 @@ def test_I15_backward_an_output_owes_nothing_to_what_comes_later(
 # -- pieces, other forms ----------------------------------------------------------------------------------------------
 
 
-@given(seed=seeds, size=sizes, chunk=st.integers(1, 3), placement=placements, read=reads)
-def test_pieces_of_any_length_give_the_same(seed: int, size: Sizes, chunk: int, placement: str, read: str) -> None:
+@given(seed=seeds, size=sizes, chunk=st.integers(1, 3), inside=places, before=reads)
+def test_pieces_of_any_length_give_the_same(seed: int, size: Sizes, chunk: int, inside: bool, before: bool) -> None:
     """One chunk a piece, and all of them in one"""
     from trueness.optimized.atlas_memory.gd import autograd as pieces
 
-    p = problem(seed, size | {"T": 3 * chunk + 1}, chunk_size=chunk, placement=placement, read=read)
+    p = problem(
+        seed, size | {"T": 3 * chunk + 1}, chunk_size=chunk, lr_inside_momentum=inside, read_before_update=before
+    )
     g, most = cotangents(p, seed), pieces.ELEMENTS
     try:
         pieces.ELEMENTS = 1
@@ -301,12 +309,12 @@ def test_pieces_of_any_length_give_the_same(seed: int, size: Sizes, chunk: int, 
     same_gradients(p, g, pulled(fast.omega, p, g), short)
 
 
-@given(seed=seeds, size=sizes, chunk=st.integers(1, 3), placement=placements, read=reads)
+@given(seed=seeds, size=sizes, chunk=st.integers(1, 3), inside=places, before=reads)
 def test_operations_one_by_one_give_what_the_written_backward_gives(
-    seed: int, size: Sizes, chunk: int, placement: str, read: str
+    seed: int, size: Sizes, chunk: int, inside: bool, before: bool
 ) -> None:
     """Under a transform of functorch every operation is seen: autograd of those is the other way to the gradients"""
-    p = problem(seed, size, chunk_size=chunk, placement=placement, read=read)
+    p = problem(seed, size, chunk_size=chunk, lr_inside_momentum=inside, read_before_update=before)
     g = cotangents(p, seed)
     x = natives(p)
     leaves = {n: y for n, y in x.items() if isinstance(y, torch.Tensor)}
@@ -336,10 +344,12 @@ def test_one_graph_holds_the_rule() -> None:
     assert_equal_within(true.omega(*p.values()), [x.numpy() for x in found], "omega", list(p.values()))
 
 
-@given(seed=seeds, size=sizes, chunk=st.integers(1, 3), w=st.integers(0, 7), objective=objectives, read=reads)
-def test_separable_weights_are_weights(seed: int, size: Sizes, chunk: int, w: int, objective: str, read: str) -> None:
+@given(seed=seeds, size=sizes, chunk=st.integers(1, 3), w=st.integers(0, 7), objective=objectives, before=reads)
+def test_separable_weights_are_weights(
+    seed: int, size: Sizes, chunk: int, w: int, objective: str, before: bool
+) -> None:
     """Windows of up to eight tokens over chunks of up to three: whole chunks in between, forward and backward"""
-    p = problem(seed, size | {"c": w + 1, "T": 5}, chunk_size=chunk, objective=objective, read=read)
+    p = problem(seed, size | {"c": w + 1, "T": 5}, chunk_size=chunk, objective=objective, read_before_update=before)
     generator = np.random.default_rng(seed)
     scale, sources = generator.uniform(0.1, 1, (1, 5, size["H"])), generator.uniform(0.1, 1, (1, 5 + w, size["H"])) / 4
     p["gamma"] = np.stack([scale * sources[:, w - j : w - j + 5] for j in range(w + 1)], -1)
@@ -350,7 +360,7 @@ def test_separable_weights_are_weights(seed: int, size: Sizes, chunk: int, w: in
         weights = [torch.from_numpy(y.copy()) for y in (scale, sources[:, w:])]
         state = [x[n] for n in STATE]
         before = torch.from_numpy(sources[:, :w].copy())
-        modes = [x[n] for n in ("chunk_size", "objective", "placement", "read")]
+        modes = [x[n] for n in ("chunk_size", "objective", "lr_inside_momentum", "read_before_update")]
         return fast.omega_separable(*tokens, *weights, *state, before, *modes)
 
     same_gradients(p, g, pulled(fast.omega, p, g), pulled(separable, p, g), "gamma")
@@ -358,17 +368,17 @@ def test_separable_weights_are_weights(seed: int, size: Sizes, chunk: int, w: in
     assert_equal_within(true.omega(*p.values()), out, "omega", list(p.values()))
 
 
-@given(seed=seeds, size=sizes, tile=st.integers(1, 5), placement=placements, read=reads)
+@given(seed=seeds, size=sizes, tile=st.integers(1, 5), inside=places, before=reads)
 def test_as_many_sweeps_as_tokens_are_the_exact_rule(
-    seed: int, size: Sizes, tile: int, placement: str, read: str
+    seed: int, size: Sizes, tile: int, inside: bool, before: bool
 ) -> None:
-    p = problem(seed, size, placement=placement, read=read)
+    p = problem(seed, size, lr_inside_momentum=inside, read_before_update=before)
     g = cotangents(p, seed)
 
     def picard(sweeps: int) -> Callable[..., Any]:
         def call(**x: Any) -> Any:
             tensors = [x[n] for n in ("q", "k", "v", "alpha", "eta", "theta", "gamma", *STATE)]
-            return fast.omega_picard(*tensors, placement, read, tile, sweeps)
+            return fast.omega_picard(*tensors, inside, before, tile, sweeps)
 
         return call
 
@@ -383,5 +393,5 @@ def test_every_sweep_comes_nearer_to_the_exact_rule(seed: int) -> None:
     p["k"] = p["k"] / np.linalg.norm(p["k"], axis=-1, keepdims=True)
     tensors = [torch.from_numpy(p[n]) for n in ("q", "k", "v", "alpha", "eta", "theta", "gamma", *STATE)]
     exact = torch.from_numpy(true.omega(*p.values())[1])
-    off = [float((fast.omega_picard(*tensors, "outer", "post", 6, s)[1] - exact).norm()) for s in range(5)]
+    off = [float((fast.omega_picard(*tensors, False, False, 6, s)[1] - exact).norm()) for s in range(5)]
     assert all(later < earlier for earlier, later in pairwise(off))

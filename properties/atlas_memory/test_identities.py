@@ -11,6 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from trueness.properties.atlas_memory.flat import reference as true
 from trueness.properties.atlas_memory.problems import (
     F64,
     Problem,
@@ -23,14 +24,13 @@ from trueness.properties.atlas_memory.problems import (
     given,
     objectives,
     ours,
-    placements,
+    places,
     problem,
     reads,
     seeds,
     sizes,
     tokens,
 )
-from trueness.reference import atlas_memory as true
 
 omega = both("omega")
 Sizes = dict[str, int]
@@ -141,7 +141,7 @@ def explicit_weights(p: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """a, f, G of M_t = a_t M_0 − f_t S_0 − Σ G[t, u] φ_u e_uᵀ; u counts the window's tokens first."""
     T, c = p["gamma"].shape[1], p["gamma"].shape[-1]
     eta, one = p["eta"], np.ones_like(p["eta"])
-    w_in, w_out = (one, eta) if p["placement"] == "outer" else (eta, one)
+    w_in, w_out = (one, eta) if not p["lr_inside_momentum"] else (eta, one)
     A, Theta = products(p["alpha"]), products(p["theta"])
     scaled = A * np.moveaxis(w_out, 1, 2)[:, :, None, :]
     band = np.zeros((*scaled.shape[:3], T + c - 1))
@@ -151,18 +151,18 @@ def explicit_weights(p: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     a, b = (np.moveaxis(np.cumprod(p[x], axis=1), 1, 2) for x in ("alpha", "theta"))
     f = np.einsum("bhts,bhs->bht", scaled, b)
     G = scaled @ Theta @ band
-    if p["read"] == "pre":
+    if p["read_before_update"]:
         a = np.concatenate([np.ones_like(a[..., :1]), a[..., :-1]], axis=-1)
         f, G = (np.concatenate([np.zeros_like(x[:, :, :1]), x[:, :, :-1]], axis=2) for x in (f, G))
     return a, f, G
 
 
 @omega
-@given(seed=seeds, size=sizes, chunk=chunks, placement=placements, read=reads)
+@given(seed=seeds, size=sizes, chunk=chunks, inside=places, before=reads)
 def test_I3_the_dot_objective_is_masked_attention_whatever_the_chunk(
-    function: Any, seed: int, size: Sizes, chunk: int, placement: str, read: str
+    function: Any, seed: int, size: Sizes, chunk: int, inside: bool, before: bool
 ) -> None:
-    p = problem(seed, size, objective="dot", chunk_size=chunk, placement=placement, read=read)
+    p = problem(seed, size, objective="dot", chunk_size=chunk, lr_inside_momentum=inside, read_before_update=before)
     a, f, G = explicit_weights(p)
     start = np.einsum("bhtp,bhpv->bhtv", np.moveaxis(p["q"], 1, 2), p["memory"])
     push = np.einsum("bhtp,bhpv->bhtv", np.moveaxis(p["q"], 1, 2), p["momentum"])
@@ -275,12 +275,12 @@ def test_I5b_with_full_forgetting_it_is_sliding_window_softmax_attention(
 
 
 @omega
-@given(seed=seeds, size=sizes, placement=placements, optimizer=st.sampled_from(("gd", "muon")))
+@given(seed=seeds, size=sizes, inside=places, optimizer=st.sampled_from(("gd", "muon")))
 def test_I6_one_chunk_from_an_empty_memory_makes_no_delta_correction(
-    function: Any, seed: int, size: Sizes, placement: str, optimizer: str
+    function: Any, seed: int, size: Sizes, inside: bool, optimizer: str
 ) -> None:
     """With C ≥ T every error is taken at M_0 = 0, where the residual is −v: squared error is the inner product."""
-    given = {"memory": 0, "momentum": 0, "chunk_size": size["T"], "placement": placement, "optimizer": optimizer}
+    given = {"memory": 0, "momentum": 0, "chunk_size": size["T"], "lr_inside_momentum": inside, "optimizer": optimizer}
     squared, dot = (call(function, problem(seed, size, objective=o, **given)) for o in ("l2", "dot"))
     assert_same(squared, dot)
 
@@ -314,12 +314,12 @@ def test_I8_within_a_chunk_momentum_is_an_exponential_window(
 
 
 @omega
-@given(seed=seeds, size=sizes, chunk=chunks, placement=placements, optimizer=st.sampled_from(("gd", "muon")))
+@given(seed=seeds, size=sizes, chunk=chunks, inside=places, optimizer=st.sampled_from(("gd", "muon")))
 def test_I10_a_memory_that_knows_every_value_does_not_move(
-    function: Any, seed: int, size: Sizes, chunk: int, placement: str, optimizer: str
+    function: Any, seed: int, size: Sizes, chunk: int, inside: bool, optimizer: str
 ) -> None:
     """Small integers, so that every product is exact; Newton-Schulz of 0 is 0 because of its ε."""
-    p = problem(seed, size, alpha=1, momentum=0, chunk_size=chunk, placement=placement, optimizer=optimizer)
+    p = problem(seed, size, alpha=1, momentum=0, chunk_size=chunk, lr_inside_momentum=inside, optimizer=optimizer)
     p |= {name: np.rint(2 * p[name]) for name in ("q", "k", "memory", "k_window")}
     p |= {x: np.einsum("bthp,bhpv->bthv", p[y], p["memory"]) for x, y in (("v", "k"), ("v_window", "k_window"))}
     read = np.einsum("bthp,bhpv->bthv", p["q"], p["memory"])
@@ -386,12 +386,12 @@ MODES = st.sampled_from(("gd", "muon", "muon_chunk"))
 
 
 @omega
-@given(seed=seeds, size=sizes, block=st.integers(1, 4), objective=objectives, read=reads)
+@given(seed=seeds, size=sizes, block=st.integers(1, 4), objective=objectives, before=reads)
 def test_I13_the_exact_rule_does_not_depend_on_how_many_tokens_a_call_has(
-    function: Any, seed: int, size: Sizes, block: int, objective: str, read: str
+    function: Any, seed: int, size: Sizes, block: int, objective: str, before: bool
 ) -> None:
     """C = 1: every token is a boundary, and blocks of any size give what one call of all gives."""
-    p = problem(seed, size, objective=objective, read=read)
+    p = problem(seed, size, objective=objective, read_before_update=before)
     state, outs = p, []
     for at in range(0, size["T"], block):
         piece = tokens(p, slice(at, at + block)) | {x: state[x] for x in CARRIED}
@@ -400,12 +400,12 @@ def test_I13_the_exact_rule_does_not_depend_on_how_many_tokens_a_call_has(
     is_now(p, (np.concatenate(outs, axis=1), *found[1:]), function)
 
 
-@given(seed=seeds, size=sizes, tile=st.integers(1, 9), objective=objectives, placement=placements, read=reads)
+@given(seed=seeds, size=sizes, tile=st.integers(1, 9), objective=objectives, inside=places, before=reads)
 def test_I13_tiles_of_any_size_give_the_same(
-    seed: int, size: Sizes, tile: int, objective: str, placement: str, read: str
+    seed: int, size: Sizes, tile: int, objective: str, inside: bool, before: bool
 ) -> None:
     """A tile is a matter of speed and a chunk is not: C = 1 for squared errors, any C for the inner product."""
-    p = problem(seed, size, objective=objective, placement=placement, read=read)
+    p = problem(seed, size, objective=objective, lr_inside_momentum=inside, read_before_update=before)
     p |= {"chunk_size": 1 + seed % 3 if objective == "dot" else 1}
     is_now(p, call(true.omega, p), ours("omega", tile=tile))
 
@@ -431,11 +431,11 @@ CARRIED = ("memory", "momentum", "k_window", "v_window")
 
 
 @omega
-@given(seed=seeds, size=sizes, chunk=chunks, optimizer=MODES, objective=objectives, read=reads)
+@given(seed=seeds, size=sizes, chunk=chunks, optimizer=MODES, objective=objectives, before=reads)
 def test_I15_what_comes_later_changes_nothing_before_it(
-    function: Any, seed: int, size: Sizes, chunk: int, optimizer: str, objective: str, read: str
+    function: Any, seed: int, size: Sizes, chunk: int, optimizer: str, objective: str, before: bool
 ) -> None:
-    p = problem(seed, size, chunk_size=chunk, optimizer=optimizer, objective=objective, read=read)
+    p = problem(seed, size, chunk_size=chunk, optimizer=optimizer, objective=objective, read_before_update=before)
     other = problem(seed + 1, size)
     t = size["T"] // 2
     mixed = p | {

@@ -15,7 +15,8 @@ import torch
 from hypothesis import strategies as st
 from torch.optim import _muon
 
-from trueness.optimized import atlas_memory as fast
+from trueness.properties.atlas_memory.flat import optimized as fast
+from trueness.properties.atlas_memory.flat import reference as true
 from trueness.properties.atlas_memory.problems import (
     F64,
     MLP,
@@ -31,13 +32,12 @@ from trueness.properties.atlas_memory.problems import (
     mlp_problem,
     objectives,
     ours,
-    placements,
+    places,
     problem,
     seeds,
     sizes,
     tokens,
 )
-from trueness.reference import atlas_memory as true
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
 from trueness.tools.arithmetic.formats import precision, round_to
 
@@ -430,7 +430,7 @@ def autograd_loop(p: Problem, loss: Function, matrices: tuple[str, ...], momenta
             total = total + (given["gamma"][:, t, :, j] * loss(start, keys[:, at], values[:, at])).sum()
         found = torch.autograd.grad(total, start, allow_unused=False)
         alpha, eta, theta = (given[x][:, t, :, None, None] for x in ("alpha", "eta", "theta"))
-        into, out = (1, eta) if p["placement"] == "outer" else (eta, 1)
+        into, out = (eta, 1) if p["lr_inside_momentum"] else (1, eta)
         state = [theta * s + into * g for s, g in zip(state, found, strict=True)]
         weights = [alpha * w - out * s for w, s in zip(weights, state, strict=True)]
     return [x.numpy() for x in (*weights, *state)]
@@ -442,11 +442,11 @@ def linear_loss(start: list[torch.Tensor], k: torch.Tensor, v: torch.Tensor, dot
 
 
 @omega
-@given(seed=seeds, size=sizes, chunk=chunks, objective=objectives, placement=placements)
+@given(seed=seeds, size=sizes, chunk=chunks, objective=objectives, inside=places)
 def test_the_written_gradient_is_autograds_gradient_of_the_windows_loss(
-    function: Function, seed: int, size: Sizes, chunk: int, objective: str, placement: str
+    function: Function, seed: int, size: Sizes, chunk: int, objective: str, inside: bool
 ) -> None:
-    p = problem(seed, size, chunk_size=chunk, objective=objective, placement=placement)
+    p = problem(seed, size, chunk_size=chunk, objective=objective, lr_inside_momentum=inside)
     want = autograd_loop(p, lambda *a: linear_loss(*a, objective == "dot"), ("memory",), ("momentum",))
     out = call(function, p)
     assert_equal_within([out[0], *want], out, "omega", list(p.values()))
@@ -481,8 +481,8 @@ def test_one_hot_keys_recall_the_last_value_stored_under_them(function: Function
 def test_a_read_before_the_update_is_what_the_token_before_would_have_read(
     function: Function, seed: int, size: Sizes, chunk: int, optimizer: str
 ) -> None:
-    p = problem(seed, size | {"T": size["T"] + 1}, chunk_size=chunk, optimizer=optimizer, read="pre")
-    later = p | {"q": np.concatenate([p["q"][:, 1:], p["q"][:, :1]], axis=1), "read": "post"}
+    p = problem(seed, size | {"T": size["T"] + 1}, chunk_size=chunk, optimizer=optimizer, read_before_update=True)
+    later = p | {"q": np.concatenate([p["q"][:, 1:], p["q"][:, :1]], axis=1), "read_before_update": False}
     before = call(function, p)
     bound = allowed("omega", list(p.values()), size["P"] + size["c"])[0]
     found, wanted = before[0][:, 1:], call(function, later)[0][:, :-1]
@@ -498,7 +498,7 @@ def test_where_a_constant_step_stands_does_not_matter_to_gradient_descent(
 ) -> None:
     """Outer: M ← α M − η S. Inner: S holds η g. A momentum to start from is scaled along."""
     p = problem(seed, size, chunk_size=chunk, eta=eta)
-    inner = p | {"placement": "inner", "momentum": eta * p["momentum"]}
+    inner = p | {"lr_inside_momentum": True, "momentum": eta * p["momentum"]}
     out, memory, momentum = call(function, inner)
     is_now(p, [out, memory, momentum / eta], function)
 
@@ -509,7 +509,7 @@ def test_a_constant_step_inside_newton_schulz_does_nothing(
     function: Function, seed: int, size: Sizes, chunk: int, k: int
 ) -> None:
     """The paper's eq. 57-58: NS(η S) = NS(S). Powers of two, and an ε that is nothing beside them."""
-    p = problem(seed, size, chunk_size=chunk, eta=1, optimizer="muon", placement="inner", momentum=0)
+    p = problem(seed, size, chunk_size=chunk, eta=1, optimizer="muon", lr_inside_momentum=True, momentum=0)
     scaled = changed(p, eta=2.0**k)
     seen = 1e-8 * 2.0**5 / np.abs(call(function, p)[2]).max()  # ε beside the smallest momentum, as a relative change
     out, memory, momentum = call(function, scaled)
@@ -528,11 +528,11 @@ def test_a_constant_step_inside_newton_schulz_does_nothing(
 def test_a_neutral_token_leaves_memory_and_momentum_alone(
     function: Function, seed: int, size: Sizes, chunk: int, optimizer: str
 ) -> None:
-    """γ = 0, α = θ = 1 and no step. Of the inner placement it is the outer weight that would have to vanish."""
+    """γ = 0, α = θ = 1 and no step. With η inside the momentum the weight outside would have to vanish."""
     p = problem(seed, size, alpha=1, eta=0, theta=1, gamma=0, chunk_size=chunk, optimizer=optimizer)
     assert_same((p["memory"], p["momentum"]), call(function, p)[1:])
     if optimizer == "gd":
-        moved = call(function, p | {"placement": "inner"})
+        moved = call(function, p | {"lr_inside_momentum": True})
         assert not np.array_equal(moved[1], p["memory"])
 
 
@@ -570,7 +570,7 @@ def test_muon_cannot_make_the_memory_larger_than_eta_over_one_minus_alpha(
 def test_a_chunk_of_one_makes_muon_by_token_and_by_chunk_the_same_read_before(
     function: Function, seed: int, size: Sizes
 ) -> None:
-    p = problem(seed, size, optimizer="muon", read="pre")
+    p = problem(seed, size, optimizer="muon", read_before_update=True)
     is_now(p, call(function, p | {"optimizer": "muon_chunk"}), function)
 
 
@@ -642,23 +642,23 @@ small = st.fixed_dictionaries({x: st.integers(1, 2) for x in "BH"} | {x: st.inte
 
 
 @mlp
-@given(seed=seeds, size=small, T=st.integers(1, 4), N=st.integers(1, 4), chunk=chunks, placement=placements)
+@given(seed=seeds, size=small, T=st.integers(1, 4), N=st.integers(1, 4), chunk=chunks, inside=places)
 def test_the_written_gradients_of_two_layers_are_autograds(
-    function: Function, seed: int, size: Sizes, T: int, N: int, chunk: int, placement: str
+    function: Function, seed: int, size: Sizes, T: int, N: int, chunk: int, inside: bool
 ) -> None:
-    p = mlp_problem(seed, size | {"T": T}, N, chunk_size=chunk, placement=placement)
+    p = mlp_problem(seed, size | {"T": T}, N, chunk_size=chunk, lr_inside_momentum=inside)
     out = call(function, p)
     want = autograd_loop(p, mlp_loss, MLP[:2], MLP[2:])
     assert_equal_within([out[0], *want], out, "omega_mlp", list(p.values()))
 
 
 @mlp
-@given(seed=seeds, size=small, T=st.integers(1, 4), N=st.integers(1, 4), placement=placements)
+@given(seed=seeds, size=small, T=st.integers(1, 4), N=st.integers(1, 4), inside=places)
 def test_from_zero_outer_weights_one_chunk_of_two_layers_is_a_linear_memory_on_hidden_features(
-    function: Function, seed: int, size: Sizes, T: int, N: int, placement: str
+    function: Function, seed: int, size: Sizes, T: int, N: int, inside: bool
 ) -> None:
     """Where Ŵ1 = 0 the inner weights have no gradient: o = q + omega(σ(W2 q), σ(W2 k), v − k), M = W1ᵀ."""
-    p = mlp_problem(seed, size | {"T": T}, N, chunk_size=T, placement=placement, alpha=1)
+    p = mlp_problem(seed, size | {"T": T}, N, chunk_size=T, lr_inside_momentum=inside, alpha=1)
     p = p | {x: 0 * p[x] for x in ("w1", "s1", "s2")}
 
     def hidden(x: np.ndarray) -> np.ndarray:
@@ -666,7 +666,9 @@ def test_from_zero_outer_weights_one_chunk_of_two_layers_is_a_linear_memory_on_h
         return z / (1 + np.exp(-z))
 
     linear = problem(seed, size | {"T": T, "P": N, "V": size["P"]}, memory=0, momentum=0)
-    linear |= {x: p[x] for x in ("alpha", "eta", "theta", "gamma", "chunk_size", "placement", "read")}
+    linear |= {
+        x: p[x] for x in ("alpha", "eta", "theta", "gamma", "chunk_size", "lr_inside_momentum", "read_before_update")
+    }
     linear |= {"q": hidden(p["q"]), "k": hidden(p["k"]), "k_window": hidden(p["k_window"])}
     linear |= {"v": p["v"] - p["k"], "v_window": p["v_window"] - p["k_window"]}
     o, memory, momentum = true.omega(*linear.values())
@@ -696,7 +698,7 @@ def test_two_layers_stream_see_no_future_and_mix_no_batches(
 
 
 attention = both("atlas_attention")
-MODE = (2, "l2", "muon", "outer", "post", None)
+MODE = (2, "l2", "muon", False, False, None)
 
 
 def attention_problem(seed: int, T: int = 5) -> list[np.ndarray]:

@@ -11,25 +11,24 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from trueness.optimized import atlas_memory as fast
-from trueness.properties.atlas_memory.problems import MLP, Problem, given, mlp_problem, seeds
-from trueness.reference import atlas_memory as true
+from trueness.properties.atlas_memory.flat import MLP, TOKENS, advance, config
+from trueness.properties.atlas_memory.flat import optimized as fast
+from trueness.properties.atlas_memory.flat import reference as true
+from trueness.properties.atlas_memory.problems import Problem, given, mlp_problem, seeds
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
 from trueness.tools.arithmetic.formats import precision, round_to
 
-TOKENS = ("q", "k", "v", "alpha", "eta", "theta", "gamma")
 STATE = (*MLP, "k_window", "v_window")
-MODES = ("chunk_size", "optimizer", "placement", "read")
 T = 7
 sizes = st.fixed_dictionaries({x: st.integers(1, 2) for x in "BH"} | {x: st.integers(1, 3) for x in "PVc"})
 hidden = st.integers(1, 4)
 chunks = st.integers(1, 5)
 cuts = st.sets(st.integers(1, T - 1)).map(lambda inner: [0, *sorted(inner), T])
-# chunk size and cuts: whole chunks, pieces of several tokens that begin, cross and end a chunk, and single tokens
+# chunk size and cuts: whole chunks, parts of several tokens that begin, cross and end a chunk, and single tokens
 ways = pytest.mark.parametrize(("chunk", "at"), [(1, (0, 1, 3, T)), (3, (0, 2, 4, 5, T)), (5, (0, 1, 2, T))])
 optimizers = pytest.mark.parametrize("optimizer", ["gd", "muon", "muon_chunk"])
-placements = pytest.mark.parametrize("placement", ["outer", "inner"])
-reads = pytest.mark.parametrize("read", ["post", "pre"])
+places = pytest.mark.parametrize("inside", [False, True])
+reads = pytest.mark.parametrize("before", [False, True])
 formats = st.sampled_from(("float64", "float32"))
 
 
@@ -45,12 +44,12 @@ def native(p: Problem, dtype: str = "float64") -> dict[str, torch.Tensor]:
 
 def streamed(p: Problem, at: Sequence[int], tensors: dict[str, torch.Tensor], **how: Any) -> list[torch.Tensor]:
     """o, W1, W2, S1, S2 of a stream that is cut ``at`` these tokens"""
-    rule = fast.OmegaMlpStream(*(p[name] for name in MODES))
-    state, found = rule.begin(*(tensors[name] for name in STATE)), []
+    rule = fast.OmegaMlpStream(config(p))
+    state, found = rule.init_state(fast.OmegaMlpState(*(tensors[name] for name in STATE))), []
     for start, end in pairwise(at):
-        o, state = rule(*(tensors[name][:, start:end] for name in TOKENS), state, **how)
+        o, state = advance(rule, (tensors[name][:, start:end] for name in TOKENS), state, **how)
         found.append(o)
-    return [torch.cat(found, 1), *rule.end(state)]
+    return [torch.cat(found, 1), *rule.final_state(state)[:4]]
 
 
 def worst(
@@ -74,28 +73,46 @@ def longest(p: Problem) -> int:
 
 
 @optimizers
-@placements
+@places
 @reads
 @given(dtype=formats, seed=seeds, size=sizes, N=hidden, chunk=chunks, at=cuts)
 def test_two_layers_cut_anywhere_are_one_call(
-    optimizer: str, placement: str, read: str, dtype: str, seed: int, size: Any, N: int, chunk: int, at: Any
+    optimizer: str, inside: bool, before: bool, dtype: str, seed: int, size: Any, N: int, chunk: int, at: Any
 ) -> None:
     """Of the reference: whole chunks, parts of chunks and single tokens in any order."""
-    p = drawn(seed, size, N, dtype, chunk_size=chunk, optimizer=optimizer, placement=placement, read=read)
+    p = drawn(
+        seed,
+        size,
+        N,
+        dtype,
+        chunk_size=chunk,
+        optimizer=optimizer,
+        lr_inside_momentum=inside,
+        read_before_update=before,
+    )
     out = streamed(p, at, native(p, dtype))
     assert all(x.dtype == getattr(torch, dtype) for x in out)
     assert worst(true.omega_mlp, list(p.values()), out, longest(p), dtype) <= LIMITS["fused"]
 
 
 @optimizers
-@placements
+@places
 @reads
 @given(dtype=formats, seed=seeds, size=sizes, N=hidden, chunk=chunks, at=cuts)
 def test_so_are_their_gradients(
-    optimizer: str, placement: str, read: str, dtype: str, seed: int, size: Any, N: int, chunk: int, at: Any
+    optimizer: str, inside: bool, before: bool, dtype: str, seed: int, size: Any, N: int, chunk: int, at: Any
 ) -> None:
     """By every tensor, through every state between two calls."""
-    p = drawn(seed, size, N, dtype, chunk_size=chunk, optimizer=optimizer, placement=placement, read=read)
+    p = drawn(
+        seed,
+        size,
+        N,
+        dtype,
+        chunk_size=chunk,
+        optimizer=optimizer,
+        lr_inside_momentum=inside,
+        read_before_update=before,
+    )
     leaves = {name: x.requires_grad_() for name, x in native(p, dtype).items()}
     out = streamed(p, at, leaves)
     generator = np.random.default_rng(seed)
@@ -138,10 +155,10 @@ def test_the_state_of_half_precision_is_float32(
 def test_a_stream_that_forgets_its_chunk_is_not_one_call(optimizer: str, wrong: str) -> None:
     """Ŵ, the sums that wait for the end of the chunk, or the position"""
     p = drawn(5, {"B": 1, "H": 1, "P": 3, "V": 3, "c": 2}, 4, chunk_size=4, optimizer=optimizer)
-    rule, tensors = fast.OmegaMlpStream(*(p[name] for name in MODES)), native(p)
-    state, found = rule.begin(*(tensors[name] for name in STATE)), []
+    rule, tensors = fast.OmegaMlpStream(config(p)), native(p)
+    state, found = rule.init_state(fast.OmegaMlpState(*(tensors[name] for name in STATE))), []
     for start, end in pairwise((0, 2, T)):
-        o, state = rule(*(tensors[name][:, start:end] for name in TOKENS), state)
+        o, state = advance(rule, (tensors[name][:, start:end] for name in TOKENS), state)
         found.append(o)
         if end == 2:
             forgets = {
@@ -150,7 +167,7 @@ def test_a_stream_that_forgets_its_chunk_is_not_one_call(optimizer: str, wrong: 
                 "position": {"position": 0},
             }
             state = state._replace(**forgets[wrong])
-    out = [torch.cat(found, 1), *rule.end(state)]
+    out = [torch.cat(found, 1), *rule.final_state(state)[:4]]
     assert worst(true.omega_mlp, list(p.values()), out, longest(p), "float64") > 2 * LIMITS["eager"]
 
 
@@ -161,7 +178,7 @@ def test_a_stream_that_forgets_its_chunk_is_not_one_call(optimizer: str, wrong: 
 @optimizers
 @given(seed=seeds, size=sizes, N=hidden)
 def test_in_place_is_the_same(optimizer: str, seed: int, size: Any, N: int, chunk: int, at: Any) -> None:
-    """Whatever the pieces are; and what ``begin`` was given is left alone."""
+    """Whatever the pieces are; and what ``init_state`` was given is left alone."""
     p = drawn(seed, size, N, chunk_size=chunk, optimizer=optimizer)
     tensors = native(p)
     given = {name: x.clone() for name, x in tensors.items()}
@@ -175,11 +192,16 @@ def test_in_place_is_the_same(optimizer: str, seed: int, size: Any, N: int, chun
 def test_within_a_chunk_a_token_in_place_needs_no_new_state(optimizer: str, seed: int, size: Any, N: int) -> None:
     """Weights, their start, momenta and window lie where they lay."""
     p = drawn(seed, size, N, chunk_size=T, optimizer=optimizer)
-    rule, tensors = fast.OmegaMlpStream(*(p[name] for name in MODES)), native(p)
-    _, state = rule(*(tensors[name][:, :1] for name in TOKENS), rule.begin(*(tensors[x] for x in STATE)), inplace=True)
+    rule, tensors = fast.OmegaMlpStream(config(p)), native(p)
+    _, state = advance(
+        rule,
+        (tensors[name][:, :1] for name in TOKENS),
+        rule.init_state(fast.OmegaMlpState(*(tensors[x] for x in STATE))),
+        inplace=True,
+    )
     where = [x.data_ptr() for x in state[:8]]
     for t in range(1, T - 1):
-        _, state = rule(*(tensors[name][:, t : t + 1] for name in TOKENS), state, inplace=True)
+        _, state = advance(rule, (tensors[name][:, t : t + 1] for name in TOKENS), state, inplace=True)
         assert where == [x.data_ptr() for x in state[:8]]
 
 
@@ -191,15 +213,15 @@ def test_in_place_writes_over_one_state_alone(
 ) -> None:
     """Those before it can be taken up again: another way to go on from the same prompt."""
     p = drawn(seed, size, N, chunk_size=chunk, optimizer=optimizer)
-    rule, tensors = fast.OmegaMlpStream(*(p[name] for name in MODES)), native(p)
-    states = [rule.begin(*(tensors[name] for name in STATE))]
+    rule, tensors = fast.OmegaMlpStream(config(p)), native(p)
+    states = [rule.init_state(fast.OmegaMlpState(*(tensors[name] for name in STATE)))]
     parts = [[tensors[name][:, start:end] for name in TOKENS] for start, end in pairwise(at)]
     for part in parts[:first]:
-        states.append(rule(*part, states[-1])[1])
+        states.append(advance(rule, part, states[-1])[1])
     kept = [[x.clone() for x in state[:-1]] for state in states[:-1]]
     state = states[-1]
     for part in parts[first:]:
-        _, state = rule(*part, state, inplace=True)
+        _, state = advance(rule, part, state, inplace=True)
     for before, after in zip(kept, states, strict=False):
         assert all(torch.equal(x, y) for x, y in zip(before, after[:-1], strict=True))
 
@@ -224,9 +246,13 @@ def test_heads_and_sequences_never_mix(optimizer: str, seed: int, size: Any, N: 
 
 def test_a_detached_state_has_its_numbers_and_no_history() -> None:
     p = drawn(1, {"B": 1, "H": 2, "P": 2, "V": 2, "c": 2}, 3, chunk_size=4, optimizer="muon_chunk")
-    rule, tensors = fast.OmegaMlpStream(*(p[name] for name in MODES)), native(p)
+    rule, tensors = fast.OmegaMlpStream(config(p)), native(p)
     leaves = {name: x.requires_grad_() for name, x in tensors.items()}
-    _, state = rule(*(leaves[name][:, :5] for name in TOKENS), rule.begin(*(leaves[name] for name in STATE)))
+    _, state = advance(
+        rule,
+        (leaves[name][:, :5] for name in TOKENS),
+        rule.init_state(fast.OmegaMlpState(*(leaves[name] for name in STATE))),
+    )
     bare = state.detach()
     assert bare.position == state.position == 1
     for a, b in zip(state[:-1], bare[:-1], strict=True):
@@ -234,11 +260,13 @@ def test_a_detached_state_has_its_numbers_and_no_history() -> None:
 
 
 def test_a_long_prompt_is_not_kept_for_its_window() -> None:
-    p = drawn(0, {"B": 1, "H": 1, "P": 2, "V": 2, "c": 2}, 2)
-    tensors = native(p)
-    for rule, names in ((fast.OmegaMlpStream(1), STATE), (fast.OmegaStream(1), ("memory", "momentum", *STATE[4:]))):
-        start = tensors | dict.fromkeys(("memory", "momentum"), torch.zeros(1, 1, 2, 2, dtype=torch.float64))
-        _, state = rule(*(tensors[name] for name in TOKENS), rule.begin(*(start[name] for name in names)))
+    tensors = native(drawn(0, {"B": 1, "H": 1, "P": 2, "V": 2, "c": 2}, 2))
+    M, windows = torch.zeros(1, 1, 2, 2, dtype=torch.float64), [tensors[name] for name in STATE[4:]]
+    one = fast.OmegaConfig(1)
+    mlp, linear = fast.OmegaMlpStream(one), fast.OmegaStream(one)
+    two_layers = mlp.init_state(fast.OmegaMlpState(*(tensors[name] for name in STATE)))
+    for rule, start in ((mlp, two_layers), (linear, linear.init_state(fast.OmegaState(M, M, *windows)))):
+        _, state = advance(rule, (tensors[name] for name in TOKENS), start)
         assert torch.equal(state.k_window, tensors["k"][:, -1:])
         assert state.k_window.untyped_storage().nbytes() < tensors["k"].untyped_storage().nbytes()
 
@@ -246,43 +274,53 @@ def test_a_long_prompt_is_not_kept_for_its_window() -> None:
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def linear() -> fast.OmegaState:
+def linear() -> fast.OmegaStreamState:
     """The state of another rule"""
     M, window = torch.zeros(2, 2, 3, 3, dtype=torch.float64), torch.zeros(2, 1, 2, 3, dtype=torch.float64)
-    return fast.OmegaStream(2).begin(M, M, window, window)
+    return fast.OmegaStream(fast.OmegaConfig(2)).init_state(fast.OmegaState(M, M, window, window))
 
 
-REFUSED: dict[str, Callable[[fast.OmegaMlpStream, dict[str, Any], fast.OmegaMlpState], Any]] = {
-    "state was dict; it must be an OmegaMlpState": lambda rule, t, s: rule(*t.values(), {}),  # type: ignore[arg-type]
-    "state was OmegaState; it": lambda rule, t, s: rule(*t.values(), linear()),  # type: ignore[arg-type]
-    "state was OmegaMlpState; it": lambda rule, t, s: fast.OmegaStream(2)(*t.values(), s),  # type: ignore[arg-type]
-    "state.position was 1; in chunks of 1": lambda rule, t, s: fast.OmegaMlpStream(1)(*t.values(), one_on(rule, t, s)),
-    "state.w1 had shape": lambda rule, t, s: rule(*t.values(), s._replace(w1=s.w1[:1])),
-    "state.s2 had shape": lambda rule, t, s: rule(*t.values(), s._replace(s2=s.s2[..., :1])),
-    "state.start2 had shape": lambda rule, t, s: rule(*t.values(), s._replace(start2=s.start1)),
-    "state.k_window had shape": lambda rule, t, s: rule(*t.values(), s._replace(k_window=s.k_window[:, :0])),
-    "state.kept had shape": lambda rule, t, s: rule(*t.values(), s._replace(kept=s.kept[:1])),
-    "state.w1 was torch.float64": lambda rule, t, s: rule(*(x.float() for x in t.values()), s),
-    "v had shape": lambda rule, t, s: rule(*(t | {"v": t["v"][..., :1]}).values(), s),
-    "inplace was True": lambda rule, t, s: rule(*(x.requires_grad_() for x in t.values()), s, inplace=True),
-    "chunk_size was 0": lambda rule, t, s: fast.OmegaMlpStream(0),
-    "optimizer was 'norm_ema'; a memory of two": lambda rule, t, s: fast.OmegaMlpStream(1, "norm_ema"),
-    "read was 'both'": lambda rule, t, s: fast.OmegaMlpStream(1, read="both"),
-    "w2 had shape": lambda rule, t, s: rule.begin(s.w1, s.w1, s.s1, s.s2, s.k_window, s.v_window),
-    "v_window had shape": lambda rule, t, s: rule.begin(*s[:4], s.k_window, s.v_window[..., :1]),
+REFUSED: dict[str, Callable[[fast.OmegaMlpStream, dict[str, Any], fast.OmegaMlpStreamState], Any]] = {
+    "state was dict; it must be an OmegaMlpStreamState": lambda rule, t, s: advance(rule, t.values(), {}),  # type: ignore[arg-type]
+    "state was OmegaStreamState; it": lambda rule, t, s: advance(rule, t.values(), linear()),  # type: ignore[arg-type]
+    "state was OmegaMlpStreamState; it": lambda rule, t, s: advance(
+        fast.OmegaStream(fast.OmegaConfig(2)), t.values(), s
+    ),  # type: ignore[arg-type]
+    "state.position was 1; in chunks of 1": lambda rule, t, s: advance(
+        fast.OmegaMlpStream(fast.OmegaConfig(1)), t.values(), one_on(rule, t, s)
+    ),
+    "state.w1 had shape": lambda rule, t, s: advance(rule, t.values(), s._replace(w1=s.w1[:1])),
+    "state.s2 had shape": lambda rule, t, s: advance(rule, t.values(), s._replace(s2=s.s2[..., :1])),
+    "state.start2 had shape": lambda rule, t, s: advance(rule, t.values(), s._replace(start2=s.start1)),
+    "state.k_window had shape": lambda rule, t, s: advance(rule, t.values(), s._replace(k_window=s.k_window[:, :0])),
+    "state.kept had shape": lambda rule, t, s: advance(rule, t.values(), s._replace(kept=s.kept[:1])),
+    "state.w1 was torch.float64": lambda rule, t, s: advance(rule, (x.float() for x in t.values()), s),
+    "v had shape": lambda rule, t, s: advance(rule, (t | {"v": t["v"][..., :1]}).values(), s),
+    "inplace was True": lambda rule, t, s: advance(rule, (x.requires_grad_() for x in t.values()), s, inplace=True),
+    "chunk_size was 0": lambda rule, t, s: fast.OmegaConfig(0),
+    "optimizer was 'norm_ema'; a memory of two": lambda rule, t, s: fast.OmegaMlpStream(
+        fast.OmegaConfig(optimizer="norm_ema")
+    ),
+    "read_before_update was 'both'": lambda rule, t, s: fast.OmegaConfig(read_before_update="both"),
+    "w2 had shape": lambda rule, t, s: rule.init_state(
+        fast.OmegaMlpState(s.w1, s.w1, s.s1, s.s2, s.k_window, s.v_window)
+    ),
+    "v_window had shape": lambda rule, t, s: rule.init_state(
+        fast.OmegaMlpState(*s[:4], s.k_window, s.v_window[..., :1])
+    ),
 }
 
 
-def one_on(rule: fast.OmegaMlpStream, t: dict[str, Any], state: fast.OmegaMlpState) -> fast.OmegaMlpState:
+def one_on(rule: fast.OmegaMlpStream, t: dict[str, Any], state: fast.OmegaMlpStreamState) -> fast.OmegaMlpStreamState:
     """The state one token later"""
-    return rule(*(x[:, :1] for x in t.values()), state)[1]
+    return advance(rule, (x[:, :1] for x in t.values()), state)[1]
 
 
 @pytest.mark.parametrize("sentence", REFUSED)
 def test_a_stream_of_two_layers_refuses_what_does_not_fit(sentence: str) -> None:
     p = drawn(0, {"B": 2, "H": 2, "P": 3, "V": 3, "c": 2}, 4)
     tensors = native(p)
-    rule = fast.OmegaMlpStream(2)
-    state = rule.begin(*(tensors[name] for name in STATE))
+    rule = fast.OmegaMlpStream(fast.OmegaConfig(2))
+    state = rule.init_state(fast.OmegaMlpState(*(tensors[name] for name in STATE)))
     with pytest.raises(ValueError, match=sentence):
         REFUSED[sentence](rule, {name: tensors[name] for name in TOKENS}, state)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from trueness.optimized import atlas_memory as fast
+from trueness.properties.atlas_memory.flat import optimized as fast
+from trueness.properties.atlas_memory.flat import reference as true
 from trueness.properties.atlas_memory.problems import F64, allowed, both, given, ours, problem, seeds
-from trueness.reference import atlas_memory as true
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
 from trueness.tools.arithmetic.formats import precision, round_to
 

@@ -15,8 +15,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from trueness.optimized import atlas_memory as fast
-from trueness.reference import atlas_memory as true
+from trueness.properties.atlas_memory.flat import optimized as fast
+from trueness.properties.atlas_memory.flat import reference as true
 from trueness.regressions import atlas_memory as wrong
 from trueness.regressions.atlas_memory import FULL, TAYLOR, discriminating_input, known
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
@@ -166,14 +166,14 @@ def fastest(module: Pointwise, x: torch.Tensor, runs: int = 7) -> float:
 
 def test_our_layer_mixes_the_past_and_trains_keys_and_values_MEM_01() -> None:
     torch.manual_seed(0)
-    layer = fast.AtlasAttention(12, heads=3, window=2, chunk_size=2, convolution=1).double()
+    layer = fast.AtlasAttention(12, 3, window=2, conv_size=1, config=fast.OmegaConfig(2)).double()
     x = torch.randn(1, 6, 12, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(layer, x)[0, :, :, 0].abs().amax((1, 3))  # (T, T)
     assert (jacobian.triu(1) == 0).all()
     assert (jacobian.tril() != 0)[torch.ones(6, 6).tril().bool()].all()
     layer(x).square().sum().backward()
-    assert layer.qkv.weight.grad is not None
-    assert all((part != 0).any() for part in layer.qkv.weight.grad.chunk(3))
+    assert layer.qkv_proj.weight.grad is not None
+    assert all((part != 0).any() for part in layer.qkv_proj.weight.grad.chunk(3))
 
 
 @pytest.mark.parametrize("id", ["MEM-01a", "MEM-13"])
@@ -196,7 +196,7 @@ def test_a_feed_forward_layer_reads_weights_that_never_move_MEM_01b() -> None:
 def test_an_empty_memory_that_is_never_written_says_nothing_MEM_01c() -> None:
     arguments = discriminating_input(wrong.ATTENTION)
     assert not WRONG["MEM-01c"](*arguments).any()
-    layer = fast.AtlasAttention(8, heads=2, convolution=1).double()
+    layer = fast.AtlasAttention(8, 2, conv_size=1).double()
     x = torch.randn(1, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert layer(x).abs().max() > 0
     layer.updates = False
@@ -424,7 +424,7 @@ def test_a_plain_sum_over_the_window_diverges_where_the_mean_does_not_MEM_06d() 
     for name, weights in (("sum", wrong.weights_not_normalised(c, 0.1)), ("mean", true.window_weights(c, 0.1))):
         gamma = torch.from_numpy(weights).expand(1, T, 1, c)
         gates = (one, 0.03 * one, 0.9 * one, gamma, empty, empty, window, window)
-        largest[name] = fast.omega(q, k, v, *gates, 64, "l2", "gd", "outer", "post", None)[0].abs().max().item()
+        largest[name] = fast.omega(q, k, v, *gates, 64, "l2", "gd", False, False, None)[0].abs().max().item()
     assert largest["mean"] < 100 < 1e4 < largest["sum"]
     print(largest)
 
@@ -529,7 +529,7 @@ def test_a_constant_step_inside_newton_schulz_has_no_effect_MEM_08f() -> None:
     g = np.random.default_rng(0).standard_normal((3, 3))
     for eta in (2.0**-6, 2.0**3):
         assert np.array_equal(true.newton_schulz(eta * g, true.JORDAN, 0.0), true.newton_schulz(g, true.JORDAN, 0.0))
-    mode = {"optimizer": "muon", "placement": "outer"}
+    mode = {"optimizer": "muon", "lr_inside_momentum": False}
     small, large = ({**mode, "eta": np.full((2, 5, 1), eta)} for eta in (0.25, 0.5))
     moved = np.abs(call("MEM-08f", **small)[1] - call("MEM-08f", **large)[1]).max()
     assert moved < 1e-6 < np.abs(truth(**small)[1] - truth(**large)[1]).max()
@@ -638,10 +638,10 @@ def test_twelve_heads_do_not_fit_in_128_MEM_36() -> None:
     assert 128 // 12 * 12 == 120
     with pytest.raises(RuntimeError, match="invalid for input of size"):
         torch.zeros(1, 5, 128).view(1, 5, 12, 128 // 12)
-    with pytest.raises(ValueError, match="heads was 12; it must divide width, 128"):
-        fast.AtlasAttention(128, heads=12)
+    with pytest.raises(ValueError, match="num_heads was 12; it must divide embed_dim, 128"):
+        fast.AtlasAttention(128, num_heads=12)
     assert 288 % 12 == 0
-    layer = fast.AtlasAttention(288, heads=12)
+    layer = fast.AtlasAttention(288, num_heads=12)
     assert layer(torch.zeros(1, 2, 288)).shape == (1, 2, 288)
 
 
@@ -666,8 +666,8 @@ def test_a_row_late_is_right_for_the_first_token_without_momentum_and_decay_MEM_
 
 def test_a_filled_up_chunk_keeps_its_reads_and_moves_its_memory_MEM_01u() -> None:
     """One token more than two chunks: the sixth adds −S to the memory that is handed on; outside nothing happens"""
-    reads, memory, momentum = call("MEM-01u", placement="inner")
-    want = truth(placement="inner")
+    reads, memory, momentum = call("MEM-01u", lr_inside_momentum=True)
+    want = truth(lr_inside_momentum=True)
     assert np.array_equal(reads, want[0]) and np.array_equal(momentum, want[2])
     assert np.array_equal(memory, want[1] - want[2])
     assert np.array_equal(call("MEM-01u")[1], truth()[1])

@@ -1,12 +1,12 @@
-"""The Omega rule with gradient descent on CUDA: what no memory enters in torch, the rest in Triton.
+"""The Omega rule with gradient descent on CUDA: the terms without the memory in torch, the rest in Triton.
 
-``omega`` makes the weights of every chunk with plain torch operations, whose gradients autograd knows, and gives them
-to the operator ``trueness::omega``, whose gradient is ``trueness::omega_backward``. For the gradient of every token a
-triangular system is solved for all tiles at once (the UT transform), so that it is one more chunk rule:
+``omega`` computes the weights of every chunk with plain torch operations, which autograd differentiates, and passes
+them to the operator ``trueness::omega``, whose gradient is ``trueness::omega_backward``. For the gradient of every
+token a triangular system is solved for all tiles at once (the UT transform), which makes it another chunk rule:
 
     U = X M − Y S − Z,    (I + L) [X Y Z] = w ∘ [a₋ K   f₋ K   V]
 
-float16 and bfloat16 tokens are read as they are; all that is in between is float32.
+float16 and bfloat16 tokens are read as they are; everything in between is float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 import torch
 
 from trueness.optimized._lib.dispatch import under_functorch
-from trueness.optimized.atlas_memory import chunking as _chunks
+from trueness.optimized.atlas_memory import chunking as _chunking
+from trueness.optimized.atlas_memory.config import OmegaConfig
+from trueness.optimized.atlas_memory.state import OmegaState, Tokens
 
 PRECISIONS = ("tf32x3", "ieee", "tf32")
 MODES = {"dot": 0, "l2": 1, "exact": 2}
@@ -26,14 +28,15 @@ TILE = 64  # tokens, or rows of a system that is solved
 Tensors = tuple[torch.Tensor, ...]
 
 
-def takes(q: torch.Tensor, v: torch.Tensor, gamma: torch.Tensor, chunk_size: int, optimizer: str) -> bool:
-    """Whether the kernels compute a call without a clip: on CUDA, in float32 or narrower, outside of torch.func"""
+def cuda_supported(tokens: Tokens, config: OmegaConfig) -> bool:
+    """Whether the kernels compute a call: plain descent on CUDA, in float32 or narrower, outside of torch.func"""
+    q, v = tokens.q, tokens.v
     heads, width = q.shape[2:]
-    rows = max(chunk_size, TILE) + gamma.shape[-1]
+    rows = max(config.chunk_size, TILE) + tokens.gamma.shape[-1]
     return (
         q.is_cuda
         and q.dtype != torch.float64
-        and optimizer == "gd"
+        and config.plain_descent
         and 1 <= width <= WIDEST
         and v.shape[-1] > 0
         and rows * heads * max(width, v.shape[-1]) < 2**31  # offsets inside a chunk
@@ -41,46 +44,33 @@ def takes(q: torch.Tensor, v: torch.Tensor, gamma: torch.Tensor, chunk_size: int
     )
 
 
-def form(chunk_size: int, objective: str, window: int, tile: int | None = None) -> tuple[int, str]:
+def form(config: OmegaConfig, window: int, tile: int | None = None) -> tuple[int, str]:
     """(size, mode) of ``omega``: where the number of tokens computed together is no part of the model it is chosen"""
-    if objective == "dot":
+    if not config.squared_error:
         return tile or TILE, "dot"
-    return (tile or max(TILE // window, 1), "exact") if chunk_size == 1 else (chunk_size, "l2")
+    return (tile or max(TILE // window, 1), "exact") if config.chunk_size == 1 else (config.chunk_size, "l2")
 
 
 def omega(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    alpha: torch.Tensor,
-    eta: torch.Tensor,
-    theta: torch.Tensor,
-    gamma: torch.Tensor,
-    memory: torch.Tensor,
-    momentum: torch.Tensor,
-    k_window: torch.Tensor,
-    v_window: torch.Tensor,
-    size: int,
-    mode: str,
-    placement: str,
-    read: str,
-    precision: str = "tf32x3",
+    tokens: Tokens, state: OmegaState, size: int, mode: str, config: OmegaConfig, precision: str = "tf32x3"
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(o, M, S) of ``atlas_memory.omega`` with gradient descent and no clip, in tiles or chunks of ``size`` tokens
 
     mode       "l2" or "dot": the objective, with gradients at the start of a chunk; "exact": l2, at every token
     precision  of float32 products: "tf32x3" (three products of tensor cores, nearly float32), "ieee", or "tf32"
     """
+    q, k, v, alpha, _, _, gamma = tokens
+    memory, momentum, k_window, v_window = state
     length, window = q.shape[1], gamma.shape[-1]
     size = min(size, length)
-    gates = prepared(alpha, eta, theta, gamma, size, placement)
+    gates = prepared(tokens, size, config)
     keys = extended(k_window, k)
     if mode == "exact":
-        (v, lead, lag), weights = solved(gates, k, v, k_window, v_window, read)
+        (v, lead, lag), weights = solved(gates, k, v, (k_window, v_window), config.read_before_update)
     else:
         v = extended(v_window, v)
         lead = lag = alpha.new_empty(0, dtype=torch.float32)
-        weights = chunked(gates, read)
+        weights = chunked(gates, config.read_before_update)
     states = (x.float().contiguous() for x in (memory, momentum))
     tensors = (q.contiguous(), keys, v.contiguous(), lead, lag, *states, *(x.contiguous() for x in weights))
     o, M, S, *_ = _forward(*tensors, window, MODES[mode], precision)
@@ -92,66 +82,59 @@ def extended(before: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([before, x], 1) if before.shape[1] or before.requires_grad else x.contiguous()
 
 
-def prepared(
-    alpha: torch.Tensor,
-    eta: torch.Tensor,
-    theta: torch.Tensor,
-    gamma: torch.Tensor,
-    size: int,
-    placement: str,
-) -> dict[str, torch.Tensor]:
+def prepared(tokens: Tokens, size: int, config: OmegaConfig) -> dict[str, torch.Tensor]:
     """Products of the gates of every chunk, in float32"""
+    _, _, _, alpha, eta, theta, gamma = tokens
     more = -alpha.shape[1] % size
-    one = _chunks.padded(torch.ones_like(eta, dtype=torch.float32), more)
-    eta, gamma = _chunks.padded(eta.float(), more), _chunks.padded(gamma.float(), more)
-    into, out = (eta, one) if placement == "inner" else (torch.ones_like(eta), eta)
-    alpha, theta = _chunks.padded(alpha.float(), more, 1.0), _chunks.padded(theta.float(), more, 1.0)
-    alpha, theta, into, out = (_chunks.split(x, size) for x in (alpha, theta, into, out))
-    moved = _chunks.decays(alpha) * out[..., None, :]
-    Th, a, b = _chunks.decays(theta), alpha.cumprod(-1), theta.cumprod(-1)
+    one = _chunking.padded(torch.ones_like(eta, dtype=torch.float32), more)
+    eta, gamma = _chunking.padded(eta.float(), more), _chunking.padded(gamma.float(), more)
+    into, out = (eta, one) if config.lr_inside_momentum else (torch.ones_like(eta), eta)
+    alpha, theta = _chunking.padded(alpha.float(), more, 1.0), _chunking.padded(theta.float(), more, 1.0)
+    alpha, theta, into, out = (_chunking.split(x, size) for x in (alpha, theta, into, out))
+    moved = _chunking.decays(alpha) * out[..., None, :]
+    Th, a, b = _chunking.decays(theta), alpha.cumprod(-1), theta.cumprod(-1)
     f = (moved @ b[..., None])[..., 0]
-    W = _chunks.split(gamma, size) * into[..., None]
+    W = _chunking.split(gamma, size) * into[..., None]
     return {"Th": Th, "a": a, "b": b, "f": f, "W": W, "rho": moved @ Th}
 
 
-def weights_of(gates: dict[str, torch.Tensor], G: torch.Tensor, up: torch.Tensor, read: str) -> Tensors:
-    """(weights, rows, columns, ends) of G and the last row of what S receives; reads are a token later for "pre" """
+def weights_of(gates: dict[str, torch.Tensor], G: torch.Tensor, up: torch.Tensor, before: bool) -> Tensors:
+    """(weights, rows, columns, ends) of G and the last row of what S receives; reads one token later if ``before``"""
     last = torch.stack([gates[x][..., -1] for x in "abf"], -1)
     rows, a, f = torch.stack([G[..., -1, :], up], -2), gates["a"], gates["f"]
-    if read == "pre":
-        a, f, G = _chunks.shifted(a, -1, 1.0), _chunks.shifted(f, -1, 0.0), _chunks.shifted(G, -2, 0.0)
+    if before:
+        a, f, G = _chunking.shifted(a, -1, 1.0), _chunking.shifted(f, -1, 0.0), _chunking.shifted(G, -2, 0.0)
     return G, rows, torch.stack([a, f], -2), last
 
 
-def chunked(gates: dict[str, torch.Tensor], read: str) -> Tensors:
+def chunked(gates: dict[str, torch.Tensor], before: bool) -> Tensors:
     """Weights for gradients at the start of a chunk; a row is a token of the chunk or of the window before it"""
-    W = _chunks.band(gates["W"])
-    return weights_of(gates, gates["rho"] @ W, (gates["Th"][..., -1:, :] @ W)[..., 0, :], read)
+    W = _chunking.band(gates["W"])
+    return weights_of(gates, gates["rho"] @ W, (gates["Th"][..., -1:, :] @ W)[..., 0, :], before)
 
 
 def solved(
     gates: dict[str, torch.Tensor],
     k: torch.Tensor,
     v: torch.Tensor,
-    k_window: torch.Tensor,
-    v_window: torch.Tensor,
-    read: str,
+    windows: tuple[torch.Tensor, torch.Tensor],
+    before: bool,
 ) -> tuple[Tensors, Tensors]:
     """Z, X, Y and the weights for the gradient of every token; a row is a pair of a token t and an age j"""
     W = gates["W"]
     size, window = W.shape[-2:]
     more = W.shape[2] * size - k.shape[1]
-    tokens = torch.arange(size, device=k.device)
-    rows = (tokens[:, None] + window - 1 - torch.arange(window, device=k.device)).flatten()
+    position = torch.arange(size, device=k.device)
+    rows = (position[:, None] + window - 1 - torch.arange(window, device=k.device)).flatten()
     k, v = (
-        _chunks.overlapping(x_window.float(), _chunks.padded(x.float(), more), size)[..., rows, :]
-        for x_window, x in ((k_window, k), (v_window, v))
+        _chunking.with_halo(x_window.float(), _chunking.padded(x.float(), more), size)[..., rows, :]
+        for x_window, x in zip(windows, (k, v), strict=True)
     )
     w = W.flatten(-2)[..., None]
     wide = gates["rho"].repeat_interleave(window, -1)
-    earlier = _chunks.shifted(gates["rho"], -2, 0.0).repeat_interleave(window, -1).repeat_interleave(window, -2)
+    earlier = _chunking.shifted(gates["rho"], -2, 0.0).repeat_interleave(window, -1).repeat_interleave(window, -2)
     a, f = (
-        _chunks.shifted(gates[x], -1, first).repeat_interleave(window, -1)[..., None]
+        _chunking.shifted(gates[x], -1, first).repeat_interleave(window, -1)[..., None]
         for x, first in (("a", 1.0), ("f", 0.0))
     )
     system = w * earlier * (k @ k.mT) + torch.eye(W[0, 0, 0].numel(), device=k.device)
@@ -159,7 +142,7 @@ def solved(
     found = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     lead, lag, values = (x.contiguous() for x in found.split([k.shape[-1], k.shape[-1], v.shape[-1]], -1))
     up = gates["Th"][..., -1, :].repeat_interleave(window, -1)
-    return (values, lead, lag), weights_of(gates, wide, up, read)
+    return (values, lead, lag), weights_of(gates, wide, up, before)
 
 
 # -- operators --------------------------------------------------------------------------------------------------------
@@ -246,7 +229,7 @@ def _backward(
     from trueness.optimized.atlas_memory.cuda import forward
 
     layout = forward.Layout(*_shapes(q, grad_memory, weights, window, mode))
-    by_q, by_k, by_errors, *others = kernels.backward(
+    grad_q, grad_k, grad_errors, *others = kernels.backward(
         layout,
         (grad, grad_memory, grad_momentum),
         (q, k),
@@ -256,10 +239,19 @@ def _backward(
         errors,
         precision,
     )
-    by_v = -by_errors if mode == EXACT else -folded(by_errors, k.shape[1], layout.size, window, False)
-    by_keys = folded(by_k, k.shape[1], layout.size, window, mode == EXACT)
-    by_memory, by_momentum, by_lead, by_lag, *gates = others
-    return [by_q.to(q.dtype), by_keys.to(k.dtype), by_v.to(v.dtype), by_lead, by_lag, by_memory, by_momentum, *gates]
+    grad_v = -grad_errors if mode == EXACT else -folded(grad_errors, k.shape[1], layout.size, window, False)
+    grad_keys = folded(grad_k, k.shape[1], layout.size, window, mode == EXACT)
+    grad_memory_0, grad_momentum_0, grad_lead, grad_lag, *gates = others
+    return [
+        grad_q.to(q.dtype),
+        grad_keys.to(k.dtype),
+        grad_v.to(v.dtype),
+        grad_lead,
+        grad_lag,
+        grad_memory_0,
+        grad_momentum_0,
+        *gates,
+    ]
 
 
 @_backward.register_fake

@@ -1,32 +1,29 @@
-"""The step of a decoder on CUDA, where no gradient is wanted: the operators around one kernel.
+"""One decoding step on CUDA, where no gradient is wanted: the operators around one kernel.
 
-``trueness::omega_step`` returns a new memory and momentum, ``trueness::omega_step_`` writes over the old ones.
+``trueness::omega_step`` returns a new memory and momentum, ``trueness::omega_step_`` overwrites the old ones.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from trueness.optimized._lib.dispatch import under_functorch
-from trueness.optimized.atlas_memory.streaming.step import windowed
-
-if TYPE_CHECKING:
-    from trueness.optimized.atlas_memory.streaming.linear import OmegaState, OmegaStream
+from trueness.optimized.atlas_memory.config import OmegaConfig
+from trueness.optimized.atlas_memory.state import OmegaStreamState, Tokens, with_window
 
 WIDEST = 512  # features, all of which a program holds
 Tensor = torch.Tensor
 
 
-def takes(tokens: tuple[Tensor, ...], state: OmegaState, rule: OmegaStream) -> bool:
+def cuda_supported(tokens: Tokens, state: OmegaStreamState, config: OmegaConfig) -> bool:
     """Whether the kernel computes this token"""
     memory = state.memory
     return (
         memory.is_cuda
         and memory.dtype == torch.float32
-        and rule.optimizer == "gd"
-        and rule.clip is None
+        and config.plain_descent
         and 1 <= memory.shape[-2] <= WIDEST
         and memory.shape[-1] > 0
         and not (torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (*tokens, *state)))
@@ -34,19 +31,21 @@ def takes(tokens: tuple[Tensor, ...], state: OmegaState, rule: OmegaStream) -> b
     )
 
 
-def step(tokens: tuple[Tensor, ...], state: OmegaState, rule: OmegaStream, inplace: bool) -> tuple[Tensor, OmegaState]:
-    """``_atlas_step.step`` in one launch, and two for the window"""
-    tokens = tuple(x.contiguous() for x in tokens)
-    start = state.memory if rule.chunk_size == 1 else state.start
+def step(
+    tokens: Tokens, state: OmegaStreamState, config: OmegaConfig, inplace: bool
+) -> tuple[Tensor, OmegaStreamState]:
+    """``streaming.step.step`` in one launch, and two for the window"""
+    tokens = Tokens._make(x.contiguous() for x in tokens)
+    start = state.memory if config.chunk_size == 1 else state.start
     before = start.contiguous(), state.k_window.contiguous(), state.v_window.contiguous()
-    modes = rule.objective == "l2", rule.placement == "inner", rule.read == "post"
+    modes = config.squared_error, config.lr_inside_momentum, not config.read_before_update
     if inplace and state.memory.is_contiguous() and state.momentum.is_contiguous():
         o, M, S = omega_step_(*tokens, state.memory, state.momentum, *before, *modes), state.memory, state.momentum
     else:
         o, M, S = omega_step(*tokens, state.memory.contiguous(), state.momentum.contiguous(), *before, *modes)
-    keys, values = torch.cat([state.k_window, tokens[1]], 1), torch.cat([state.v_window, tokens[2]], 1)
-    after = state._replace(memory=M, momentum=S, start=M if rule.chunk_size == 1 else state.start)
-    return o, windowed(after, keys, values, inplace)
+    keys, values = torch.cat([state.k_window, tokens.k], 1), torch.cat([state.v_window, tokens.v], 1)
+    after = state._replace(memory=M, momentum=S, start=M if config.chunk_size == 1 else state.start)
+    return o, with_window(after, keys, values, inplace)
 
 
 @torch.library.custom_op("trueness::omega_step", mutates_args=(), device_types=("cpu", "cuda"))

@@ -1,84 +1,85 @@
-"""What the streams of every memory share: calls of any number of tokens, the state they are given, writing over it."""
+"""The common part of the streams: checks of a call, and in-place updates of its state."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic
 
 import torch
 
 from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized.atlas_memory import validation as _require
+from trueness.optimized.atlas_memory.config import OmegaConfig
+from trueness.optimized.atlas_memory.state import StreamState, Tokens
 
-Tokens = tuple[torch.Tensor, ...]
 Shapes = dict[str, tuple[int, ...]]
-State = TypeVar("State", bound=tuple[Any, ...])
 
 
-class Stream(ABC, Generic[State]):
-    """A rule for tokens that come in pieces: however they are split, the reads and the end are those of one call.
+class Stream(ABC, Generic[StreamState]):
+    """A rule for tokens that come in parts: however they are split, outputs and final state are those of one call.
 
-    kind  the type of its states, named tuples with a ``position`` in the chunk under way
+    kind  the type of its states, named tuples with a ``position`` in the current chunk
     axes  those of q, k and v
     """
 
     kind: ClassVar[type]
     axes: ClassVar[tuple[str, str, str]]
-    chunk_size: int
+    config: OmegaConfig
 
     def __call__(
         self,
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
+        *,
         alpha: torch.Tensor,
         eta: torch.Tensor,
         theta: torch.Tensor,
         gamma: torch.Tensor,
-        state: State,
-        *,
+        state: StreamState,
         inplace: bool = False,
-    ) -> tuple[torch.Tensor, State]:
-        """o (B, T, H, V) in the dtype of q, and the state after the T tokens; shapes as in one call, T at least 1.
+    ) -> tuple[torch.Tensor, StreamState]:
+        """o (B, T, H, V) in the dtype of q, and the state after the T tokens; T = 1 is one decoding step.
 
-        inplace  write the new state over the old one, which must not be used again, and over no state before it: when
-                 one token comes nothing is allocated for it but, once a chunk, a memory; only where no gradient is
-                 wanted
+        q, k, v, alpha, eta, theta, gamma  as in one call of the function
+        state    of ``init_state`` or of the last call
+        inplace  overwrite the state, which must not be used again; a step of one token then allocates no state but,
+                 once a chunk, a memory. Only where no gradient is wanted
+        raises   ValueError if a tensor or the state does not fit the others
         """
-        given = q, k, v, alpha, eta, theta, gamma
-        names = ("q", "k", "v", "alpha", "eta", "theta", "gamma")
+        tokens = Tokens(q, k, v, alpha, eta, theta, gamma)
         axes = (*self.axes, "B T H", "B T H", "B T H", "B T H c")
-        known = _require.require_shapes({n: (x, a) for n, x, a in zip(names, given, axes, strict=True)}, "q")
+        known = _require.require_shapes(dict(zip(Tokens._fields, zip(tokens, axes, strict=True), strict=True)), "q")
         if not isinstance(state, self.kind):
             what, name = type(state).__name__, self.kind.__name__
-            raise ValueError(f"state was {what}; it must be an {name}, begin's or the last call's.")
-        require_state(state, self._shapes(known, state), q, self.chunk_size)
-        require_in_place(inplace, (*given, *state))
-        tokens = tuple(upcast(x) for x in given)
+            raise ValueError(f"state was {what}; it must be an {name}, that of init_state or of the last call.")
+        require_state(state, self._shapes(known, state), q, self.config.chunk_size)
+        require_in_place(inplace, (*tokens, *state))
+        tokens = Tokens._make(map(upcast, tokens))
         with autocast_disabled(q):
             if q.shape[1] == 1:
                 o, after = self._one(tokens, state, inplace)
             else:
                 o, after = self._several(tokens, state)
-                after = self._written(state, after) if inplace else after
+                after = self._overwritten(state, after) if inplace else after
         return o.to(q.dtype), after
 
     @abstractmethod
-    def _shapes(self, known: dict[str, int], state: State) -> Shapes:
-        """What the tensors of a state for tokens of these lengths must look like"""
+    def _shapes(self, known: dict[str, int], state: StreamState) -> Shapes:
+        """The shapes of a state's tensors for tokens of these lengths"""
 
     @abstractmethod
-    def _one(self, tokens: Tokens, state: State, inplace: bool) -> tuple[torch.Tensor, State]:
+    def _one(self, tokens: Tokens, state: StreamState, inplace: bool) -> tuple[torch.Tensor, StreamState]:
         """One token"""
 
     @abstractmethod
-    def _several(self, tokens: Tokens, state: State) -> tuple[torch.Tensor, State]:
+    def _several(self, tokens: Tokens, state: StreamState) -> tuple[torch.Tensor, StreamState]:
         """Any number of tokens"""
 
     @abstractmethod
-    def _written(self, old: State, new: State) -> State:
-        """``new`` in the tensors of ``old`` that no state before it can hold too"""
+    def _overwritten(self, old: StreamState, new: StreamState) -> StreamState:
+        """``new`` in those tensors of ``old`` that no earlier state can share"""
 
 
 def require_state(state: Any, shapes: Shapes, like: torch.Tensor, chunk_size: int) -> None:
@@ -95,20 +96,19 @@ def require_state(state: Any, shapes: Shapes, like: torch.Tensor, chunk_size: in
 
 
 def require_in_place(inplace: bool, tensors: Iterable[Any]) -> None:
-    """Nothing that a gradient needs is written over."""
-    watched = (x.requires_grad for x in tensors if isinstance(x, torch.Tensor))
-    if inplace and torch.is_grad_enabled() and any(watched):
-        raise ValueError("inplace was True where a gradient is wanted; call under torch.no_grad() or leave it away.")
+    """Nothing that a gradient needs is overwritten."""
+    tracked = (x.requires_grad for x in tensors if isinstance(x, torch.Tensor))
+    if inplace and torch.is_grad_enabled() and any(tracked):
+        raise ValueError("inplace was True where a gradient is wanted; call under torch.no_grad() or omit inplace=.")
 
 
-def over(old: State, new: State, owned: Iterable[str]) -> State:
-    """``new`` with these tensors in the memory that they have in ``old``"""
+def copy_state_into(old: StreamState, new: StreamState, owned: Iterable[str]) -> StreamState:
+    """``new`` with the tensors named in ``owned`` copied into those of ``old``"""
     for name in owned:
         getattr(old, name).copy_(getattr(new, name))
-    return new._replace(**{name: getattr(old, name) for name in owned})  # type: ignore[attr-defined, no-any-return]
+    return new._replace(**{name: getattr(old, name) for name in owned})
 
 
-def later(window: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """The window (B, c−1, H, ·) after the tokens x (B, T, H, ·)"""
-    size = window.shape[1]
-    return torch.cat([window, x[:, -size:]], 1)[:, -size:] if size else window
+def contiguous_copy(x: torch.Tensor) -> torch.Tensor:
+    """x in float32 at least, as memory of its own"""
+    return upcast(x).clone(memory_format=torch.contiguous_format)
