@@ -140,7 +140,7 @@ def entry(
     finding: str,
     formula: str = "",
     variant: Callable[..., Any] | None = None,
-    witness: Sequence[Any] | None = None,
+    discriminating_input: Sequence[Any] | None = None,
     source: str = PAPER,
     document: str = CHANGELOG,
     invisible: Mapping[str, str] | None = None,
@@ -156,6 +156,6 @@ def entry(
         finding=finding,
         evidence=show(id.replace("-", "_")),
         variant=variant,
-        discriminating_input=witness,
+        discriminating_input=discriminating_input,
         invisible=invisible or {},
     )

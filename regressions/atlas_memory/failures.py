@@ -12,11 +12,11 @@ from trueness.regressions.atlas_memory.common import (
     OMEGA,
     PAPER,
     Arguments,
+    discriminating_input,
     entry,
     first_key_is_nan,
     named,
     omega,
-    witness,
 )
 
 FAILURE = "a failed memory update no longer stops the forward pass"
@@ -51,7 +51,7 @@ BUGS = (
         "NaN goes through the equation.",
         "omega",
         named(OMEGA, failures_passed_over),
-        witness(k=first_key_is_nan()),
+        discriminating_input(k=first_key_is_nan()),
         "errors should never pass silently",
     ),
     entry(
@@ -74,7 +74,7 @@ BUGS = (
         "of the output is that of the values.",
         "atlas_attention",
         named(ATTENTION, padded_head),
-        witness(ATTENTION),
+        discriminating_input(ATTENTION),
         f"{PAPER} eq. 29",
     ),
     entry(

@@ -17,9 +17,9 @@ from trueness.regressions.atlas_memory.common import (
     PAPER,
     TAYLOR,
     Arguments,
+    discriminating_input,
     entry,
     named,
-    witness,
 )
 
 CLAMPS = "the powers are clamped for stability: x to ±10, every term to ±1e6"
@@ -166,7 +166,7 @@ BUGS = (
         "vectors the memory grows without bound. Here features are divided by √P.",
         "atlas_attention",
         named(ATTENTION, unscaled_features),
-        witness(ATTENTION),
+        discriminating_input(ATTENTION),
         "gradient descent needs a step below 2/λ_max",
     ),
     entry(

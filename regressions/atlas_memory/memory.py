@@ -13,6 +13,7 @@ from trueness.regressions.atlas_memory.common import (
     OMEGA,
     PAPER,
     Arguments,
+    discriminating_input,
     entry,
     is_descent,
     named,
@@ -20,7 +21,6 @@ from trueness.regressions.atlas_memory.common import (
     recurrence,
     the_momentum,
     windowed,
-    witness,
 )
 
 PARALLEL = "AtlasAttention processes all tokens in parallel, about 100 times faster"
@@ -123,7 +123,7 @@ BUGS = (
         "The project's own shape of memory, y = MLP(φ(q)): without an update it is a feed-forward layer.",
         "omega_mlp",
         named(MLP, never_updated_mlp),
-        witness(MLP),
+        discriminating_input(MLP),
         f"{PAPER} eq. 42",
     ),
     entry(
@@ -134,7 +134,7 @@ BUGS = (
         "From an empty memory, without updates, nothing is ever read.",
         "atlas_attention",
         named(ATTENTION, never_updated_attention),
-        witness(ATTENTION),
+        discriminating_input(ATTENTION),
         f"{PAPER} eq. 9, 29",
     ),
     entry(

@@ -16,13 +16,13 @@ from trueness.regressions.atlas_memory.common import (
     PAPER,
     Arguments,
     clipped,
+    discriminating_input,
     entry,
     named,
     omega,
     recurrence,
     residual,
     windowed,
-    witness,
 )
 
 MUON = "the memory is updated by the Muon optimiser"
@@ -116,7 +116,7 @@ BUGS = (
         "is their sign; the singular values of a rank-two gradient stay as unequal as they were.",
         "omega_muon",
         named(OMEGA, norm_for_newton_schulz),
-        witness(optimizer="muon"),
+        discriminating_input(optimizer="muon"),
         JORDAN,
     ),
     entry(
@@ -149,7 +149,7 @@ BUGS = (
         "m starts at 0; without ε a first gradient of 0 is 0/0.",
         "omega_norm_ema",
         named(OMEGA, norms_without_eps),
-        witness(optimizer="norm_ema", k=np.zeros((2, 5, 1, 3))),
+        discriminating_input(optimizer="norm_ema", k=np.zeros((2, 5, 1, 3))),
         CHANGELOG,
     ),
     entry(
@@ -161,7 +161,7 @@ BUGS = (
         "matrices and on their order.",
         "omega_norm_ema",
         named(OMEGA, one_norm_for_all),
-        witness(optimizer="norm_ema"),
+        discriminating_input(optimizer="norm_ema"),
         JORDAN,
     ),
     entry(
@@ -186,7 +186,7 @@ BUGS = (
         "outside.",
         "omega_muon",
         named(OMEGA, step_inside),
-        witness(optimizer="muon"),
+        discriminating_input(optimizer="muon"),
         f"{PAPER} eq. 32-33",
         PAPER,
     ),
@@ -222,7 +222,7 @@ BUGS = (
         "The commit that carries this text clamps to ±0.1; ±1.0 stood in the revisions before it.",
         "omega_clip",
         named(OMEGA, tighter_clip),
-        witness(clip=1.0),
+        discriminating_input(clip=1.0),
         "the repository at 7c57936 and c0532c3",
     ),
     entry(
@@ -233,7 +233,7 @@ BUGS = (
         "The same commit holds every update in ±0.01: the memory cannot move by more, whatever the step size.",
         "omega_clip",
         named(OMEGA, clipped_update),
-        witness(clip=1.0),
+        discriminating_input(clip=1.0),
         "the repository at c0532c3",
     ),
     entry(
@@ -244,7 +244,7 @@ BUGS = (
         "Some clip was there in every revision; none is kept as what the checks must reject.",
         "omega_clip",
         named(OMEGA, no_gradient_clip),
-        witness(clip=0.5),
+        discriminating_input(clip=0.5),
         "the repository at 7c57936 and c0532c3",
     ),
 )

@@ -13,6 +13,7 @@ from trueness.regressions.atlas_memory.common import (
     PAPER,
     YOUNG,
     Arguments,
+    discriminating_input,
     entry,
     is_descent,
     named,
@@ -20,7 +21,6 @@ from trueness.regressions.atlas_memory.common import (
     recurrence,
     the_momentum,
     windowed,
-    witness,
 )
 
 
@@ -93,7 +93,7 @@ BUGS = (
         "whatever slot it fell into.",
         "omega",
         named(OMEGA, weights_by_slot),
-        witness(gamma=YOUNG),
+        discriminating_input(gamma=YOUNG),
         f"{PAPER} eq. 9",
     ),
     entry(
@@ -104,7 +104,7 @@ BUGS = (
         "Nobody's: the window in the other direction, as what the checks must reject.",
         "omega",
         named(OMEGA, oldest_first),
-        witness(gamma=YOUNG),
+        discriminating_input(gamma=YOUNG),
         f"{PAPER} eq. 9",
     ),
     entry(
@@ -178,7 +178,7 @@ BUGS = (
         "gradient is weighed by its own η or by today's.",
         "omega",
         named(OMEGA, lambda p: omega(p, lr_inside_momentum=not p["lr_inside_momentum"])),
-        witness(eta=np.broadcast_to(np.array([0.5, 0.125, 0.5, 0.25, 1.0])[None, :, None], (2, 5, 1))),
+        discriminating_input(eta=np.broadcast_to(np.array([0.5, 0.125, 0.5, 0.25, 1.0])[None, :, None], (2, 5, 1))),
         f"{PAPER} eq. 12-13, 32",
         PAPER,
     ),

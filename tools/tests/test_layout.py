@@ -1,15 +1,17 @@
-"""Who may import whom, held by reading the source of every room.
+"""The layout of the repository: who may import whom, no import cycles, names of modules, the list of packages.
 
-`violations` and `mirror` are pure functions of source text; the tests below show each rule rejecting a wrong
-source, and then read the real files. An import counts wherever it stands: at the top, inside a function,
-under TYPE_CHECKING, or as a literal name given to `import_module`.
+The rules are pure functions of source text and of names; the tests show each rule rejecting a wrong input, and then
+read the real files. An import counts wherever it stands: at the top, inside a function, under TYPE_CHECKING, or as a
+literal name given to `import_module`. `properties/test_mirror.py` compares the signatures of reference and optimized.
 """
 
 import ast
 import re
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -52,7 +54,6 @@ RULES = {
 REGISTRY = ("properties", "regressions")
 COMPUTED = ""  # what is left of the room in import_module(f"trueness.{room}")
 MAY_OPEN_REGISTRY = ("run/api.py", "cli.py", "pytest_plugin.py", "spec/registry.py")
-DERIVATIVES = ("_vjp", "_second")
 DYNAMIC = ("import_module", "__import__", "find_spec")
 
 
@@ -68,14 +69,18 @@ def leading_text(node: ast.expr) -> str | None:
     return None
 
 
-def absolute(room: str, level: int, name: str) -> str:
-    """The full dotted name of a relative import of `level` dots in a module of `room`."""
-    package = ["trueness"] if room == "src" else ["trueness", room]
+def package_of(room: str, filename: str) -> list[str]:
+    """The package of a file of `room`, part by part: what its relative imports start from."""
+    return ["trueness", *(() if room == "src" else (room, *Path(filename).parent.parts))]
+
+
+def absolute(package: list[str], level: int, name: str) -> str:
+    """The full dotted name of a relative import of `level` dots in a module of `package`."""
     return ".".join(package[: len(package) + 1 - level] + ([name] if name else [])) if level else name
 
 
-def imports(room: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Every `(line, dotted name)` that a module of `room` imports."""
+def imports(package: list[str], tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every `(line, dotted name)` that a module of `package` imports."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -83,12 +88,12 @@ def imports(room: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
                     yield node.lineno, alias.name
             case ast.ImportFrom(module=module, names=names, level=level):
                 for alias in names:
-                    yield node.lineno, f"{absolute(room, level, module or '')}.{alias.name}"
+                    yield node.lineno, f"{absolute(package, level, module or '')}.{alias.name}"
             case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called), args=[first, *_]):
                 text = leading_text(first) if called in DYNAMIC else None
                 if text is not None:
                     name = text.lstrip(".")
-                    yield node.lineno, absolute(room, len(text) - len(name), name)
+                    yield node.lineno, absolute(package, len(text) - len(name), name)
             case ast.Attribute(value=ast.Name(id="trueness"), attr=attr) if attr in ROOMS:
                 yield node.lineno, f"trueness.{attr}"
 
@@ -128,7 +133,8 @@ def violations(room: str, filename: str, source: str) -> list[str]:
     """The sentences that are wrong with one file's imports; empty if it keeps the rules of its room."""
     tree = ast.parse(source)
     found = []
-    for line, name in imports(room, tree):
+    package = package_of(room, filename)
+    for line, name in imports(package, tree):
         why = refusal(room, filename, name)
         if why:
             found.append(f"{room}/{filename}:{line} {why}")
@@ -136,34 +142,65 @@ def violations(room: str, filename: str, source: str) -> list[str]:
         who = ", ".join(MAY_OPEN_REGISTRY)
         for line, name in mentions(tree):
             found.append(f"{room}/{filename}:{line} names {name}: only {who} open the registry")
-    if filename == "__init__.py" and room in IMPORT_FREE and any(imports(room, tree)):
+    if filename == "__init__.py" and room in IMPORT_FREE and any(imports(package, tree)):
         found.append(f"{room}/__init__.py imports something: it must stay free to import")
     return sorted(set(found))
 
 
-def functions(source: str) -> dict[str, list[str]]:
-    """The public functions at the top of a module, with the names of their arguments in order."""
-    return {
-        node.name: [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-        for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    }
+def module_name(room: str, filename: str) -> str:
+    """trueness.optimized.fisher for optimized/fisher/__init__.py"""
+    parts = Path(filename).with_suffix("").parts
+    return ".".join(("trueness", room, *(parts[:-1] if parts[-1] == "__init__" else parts)))
 
 
-def mirror(family: str, reference: str, optimized: str) -> list[str]:
-    """What keeps an optimized module from mirroring its reference; empty if nothing does.
+def import_graph(files: Mapping[tuple[str, str], str]) -> dict[str, set[str]]:
+    """(room, filename) → source  as  module → modules of ours that it names in an import, its own packages excepted."""
+    names = {module_name(*place) for place in files}
+    graph: dict[str, set[str]] = {}
+    for (room, filename), source in files.items():
+        here = module_name(room, filename)
+        graph[here] = set()
+        for _, name in imports(package_of(room, filename), ast.parse(source)):
+            parts = name.split(".")
+            known = [".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in names]
+            graph[here] |= set(known[:1]) - {here}
+    return graph
 
-    The derivatives of a reference need no twin: the optimized side has them inside autograd.
+
+def cycle(files: Mapping[tuple[str, str], str]) -> str:
+    """One import cycle as `a → b → a`; empty if there is none."""
+    try:
+        TopologicalSorter(import_graph(files)).prepare()
+    except CycleError as error:
+        return " → ".join(reversed(error.args[1]))
+    return ""
+
+
+def misnamed(filenames: Iterable[str]) -> list[str]:
+    """The files of a room whose name starts with that of a package beside or above them: the package says it already.
+
+    A package counts by its name and by its first word: atlas_memory/atlas_stream.py, _atlas_stream.py beside it, and
+    atlas_memory/test_atlas_stream.py are all refused.
     """
-    true, fast = functions(reference), functions(optimized)
-    found = [f"optimized/{family}.py has {name}, which has no reference" for name in fast if name not in true]
-    for name, arguments in true.items():
-        if name not in fast:
-            if not name.endswith(DERIVATIVES):
-                found.append(f"reference/{family}.py has {name}, which has no optimized version")
-        elif fast[name][: len(arguments)] != arguments:
-            found.append(f"{family}.{name}: reference{tuple(arguments)} is no prefix of optimized{tuple(fast[name])}")
-    return found
+    paths = [Path(f) for f in filenames]
+    packages = {folder for p in paths for folder in p.parents if folder != Path(".")}
+    found = []
+    for path in paths:
+        near = [f.name for f in packages if f in path.parents or f.parent == path.parent]
+        words = {w.strip("_") for name in near for w in (name, name.strip("_").split("_")[0])} - {"", "lib", "tests"}
+        stem = path.stem.removeprefix("test_").lstrip("_")
+        if any(stem.startswith(f"{word}_") for word in words):
+            found.append(path.as_posix())
+    return sorted(found)
+
+
+def package_differences(filenames: Iterable[str], listed: Iterable[str]) -> list[str]:
+    """What is wrong between the folders that hold Python files and the packages that pyproject.toml lists."""
+    there = {".".join(("trueness", *Path(f).parent.parts)) for f in filenames}
+    missing = [f"{name} is not listed in pyproject.toml: the wheel would lack it" for name in there - set(listed)]
+    return sorted(
+        [*missing, *(f"{name} is listed in pyproject.toml: it has no folder" for name in set(listed) - there)]
+    )
 
 
 def sources(room: str) -> list[Path]:
@@ -196,14 +233,14 @@ WRONG = {
     "optimized/fisher/functional.py": [
         "from trueness.reference import fisher",
         "from trueness import reference",
-        "from ..reference.fisher import diagonal",
-        "from .. import reference",
+        "from ...reference.fisher import diagonal",
+        "from ... import reference",
         "import trueness.properties.fisher as answers",
         "from trueness.tools import bounds",
         "from trueness import check",
         "import trueness\ntrueness.reference.fisher",
         "import importlib\nimportlib.import_module('trueness.reference.fisher')",
-        "import_module('..reference.fisher', __package__)",
+        "import_module('...reference.fisher', __package__)",
         "import_module(f'trueness.reference.{name}')",
         "import_module('trueness.reference.' + name)",
         "import scipy",
@@ -235,7 +272,7 @@ WRONG = {
     ],
     "properties/fisher/__init__.py": [
         "from trueness.regressions import fisher",
-        "from ..regressions.fisher import squared",
+        "from ...regressions.fisher import squared",
     ],
     "properties/fisher/test_laws.py": [
         "from properties.fisher import FORMULAS",
@@ -330,33 +367,105 @@ def test_a_right_import_is_accepted(path: str, source: str) -> None:
     assert violations(room, filename, source) == []
 
 
-@pytest.mark.parametrize(
-    ("reference", "optimized"),
-    [
-        ("def diagonal(score, alpha): ...", ""),
-        ("", "def diagonal(score, alpha): ..."),
-        ("def diagonal(score, alpha): ...", "def diagonal(alpha, score): ..."),
-        ("def diagonal(score, alpha): ...", "def diagonal(score): ..."),
-        ("def diagonal(score, *, mode): ...", "def diagonal(score, *, out): ..."),
-        ("", "def diagonal_vjp(score): ..."),
-    ],
-)
-def test_a_broken_mirror_is_rejected(reference: str, optimized: str) -> None:
-    assert len(mirror("fisher", reference, optimized)) == 1
+CYCLES = {
+    "plainly": {
+        ("tools", "a.py"): "from trueness.tools import b",
+        ("tools", "b.py"): "from trueness.tools.a import f",
+    },
+    "for the type checker": {
+        ("optimized", "x/a.py"): "if TYPE_CHECKING:\n    from trueness.optimized.x.b import State",
+        ("optimized", "x/b.py"): "from trueness.optimized.x import a",
+    },
+    "inside a function": {
+        ("optimized", "x/a.py"): "from trueness.optimized.x.b import g",
+        ("optimized", "x/b.py"): "def g():\n    from . import c",
+        ("optimized", "x/c.py"): "def h():\n    import trueness.optimized.x.a",
+    },
+    "through the package": {
+        ("optimized", "x/__init__.py"): "from trueness.optimized.x.a import f",
+        ("optimized", "x/a.py"): "from trueness.optimized.x import g",
+    },
+}
+
+
+@pytest.mark.parametrize("files", CYCLES.values(), ids=CYCLES)
+def test_an_import_cycle_is_rejected(files: dict[tuple[str, str], str]) -> None:
+    assert cycle(files).count("→") == len(files)
+
+
+def test_imports_in_one_direction_are_no_cycle() -> None:
+    files = {
+        ("optimized", "x/__init__.py"): "from trueness.optimized.x import a\nfrom trueness.optimized.x.b import *",
+        ("optimized", "x/a.py"): "from trueness.optimized._lib import threads\nfrom trueness.optimized.x import b",
+        ("optimized", "x/b.py"): "import torch",
+        ("optimized", "_lib/threads.py"): "",
+    }
+    assert cycle(files) == ""
 
 
 @pytest.mark.parametrize(
-    ("reference", "optimized"),
+    "filenames",
     [
-        ("def diagonal(score, alpha): ...", "def diagonal(score, alpha, *, out=None): ..."),
-        (
-            "def diagonal(score): ...\ndef diagonal_vjp(g, score): ...\ndef diagonal_second(h, g): ...",
-            "def diagonal(score): ...\ndef _launch(): ...",
-        ),
+        ["atlas_memory/__init__.py", "_atlas_stream.py"],
+        ["atlas_memory/__init__.py", "atlas_memory/atlas_stream.py"],
+        ["fisher/__init__.py", "fisher/_fisher_tiles.py"],
+        ["fisher/__init__.py", "fisher/cuda/fisher_kernel.py"],
+        ["fisher/__init__.py", "fisher/test_fisher_laws.py"],
+        ["checks/core.py", "check_value.py", "checks_value.py"],
+    ],
+    ids=lambda names: names[-1],
+)
+def test_a_module_named_with_its_packages_prefix_is_rejected(filenames: list[str]) -> None:
+    assert misnamed(filenames) == filenames[-1:]
+
+
+def test_a_name_that_only_looks_like_a_prefix_is_accepted() -> None:
+    names = ["fisher/__init__.py", "fisher/fishery.py", "fisher/test_laws.py", "test_conformance.py", "fisher/cuda.py"]
+    assert misnamed(names) == []
+
+
+@pytest.mark.parametrize(
+    ("filenames", "listed", "what"),
+    [
+        (["tools/a.py", "tools/run/b.py"], ["trueness.tools"], "the wheel would lack it"),
+        (["tools/a.py"], ["trueness.tools", "trueness.tools.run"], "it has no folder"),
     ],
 )
-def test_a_true_mirror_is_accepted(reference: str, optimized: str) -> None:
-    assert mirror("fisher", reference, optimized) == []
+def test_a_difference_between_folders_and_packages_is_rejected(
+    filenames: list[str], listed: list[str], what: str
+) -> None:
+    (found,) = package_differences(filenames, listed)
+    assert what in found and "trueness.tools.run" in found
+
+
+def all_sources() -> dict[tuple[str, str], str]:
+    """(room, filename) → source of every Python file of the five rooms."""
+    return {
+        (room, p.relative_to(HOME / room).as_posix()): p.read_text("utf-8") for room in ROOMS for p in sources(room)
+    }
+
+
+def test_there_is_no_import_cycle() -> None:
+    assert cycle(all_sources()) == ""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_module_repeats_the_name_of_its_package(room: str) -> None:
+    assert misnamed(p.relative_to(HOME / room).as_posix() for p in sources(room)) == []
+
+
+@needs_checkout
+def test_pyproject_lists_the_packages_that_there_are() -> None:
+    settings = tomllib.loads((HOME / "pyproject.toml").read_text("utf-8"))
+    files = [label(p) for room in ROOMS for p in sources(room)]
+    listed = [name for name in settings["tool"]["setuptools"]["packages"] if name != "trueness"]
+    assert package_differences(files, listed) == []
+
+
+def test_every_package_says_what_it_is_for() -> None:
+    doors = {p.parent / "__init__.py" for room in ROOMS for p in sources(room)}
+    found = [label(p) for p in doors if not p.is_file() or not ast.get_docstring(ast.parse(p.read_text("utf-8")))]
+    assert found == []
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -371,18 +480,6 @@ def test_every_file_keeps_the_rules_of_its_room(room: str) -> None:
 @pytest.mark.parametrize("room", ["asv_bench", "examples", "src"])
 def test_every_file_beside_the_rooms_keeps_its_rules(room: str) -> None:
     found = [v for p in sources(room) for v in violations(room, p.name, p.read_text("utf-8"))]
-    assert found == []
-
-
-def test_every_optimized_file_mirrors_its_reference() -> None:
-    found = []
-    for fast in sources("optimized"):
-        if not fast.name.startswith("_") and fast.parent == HOME / "optimized":
-            true = HOME / "reference" / fast.name
-            if true.is_file():
-                found += mirror(fast.stem, true.read_text("utf-8"), fast.read_text("utf-8"))
-            else:
-                found.append(f"optimized/{fast.name} has no reference/{fast.name}")
     assert found == []
 
 
