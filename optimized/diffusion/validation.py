@@ -6,7 +6,6 @@ import math
 
 import torch
 
-from trueness.optimized._lib.dispatch import under_functorch
 from trueness.optimized._lib.validation import INTEGERS, require_floating
 
 Device = torch.device | str | None
@@ -68,9 +67,9 @@ def require_steps(t: torch.Tensor, x: torch.Tensor, name: str, table: torch.Tens
 
 
 def _readable(t: torch.Tensor) -> bool:
-    """Whether the values of t can be read without waiting for a device: on the CPU, under no trace or transform."""
-    plain = type(t) is torch.Tensor and t.device.type == "cpu" and t.shape[0] > 0
-    return plain and not torch.compiler.is_compiling() and not under_functorch()
+    """Whether the values of t can be read without waiting for a device: on the CPU, not traced or batched."""
+    plain = t.is_cpu and type(t) is torch.Tensor and t.shape[0] > 0
+    return plain and not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
 def require_weights(c: torch.Tensor, name: str, x: torch.Tensor) -> None:

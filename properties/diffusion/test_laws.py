@@ -307,3 +307,15 @@ def test_bad_input_is_refused_in_one_sentence(sentence: str) -> None:
 @pytest.mark.parametrize("integer", INTEGERS, ids=str)
 def test_steps_may_have_any_integer_type(integer: torch.dtype) -> None:
     assert torch.equal(fast.q_sample(X, STEPS.to(integer), X + 1, TABLE), fast.q_sample(X, STEPS, X + 1, TABLE))
+
+
+def test_steps_that_vmap_leaves_alone_are_still_checked() -> None:
+    def noisy(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return fast.q_sample(x, t, x, TABLE)
+
+    over_x = torch.vmap(noisy, in_dims=(0, None))
+    assert torch.equal(over_x(X[None] + 1, STEPS)[0], noisy(X + 1, STEPS))
+    with pytest.raises(ValueError, match=r"t was between 0 and 5; it must lie in \[0, 5\)"):
+        over_x(X[None], torch.tensor([0, 5]))
+    over_both = torch.vmap(noisy)
+    assert torch.equal(over_both(X[None] + 1, STEPS[None])[0], noisy(X + 1, STEPS))

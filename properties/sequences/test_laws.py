@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections import deque
 from functools import partial
@@ -288,6 +289,37 @@ def test_the_module_keeps_state_moves_it_and_forgets_it() -> None:
     assert held.float().rows.dtype == torch.float32 and held.position.dtype == torch.int64
     held.reset()
     assert not held.read()[1].any() and "capacity=3" in repr(held)
+
+
+def filled() -> fast.RingBuffer:
+    """A buffer of capacity 3 that holds two rows of either sample."""
+    buffer = fast.RingBuffer(2, 3, 4)
+    buffer.push(torch.arange(16.0).reshape(2, 2, 4))
+    return buffer
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda buffer: pickle.loads(pickle.dumps(buffer)),
+    "compile": lambda buffer: torch.compile(buffer, backend="aot_eager", fullgraph=True),
+    "export": lambda buffer: torch.export.export(buffer, (torch.ones(2, 2, 4),)).module(),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_buffer_that_is_copied_compiled_or_exported_goes_on_from_its_rows(copied: str) -> None:
+    buffer, expected = COPIES[copied](filled()), filled()
+    for k in range(3):
+        rows = torch.full((2, 2, 4), 100.0 + k)
+        assert all(torch.equal(a, b) for a, b in zip(buffer(rows), expected(rows), strict=True))
+
+
+@pytest.mark.parametrize("copied", ["deepcopy", "pickle"])
+def test_a_copy_of_a_buffer_has_rows_of_its_own(copied: str) -> None:
+    buffer = filled()
+    copy_of_it = COPIES[copied](buffer)
+    buffer.reset()
+    assert copy_of_it.read()[1].sum() == 4 and not buffer.read()[1].any()
 
 
 @pytest.mark.parametrize(

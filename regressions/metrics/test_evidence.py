@@ -10,20 +10,16 @@ import pytest
 import torch
 
 from trueness.optimized import metrics as fast
-from trueness.properties._lib.laws import F64, Versions
-from trueness.properties.metrics import FORMULAS
+from trueness.properties.metrics.laws import bound, flat
 from trueness.reference import metrics as true
 from trueness.regressions import metrics as wrong
-from trueness.tools.arithmetic.bounds import LIMITS, bounds
-
-flat = Versions(true, fast, FORMULAS).reference
+from trueness.tools.arithmetic.bounds import LIMITS
 
 
-def same(left: Any, right: Any, function: Any, *arguments: Any, reduction: int = 64) -> bool:
+def same(left: Any, right: Any, function: Any, *arguments: Any) -> bool:
     """Whether two numbers differ by no more than rounding does to ``function(*arguments)``."""
-    units = [F64.u if np.asarray(a).dtype.kind == "f" else 0.0 for a in arguments]
-    allowed = bounds(function, list(arguments), units, F64, reduction)[0].B
-    return bool((np.abs(np.asarray(left) - right) <= LIMITS["eager"] * allowed).all())
+    allowed = LIMITS["eager"] * bound(function, *arguments).B
+    return bool((np.abs(np.asarray(left) - right) <= allowed).all())
 
 
 # -- perplexity -------------------------------------------------------------------------------------------------------
