@@ -61,7 +61,7 @@ def test_the_wheel_contains_the_namespace_and_nothing_else(wheel: zipfile.ZipFil
 
 
 @needs_checkout
-def test_the_wheel_contains_every_file_of_every_room(wheel: zipfile.ZipFile, checkout: Path) -> None:
+def test_the_wheel_contains_every_file_of_every_package(wheel: zipfile.ZipFile, checkout: Path) -> None:
     expected = {"trueness/__init__.py", "trueness/py.typed"}
     for room in ROOMS:
         expected |= {f"trueness/{p.relative_to(checkout).as_posix()}" for p in (checkout / room).rglob("*.py")}
@@ -118,13 +118,13 @@ def test_import_times_sees_what_is_imported_and_what_it_costs(tmp_path: Path) ->
     assert cost(rows, "json") == 0
 
 
-def test_the_front_door_opens_without_torch_and_numpy(tmp_path: Path) -> None:
+def test_trueness_is_imported_without_torch_and_numpy(tmp_path: Path) -> None:
     rows = import_times("import trueness", tmp_path)
     assert "trueness" in roots(rows)
     assert roots(rows).isdisjoint({"torch", "numpy", "msgspec"})
 
 
-def test_the_optimized_room_imports_no_instrument(tmp_path: Path) -> None:
+def test_the_optimized_package_imports_no_instrument(tmp_path: Path) -> None:
     rows = import_times("import trueness.optimized.fisher", tmp_path)
     assert "trueness.optimized.fisher" in {name for _, _, name in rows}
     assert roots(rows).isdisjoint({"scipy", "hypothesis", "matplotlib", "flint", "msgspec"})
