@@ -12,7 +12,7 @@ import pytest
 
 HOME = Path(__file__).resolve().parents[2]
 ROOMS = ("reference", "optimized", "properties", "regressions", "tools")
-NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "report")
+BUILT = {"build", "dist", "report"}  # folders at the root; tools/report is a package
 
 needs_checkout = pytest.mark.skipif(
     not (HOME / "pyproject.toml").is_file(),
@@ -41,7 +41,12 @@ def test_strays_are_seen() -> None:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source, so that no leftovers of an earlier build get in, and none of this one stay."""
     copy = tmp_path_factory.mktemp("checkout") / "source"
-    shutil.copytree(HOME, copy, ignore=NOT_SOURCE)
+    everywhere = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        return everywhere(folder, names) | (BUILT if Path(folder) == HOME else set())
+
+    shutil.copytree(HOME, copy, ignore=ignored)
     return copy
 
 
