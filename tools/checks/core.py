@@ -110,7 +110,7 @@ def failed(name: str, trial: Trial, failure: Failed, **fields: Any) -> Verdict:
             **fields,
         }
     case = failure.case.to_json()
-    fields.setdefault("reproduction", trial.subject.reproduction(name, case))
+    fields.setdefault("reproduction", trial.reproduction(name, case))
     return trial.failed(name, failure.message, case=case, **fields)
 
 
