@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from trueness.tools.arithmetic.bounds import LIMITS
 from trueness.tools.calibration.subjects import DTYPES
@@ -149,14 +148,6 @@ class Calibration:
     @property
     def passed(self) -> bool:
         return not self.problems
-
-    def markdown(self) -> str:
-        from trueness.tools.calibration.page import page
-
-        return page(self)
-
-    def write(self, path: str | Path) -> None:
-        Path(path).write_text(self.markdown(), encoding="utf-8")
 
 
 def summarised(runs: Iterable[Run]) -> tuple[Summary, ...]:

@@ -295,6 +295,7 @@ def show(name: str) -> None:
 
 def calibrate(profile: str, write: str | None) -> int:
     from trueness.tools.calibration import run as calibration
+    from trueness.tools.calibration.page import render
 
     if write:
         require_writable_file(write)
@@ -304,9 +305,10 @@ def calibrate(profile: str, write: str | None) -> int:
         task = bar.add_task("calibrating", total=None)
         found = calibration.calibrate(profile, progress=lambda note: bar.update(task, description=str(note)))
     out = console()
-    out.print(found.markdown(), highlight=False, markup=False)
+    text = render(found)
+    out.print(text, highlight=False, markup=False)
     if write:
-        found.write(write)
+        Path(write).write_text(text, encoding="utf-8")
         out.print(f"written: {write}", highlight=False)
     return 0 if found.passed else 1
 

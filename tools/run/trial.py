@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -217,12 +217,17 @@ class Trial:
 
     @property
     def subject(self) -> Subject:
-        """The same as plain data; a framework that would be guessed is left out."""
-        chosen, framework = self.implementation, ""
-        if chosen.origin == "user" and frameworks.guess(self.function or chosen.load()) != chosen.framework:
-            framework = chosen.framework
+        """The same as plain data."""
+        chosen = self.implementation
         place = (self.formula.name, chosen.name, self.dtype, self.device)
-        return Subject(*place, chosen.origin, framework, chosen.limit)
+        return Subject(*place, chosen.origin, limit=chosen.limit)
+
+    def reproduction(self, check: str, case: str) -> str:
+        """A Python text that shows a failure again; a framework that would be guessed is left out."""
+        chosen, subject = self.implementation, self.subject
+        if chosen.origin == "user" and frameworks.guess(self.function or chosen.load()) != chosen.framework:
+            subject = replace(subject, framework=chosen.framework)
+        return subject.reproduction(check, case)
 
     def passed(self, check: str, **fields: Any) -> Verdict:
         return self.subject.verdict(check, "pass", **fields)

@@ -328,7 +328,8 @@ def test_the_page_prints_equation_source_and_policy_of_each_formula(page: Page) 
 def test_nothing_a_module_says_becomes_markup() -> None:
     fields = ("formula", "implementation", "check", "message", "case", "reproduction", "device", "origin")
     for name in fields:
-        verdict = replace(WRONG, bugs=(EVIL,), **{name: EVIL})
+        changed: Any = {name: EVIL}
+        verdict = replace(WRONG, bugs=(EVIL,), **changed)
         skipped = replace(SKIPPED, message=EVIL)
         html = to_html(
             results(verdict, skipped, replace(DETECTIONS, detections=((EVIL, 9.0),)), platform=EVIL, seed=EVIL)
