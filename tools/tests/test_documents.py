@@ -1,4 +1,4 @@
-"""Every code block of README.md and docs/verify.md runs, and prints what the document shows.
+"""Every code block of README.md, docs/verify.md and docs/tolerance.md runs, and prints what the document shows.
 
 ```python    is executed; the blocks of one document share their variables. A block whose first line is a comment
              with a file name, such as ``# mine.py``, is that file instead.
@@ -26,7 +26,7 @@ import pytest
 from trueness.tools.tests.processes import none_left
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/verify.md")
+DOCUMENTS = ("README.md", "docs/verify.md", "docs/tolerance.md")
 pytestmark = [
     pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="needs a checkout with README.md"),
     pytest.mark.xdist_group("documents"),
@@ -147,7 +147,7 @@ def test_a_document_runs_and_prints_what_it_shows(name: str, tmp_path: Path) -> 
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", [*DOCUMENTS, "docs/tolerance.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("path", [*DOCUMENTS, "CONTRIBUTING.md"])
 def test_links_lead_somewhere_and_commands_exist(path: str) -> None:
     from trueness.tools.cli import cli
 
