@@ -63,8 +63,8 @@ def test_small_pieces_make_no_difference(job: Job, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_loop_that_forgets_where_it_is_is_right_until_caches_are_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    put = blending.Even.put
-    monkeypatch.setattr(blending.Even, "put", lambda self, plane: put(self, 0))
+    blend_batch = blending.EvenGridBlend.blend_batch
+    monkeypatch.setattr(blending.EvenGridBlend, "blend_batch", lambda self, plane: blend_batch(self, 0))
     job = Job("filters.blend", "trueness", "float32", profile="quick", checks=("value",))
     assert all(verdict.passed for verdict in run_job(job))
     shrink(monkeypatch)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 import trueness.optimized
-from trueness.optimized.filters.fft import gaussian
+from trueness.optimized.filters.fft import gaussian_factors
 from trueness.optimized.filters.tiles import Grid, grid_of
 from trueness.tools.checks.triton import Sparse
 from trueness.tools.triton.interpreter import watched
@@ -158,7 +158,9 @@ def scale(kernels: dict[str, Any]) -> Run:
 
 def planes(kernels: dict[str, Any]) -> Run:
     module = kernels["filters.cuda.planes"]
-    return lambda room, count: [module.filtered(room.last(room.drawn(1, 8, 8), {0: count}), gaussian(8, 8, 1.0))[-1]]
+    return lambda room, count: [
+        module.filtered(room.last(room.drawn(1, 8, 8), {0: count}), gaussian_factors(8, 8, 1.0))[-1]
+    ]
 
 
 def omega(kernels: dict[str, Any], mode: int) -> Run:
