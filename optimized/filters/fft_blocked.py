@@ -19,9 +19,7 @@ def filter_in_blocks(
 ) -> None:
     """out ← the filter of a plane (H, W) by gains (H,) and (kept,); ``out`` may be x itself."""
     (height, width), inner, kept = x.shape, rows.dtype, len(columns)
-    stored = min(
-        kept, (width + 1) // 2
-    )  # complex columns; the first holds two if all columns of an even width are kept
+    stored = min(kept, (width + 1) // 2)  # complex columns; f_x = ½, where it is kept, is stored in the first one
     fits = out.dtype == inner and out.is_contiguous() and width % 2 == 0 and out.storage_offset() % 2 == 0
     parts = out.view(height, -1, 2)[:, :stored] if fits else torch.empty((height, stored, 2), dtype=inner)
     spectrum = torch.view_as_complex(parts)
