@@ -11,7 +11,7 @@ from torch.nn import functional
 from pairs.harness import Pair, Side
 from trueness.optimized import filters
 
-ROOM = 16 << 20  # a strip, and what the allocator rounds up
+SLACK = 16 << 20  # a strip, and what the allocator rounds up
 BLOCKS = 8 << 20  # of two threads, each its transforms and what the library sets up for them
 BOTH = (1, 2)
 
@@ -176,7 +176,7 @@ PAIRS = (
             Side("trueness", blend(out)),
             (ACCUMULATED,),
             goals={("accumulate and divide", n): 6.0 if out else 1.9 for n in BOTH},
-            extra=(0 if out else OUTPUT) + ROOM,
+            extra=(0 if out else OUTPUT) + SLACK,
             part=first_image,
         )
         for out in (False, True)

@@ -41,7 +41,7 @@ def _transformed() -> Any:
         @staticmethod
         def forward(ctx: Any, x: Any, sigma: Any) -> Any:
             ctx.save_for_backward(x, sigma)
-            return kernels.fft_filter(x, fft.gaussian(*x.shape[-2:], float(sigma)))
+            return kernels.fft_filter(x, fft.gaussian_factors(*x.shape[-2:], float(sigma)))
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:

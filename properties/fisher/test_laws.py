@@ -17,8 +17,8 @@ from trueness.optimized import fisher as fast
 from trueness.optimized._lib.elementwise import CHUNK
 from trueness.optimized.fisher import functional, operators
 from trueness.properties._lib import digits
+from trueness.properties._lib.within import assert_within
 from trueness.reference import fisher as true
-from trueness.tools.arithmetic.bounds import LIMITS, bounds
 from trueness.tools.arithmetic.formats import precision
 
 F32, F64 = precision("float32"), precision("float64")
@@ -31,14 +31,6 @@ PADDINGS = ("zeros", "reflect", "replicate", "circular")
 def run_fast(name: str, x: np.ndarray, *arguments: Any) -> np.ndarray:
     """The optimized function in float64."""
     return getattr(fast, name)(torch.from_numpy(np.array(x)), *arguments).numpy()
-
-
-def assert_within(out: np.ndarray, function: Any, *arguments: Any, reduction: int = 1) -> None:
-    """``out`` lies within the float64 bound of ``function``."""
-    units = [F64.u if np.asarray(a).dtype.kind == "f" else 0.0 for a in arguments]
-    bound = bounds(function, arguments, units, F64, reduction)[0]
-    ratio = bound.ratio(np.asarray(out))
-    assert ratio.max(initial=0) <= LIMITS["eager"], f"T = {ratio.max()}"
 
 
 @pytest.mark.parametrize(
