@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import torch
 
-from trueness.optimized.training.optimization import evaluating
+from trueness.optimized._lib.modes import evaluating
 
 Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Step = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
