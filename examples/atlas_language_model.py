@@ -117,7 +117,7 @@ def main(out: Path, steps: int, stop: int | None) -> None:
     windows = sequences.SlidingWindows(learn, LENGTH + 1, overlap=0.5)
     net, curve, generator = Model(len(known) + 1), Curve(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=0.01)
-    warmup = training.WarmupCosine(optimizer, warmup=min(30, steps // 2), total=steps, floor=0.05)
+    warmup = training.WarmupCosine(optimizer, warmup_steps=min(30, steps // 2), total_steps=steps, min_lr_ratio=0.05)
     accumulator = training.GradientAccumulator(optimizer, 1, max_norm=1.0, schedule=warmup)
     objects = {"net": net, "optimizer": optimizer, "warmup": warmup, "accumulator": accumulator, "curve": curve}
 

@@ -98,7 +98,7 @@ def main(out: Path, steps: int, samples: int, stop: int | None) -> None:
     schedule = diffusion.GaussianDiffusion(diffusion.cosine_betas(TIMES))
     net, curve, generator = model(), Curve(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
-    warmup = training.WarmupCosine(optimizer, warmup=min(50, steps // 2), total=steps, floor=0.05)
+    warmup = training.WarmupCosine(optimizer, warmup_steps=min(50, steps // 2), total_steps=steps, min_lr_ratio=0.05)
     ema = training.EMA(net, 0.99)
     accumulator = training.GradientAccumulator(optimizer, WINDOW, max_norm=1.0, schedule=warmup, ema=ema)
     parts = {"net": net, "optimizer": optimizer, "warmup": warmup, "ema": ema, "accumulator": accumulator}

@@ -30,7 +30,7 @@ TINY = {
     "kernels.cuda.operators.FEATURE_TILE": 3,
     "kernels.cpu.tiles.COSINES": 8,
     "kernels.cpu.tiles.FEATURES": 3,
-    "kernels.cpu.tiles.WORTH": 1,
+    "kernels.cpu.tiles.MIN_THREADED_COSINES": 1,
     "_lib.matmul.SMALL": 1,
     "fisher.functional.CHUNK": 3,
     "kernels.exact.ROW_TILE": 3,

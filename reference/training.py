@@ -37,7 +37,7 @@ def accumulate_vjp(cotangent, gradients, counts):
     return _weights(counts, gradients) * cotangent / np.sum(counts)
 
 
-def clip_by_global_norm(gradient, max_norm):
+def clip_by_global_norm(gradient, *, max_norm=1.0):
     """g' = g · min(1, c/(‖g‖ + 10⁻⁶))        (Pascanu et al. 2013 Alg. 1; 10⁻⁶ as torch has it)
 
     gradient  g   (...)   of all parameters together: one norm for all of them
@@ -61,7 +61,7 @@ def clip_by_global_norm_vjp(cotangent, gradient, max_norm):
     return factor * cotangent - bent * gradient
 
 
-def clip_after_average(gradients, counts, max_norm):
+def clip_after_average(gradients, counts, *, max_norm=1.0):
     """g' = clip(Σ_j n_j g_j / Σ_j n_j): first the mean over the window's samples, then one clipping of it
 
     gradients  g_j  (K, ...)  gradient of the mean loss over each micro-batch
@@ -91,24 +91,26 @@ def steps_per_epoch(micro_batches, window):
 # -- learning rate and average ----------------------------------------------------------------------------------------
 
 
-def warmup_cosine(step, warmup, total, floor):
+def warmup_cosine_factor(step, *, warmup_steps, total_steps, min_lr_ratio=0.0):
     """f(k) = k/W for k < W, then f_∞ + (1 − f_∞) cos²(π/2 · (k − W)/(T − W)), and f_∞ from T on
 
     cos²(φ/2) = (1 + cos φ)/2 of Loshchilov & Hutter 2017 eq. 5, without the cancellation at the end. f(k) belongs to
     the update that k updates went before: it is set before that update.
 
-    step     k    (...)   updates taken before this one, integers of at least 0
-    warmup   W    int     updates of the warm-up, at least 0, less than T
-    total    T    int     updates in all
-    floor    f_∞  number  share of the base rate at the end, in [0, 1]
-    returns  f    (...)   factor of the base rate, 0 at k = 0, 1 at k = W
+    step          k    (...)   updates taken before this one, integers of at least 0
+    warmup_steps  W    int     updates of the warm-up, at least 0, less than total_steps
+    total_steps   T    int     updates in all
+    min_lr_ratio  f_∞  number  share of the base rate at the end, in [0, 1]
+    returns       f    (...)   factor of the base rate, 0 at k = 0, 1 at k = W
     """
-    share = np.maximum(step - warmup, 0) / (total - warmup)
-    decayed = np.where(step < total, floor + (1 - floor) * np.cos(share * (np.pi / 2)) ** 2, floor)
-    return np.where(step < warmup, step / max(warmup, 1), decayed)
+    share = np.maximum(step - warmup_steps, 0) / (total_steps - warmup_steps)
+    decayed = np.where(
+        step < total_steps, min_lr_ratio + (1 - min_lr_ratio) * np.cos(share * (np.pi / 2)) ** 2, min_lr_ratio
+    )
+    return np.where(step < warmup_steps, step / max(warmup_steps, 1), decayed)
 
 
-def ema(average, parameter, decay):
+def ema_update(average, parameter, *, decay=0.999):
     """a' = a + (1 − d)(x − a), once per optimiser step        (Polyak & Juditsky 1992; exponential weights)
 
     average    a   (...)   average so far
@@ -119,7 +121,7 @@ def ema(average, parameter, decay):
     return average + (1 - decay) * (parameter - average)
 
 
-def ema_vjp(cotangent, average, parameter, decay):
+def ema_update_vjp(cotangent, average, parameter, decay):
     """(d ā', (1 − d) ā')"""
     return decay * cotangent, (1 - decay) * cotangent
 
@@ -127,11 +129,14 @@ def ema_vjp(cotangent, average, parameter, decay):
 # -- rules ------------------------------------------------------------------------------------------------------------
 
 
-def memory_estimate(batch, resolution, base_channels, levels, kernel_cache, mixed_precision, clip_model):
+def legacy_memory_heuristic(
+    batch, resolution, *, base_channels=192, levels=4, kernel_cache=0, mixed_precision=False, clip_model=False
+):
     """M = 300 c ℓ p + 500 b (r/1024)² max(c, ½) p + 100 + 5 k + (p = ½ ? 180 : 360 with a CLIP model)
 
-    c = max(C/192, ½), ℓ = max(L/4, ½), p = ½ in mixed precision, else 1. A heuristic: nobody derived or measured its
-    constants. The parameters of a convolution grow with C², here they grow with C; attention, with (r²)², is not there.
+    c = max(C/192, ½), ℓ = max(L/4, ½), p = ½ in mixed precision, else 1. A heuristic whose constants were
+    neither derived nor measured. The parameters of a convolution grow with C², here they grow with C; attention, which
+    grows with (r²)², is missing.
 
     batch            b  int     images at once
     resolution       r  number  side of an image, pixels

@@ -1,7 +1,7 @@
-"""Random features inside autograd: plain torch where a trace or a transform looks on, else tiles and their backward.
+"""Random features in autograd: plain torch operations under tracing and transforms, else tiles with their own backward.
 
-What is saved for the backward is the arguments, and of the product vᵀ cos(y W + b) as well: no feature. A backward of
-which a gradient is wanted again goes through plain torch, which is differentiable as often as one likes.
+The arguments are saved for the backward, and for a product vᵀ cos(y W + b); features are not. A backward that is to be
+differentiated again is computed in plain torch.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from trueness.optimized._lib.dispatch import under_functorch
 from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized.kernels.cpu import features as tiled
 from trueness.optimized.kernels.cpu.features import Scale, Tiles
-from trueness.optimized.kernels.cpu.tiles import product, side
+from trueness.optimized.kernels.cpu.tiles import matvec as tiled_matvec
+from trueness.optimized.kernels.cpu.tiles import matvec_side
 from trueness.optimized.kernels.cuda import operators
 
 Tensors = tuple[torch.Tensor | None, ...]
 
 
-def plainly(*tensors: Any) -> bool:
-    """Whether only plain torch operations will do: under a trace, a transform, forward mode, or for a subclass."""
+def needs_plain_ops(*tensors: Any) -> bool:
+    """Whether plain torch operations are needed: under tracing, a transform, forward mode, or for a subclass."""
     return (
         torch.compiler.is_compiling()
         or under_functorch()
@@ -31,18 +32,18 @@ def plainly(*tensors: Any) -> bool:
     )
 
 
-def launched(*tensors: Any) -> bool:
-    """Whether the CUDA kernels take it: all on CUDA, none in float64, no transform or forward mode."""
+def cuda_supported(*tensors: Any) -> bool:
+    """Whether the CUDA kernels support it: all on CUDA, none in float64, no transform or forward mode."""
     given = [t for t in tensors if isinstance(t, torch.Tensor)]
     return (
         all(t.is_cuda and t.dtype != torch.float64 for t in given)
-        and (torch.compiler.is_compiling() or not plainly(*given))
+        and (torch.compiler.is_compiling() or not needs_plain_ops(*given))
         and not under_functorch()
     )
 
 
-def watched(*tensors: Any) -> bool:
-    """Whether somebody wants a gradient."""
+def needs_gradient(*tensors: Any) -> bool:
+    """Whether autograd records the call."""
     return torch.is_grad_enabled() and any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors)
 
 
@@ -64,29 +65,31 @@ def plain_gram(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tenso
     return (cosines(x, w, b) @ cosines(y, w, b).T * (2 / w.shape[1])).to(x.dtype)
 
 
-def plain_product(
+def plain_matvec(
     x: torch.Tensor, y: torch.Tensor, v: torch.Tensor, w: torch.Tensor, b: torch.Tensor, shares: torch.Tensor
 ) -> torch.Tensor:
     return (cosines(x, w, b) @ (shares[:, None] * (cosines(y, w, b).T @ upcast(v)))).to(x.dtype)
 
 
-def twice(plain: Callable[..., torch.Tensor], arguments: Any, wanted: Any, grad: torch.Tensor) -> list[Any]:
-    """Gradients that are differentiable again, None where none is wanted."""
+def differentiable_gradients(
+    plain: Callable[..., torch.Tensor], arguments: Any, needed: Any, grad: torch.Tensor
+) -> list[Any]:
+    """Gradients that can be differentiated again, None where none is needed."""
     with torch.enable_grad():
-        chosen = [a for a, w in zip(arguments, wanted, strict=True) if w]
+        chosen = [a for a, w in zip(arguments, needed, strict=True) if w]
         found = iter(torch.autograd.grad(plain(*arguments), chosen, grad, create_graph=True))
-    return [next(found) if w else None for w in wanted]
+    return [next(found) if w else None for w in needed]
 
 
-def _like(x: torch.Tensor) -> torch.Tensor:
+def _empty_like(x: torch.Tensor) -> torch.Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-def _as(x: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+def _cast(x: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
     return None if x is None else x.to(like.dtype)
 
 
-def _both(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
+def _add(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
     return second if first is None else first if second is None else first.add_(second)
 
 
@@ -108,8 +111,8 @@ class _Features(torch.autograd.Function):
         need_x, need_w, need_b, need_scale, _ = ctx.needs_input_grad
         with autocast_disabled(x):
             if torch.is_grad_enabled():
-                return *twice(plain_features, (x, w, b, scale), ctx.needs_input_grad[:4], grad), None
-            by_x = _like(x) if need_x else None
+                return *differentiable_gradients(plain_features, (x, w, b, scale), ctx.needs_input_grad[:4], grad), None
+            by_x = _empty_like(x) if need_x else None
             sums = tiled.features_backward(
                 grad,
                 x,
@@ -121,8 +124,8 @@ class _Features(torch.autograd.Function):
                 by_w=need_w or need_b,
                 by_scale=need_scale,
             )
-            by_b = None if b is None else _as(sums.b, b)
-            return by_x, _as(sums.w, w), by_b, sums.cosines, None
+            by_b = None if b is None else _cast(sums.b, b)
+            return by_x, _cast(sums.w, w), by_b, sums.cosines, None
 
 
 class _Gram(torch.autograd.Function):
@@ -140,19 +143,20 @@ class _Gram(torch.autograd.Function):
         need_x, need_y, need_w, need_b, _ = ctx.needs_input_grad
         with autocast_disabled(x):
             if torch.is_grad_enabled():
-                return *twice(plain_gram, (x, y, w, b), ctx.needs_input_grad[:4], grad), None
-            shared, by_x, by_y = need_w or need_b, _like(x) if need_x else None, _like(y) if need_y else None
+                return *differentiable_gradients(plain_gram, (x, y, w, b), ctx.needs_input_grad[:4], grad), None
+            shared = need_w or need_b
+            by_x, by_y = (_empty_like(t) if need else None for t, need in ((x, need_x), (y, need_y)))
             wide_w, wide_b, by_w, by_b = upcast(w), upcast(b), None, None
             if need_x or shared:
                 one = tiled.gram_side(grad, x, y, wide_w, wide_b, ctx.tiles, by_x=by_x, by_w=shared)
                 by_w, by_b = one.w, one.b
             if need_y or shared:
                 two = tiled.gram_side(grad.T, y, x, wide_w, wide_b, ctx.tiles, by_x=by_y, by_w=shared)
-                by_w, by_b = _both(by_w, two.w), _both(by_b, two.b)
-            return by_x, by_y, _as(by_w, w), _as(by_b, b), None
+                by_w, by_b = _add(by_w, two.w), _add(by_b, two.b)
+            return by_x, by_y, _cast(by_w, w), _cast(by_b, b), None
 
 
-class _Product(torch.autograd.Function):
+class _Matvec(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
@@ -164,7 +168,7 @@ class _Product(torch.autograd.Function):
         shares: torch.Tensor,
         tiles: Tiles,
     ) -> torch.Tensor:
-        out, total = _product(x, y, v, w, b, shares, tiles)
+        out, total = _matvec(x, y, v, w, b, shares, tiles)
         ctx.tiles = tiles
         ctx.save_for_backward(x, y, v, w, b, shares, total)
         return out
@@ -175,20 +179,22 @@ class _Product(torch.autograd.Function):
         need_x, need_y, need_v, need_w, need_b, need_shares, _ = ctx.needs_input_grad
         with autocast_disabled(x):
             if torch.is_grad_enabled():
-                return *twice(plain_product, (x, y, v, w, b, shares), ctx.needs_input_grad[:6], grad), None
-            by_x, by_y, by_v = (_like(t) if need else None for t, need in ((x, need_x), (y, need_y), (v, need_v)))
+                arguments = x, y, v, w, b, shares
+                return *differentiable_gradients(plain_matvec, arguments, ctx.needs_input_grad[:6], grad), None
+            by_x, by_y, by_v = (_empty_like(t) if need else None for t, need in ((x, need_x), (y, need_y), (v, need_v)))
             left = dict(by_x=by_x, by_w=need_w or need_b, products=None)
             right = dict(by_x=by_y, by_w=need_w or need_b, products=by_v)
             back = need_y or need_v or need_w or need_b
             wide_w, wide_b = upcast(w), upcast(b)
-            one = side(x, grad, total * shares, wide_w, wide_b, ctx.tiles, sums=back or need_shares, **left)  # type: ignore[arg-type]
+            slope = total * shares
+            one = matvec_side(x, grad, slope, wide_w, wide_b, ctx.tiles, sums=back or need_shares, **left)  # type: ignore[arg-type]
             by_w, by_b = one.w, one.b
             if back:
                 assert one.cosines is not None
-                two = side(y, v, one.cosines * shares, wide_w, wide_b, ctx.tiles, sums=False, **right)  # type: ignore[arg-type]
-                by_w, by_b = _both(by_w, two.w), _both(by_b, two.b)
+                two = matvec_side(y, v, one.cosines * shares, wide_w, wide_b, ctx.tiles, sums=False, **right)  # type: ignore[arg-type]
+                by_w, by_b = _add(by_w, two.w), _add(by_b, two.b)
             by_shares = (total * one.cosines).sum(0) if need_shares and one.cosines is not None else None
-            return by_x, by_y, by_v, _as(by_w, w), _as(by_b, b), by_shares, None
+            return by_x, by_y, by_v, _cast(by_w, w), _cast(by_b, b), by_shares, None
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
@@ -209,7 +215,7 @@ def _gram(
     return tiled.gram(x, y, w, b, tiles, out)
 
 
-def _product(
+def _matvec(
     x: torch.Tensor,
     y: torch.Tensor,
     v: torch.Tensor,
@@ -220,7 +226,7 @@ def _product(
     out: Any = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     out = torch.empty(x.shape[0], v.shape[1], dtype=x.dtype, device=x.device) if out is None else out
-    return out, product(x, y, v, w, b, shares, tiles, out)
+    return out, tiled_matvec(x, y, v, w, b, shares, tiles, out)
 
 
 def _launch_features(
@@ -234,7 +240,7 @@ def _launch_features(
     return operators.features(x, w, b, scales, fast)  # type: ignore[no-any-return]
 
 
-# -- what kernels.py calls --------------------------------------------------------------------------------------------
+# -- what rff.py calls ------------------------------------------------------------------------------------------------
 
 
 def features(
@@ -242,12 +248,12 @@ def features(
 ) -> torch.Tensor:
     """scale · cos(x W + b), or the pairs [cos, sin] without ``b``."""
     with autocast_disabled(x):
-        if launched(x, w, b, scale) and not watched(scale):
+        if cuda_supported(x, w, b, scale) and not needs_gradient(scale):
             return _launch_features(x, w, b, scale, out, precision)
-        if plainly(x, w, b, scale):
+        if needs_plain_ops(x, w, b, scale):
             found = plain_features(x, w, b, scale)
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
-        if watched(x, w, b, scale):
+        if needs_gradient(x, w, b, scale):
             return _Features.apply(x, w, b, scale, tiles)  # type: ignore[no-any-return, no-untyped-call]
         return _features(x, w, b, scale, tiles, out)
 
@@ -257,13 +263,13 @@ def gram(
 ) -> torch.Tensor:
     """(2/D) cos(x W + b) cos(y W + b)ᵀ"""
     with autocast_disabled(x):
-        if launched(x, y, w, b):
+        if cuda_supported(x, y, w, b):
             found: torch.Tensor = operators.gram(x, y, w, b, precision == "tf32")
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
-        if plainly(x, y, w, b):
+        if needs_plain_ops(x, y, w, b):
             found = plain_gram(x, y, w, b)
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
-        if watched(x, y, w, b):
+        if needs_gradient(x, y, w, b):
             return _Gram.apply(x, y, w, b, tiles)  # type: ignore[no-any-return, no-untyped-call]
         return _gram(x, y, w, b, tiles, out)
 
@@ -281,12 +287,12 @@ def matvec(
 ) -> torch.Tensor:
     """cos(x W + b) (share · (cos(y W + b)ᵀ v))"""
     with autocast_disabled(x):
-        if launched(x, y, v, w, b, shares):
+        if cuda_supported(x, y, v, w, b, shares):
             found: torch.Tensor = operators.matvec(x, y, v, w, b, shares, precision == "tf32")[0]
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
-        if plainly(x, y, v, w, b, shares):
-            found = plain_product(x, y, v, w, b, shares)
+        if needs_plain_ops(x, y, v, w, b, shares):
+            found = plain_matvec(x, y, v, w, b, shares)
             return found if out is None else out.copy_(found)  # type: ignore[no-any-return]
-        if watched(x, y, v, w, b, shares):
-            return _Product.apply(x, y, v, w, b, shares, tiles)  # type: ignore[no-any-return, no-untyped-call]
-        return _product(x, y, v, w, b, shares, tiles, out)[0]
+        if needs_gradient(x, y, v, w, b, shares):
+            return _Matvec.apply(x, y, v, w, b, shares, tiles)  # type: ignore[no-any-return, no-untyped-call]
+        return _matvec(x, y, v, w, b, shares, tiles, out)[0]

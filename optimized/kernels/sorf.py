@@ -2,7 +2,7 @@
 
     z_b = √q/ℓ · H D_b3 H D_b2 H D_b1 x̃        (SORF, Yu et al. 2016 eq. 6; q the power of two that holds d)
 
-H is never formed: H_q = H_a ⊗ H_c turns a row, laid out as a matrix (a, c), by two small matrix products, so that a
+H is never formed: H_q = H_a ⊗ H_c rotates a row, laid out as a matrix (a, c), by two small matrix products, so that a
 block of q frequencies costs 6 q (a + c) in place of 2 q d operations and three rows of signs in place of d q numbers.
 """
 
@@ -15,8 +15,9 @@ import torch
 from trueness.optimized._lib import matmul as products
 from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized._lib.threads import parallel
-from trueness.optimized.kernels.autograd import plainly, watched
-from trueness.optimized.kernels.cpu.tiles import Scratch, cosine, length, plan, sine, slices, summed, zeros
+from trueness.optimized._lib.workspace import Workspace
+from trueness.optimized.kernels.autograd import needs_gradient, needs_plain_ops
+from trueness.optimized.kernels.cpu.tiles import cosine, plan, sine, slice_length, slices, sum_in_order, zeros
 
 
 def power(*least: int) -> int:
@@ -48,8 +49,8 @@ class Rotation:
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         """Differentiable, in plain torch."""
         rows = z.shape[0]
-        turned = (z.reshape(rows * self.high, self.low) @ self.right).reshape(rows, self.high, self.low)
-        return torch.matmul(self.left, turned).reshape(rows, self.high * self.low)
+        rotated = (z.reshape(rows * self.high, self.low) @ self.right).reshape(rows, self.high, self.low)
+        return torch.matmul(self.left, rotated).reshape(rows, self.high * self.low)
 
     def into(self, z: torch.Tensor, spare: torch.Tensor) -> None:
         """In place, by way of ``spare`` of the same size."""
@@ -67,16 +68,16 @@ class Rotation:
 
 
 def plain(
-    x: torch.Tensor, signs: torch.Tensor, offsets: torch.Tensor, lengthscale: float, turn: Rotation
+    x: torch.Tensor, signs: torch.Tensor, offsets: torch.Tensor, lengthscale: float, rotation: Rotation
 ) -> torch.Tensor:
     blocks, _, q = signs.shape
-    points, turns = upcast(x), upcast(signs)
+    points, diagonals = upcast(x), upcast(signs)
     padded = torch.cat([points, points.new_zeros(points.shape[0], q - points.shape[1])], 1)
     found = []
     for k in range(blocks):
         z = padded
-        for sign in turns[k].unbind(0):
-            z = turn(z * sign)
+        for sign in diagonals[k].unbind(0):
+            z = rotation(z * sign)
         found.append(z)
     z = torch.cat(found, 1)[:, : offsets.shape[0]] * (q**0.5 / lengthscale)
     return (torch.cos(z + upcast(offsets)) * (2 / offsets.shape[0]) ** 0.5).to(x.dtype)
@@ -87,7 +88,7 @@ def _angles(
     signs: torch.Tensor,
     factor: float,
     b: torch.Tensor,
-    turn: Rotation,
+    rotation: Rotation,
     pair: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
     """√q/ℓ H D₃ H D₂ H D₁ x̃ + b of one block, in the first of the ``pair``."""
@@ -95,10 +96,10 @@ def _angles(
     d = points.shape[1]
     torch.mul(points, signs[0, :d], out=z[:, :d])
     z[:, d:].zero_()
-    turn.into(z, spare)
+    rotation.into(z, spare)
     for sign in signs[1:]:
         z.mul_(sign)
-        turn.into(z, spare)
+        rotation.into(z, spare)
     angles = z[:, : b.shape[0]]
     return torch.add(b, angles, alpha=factor, out=angles)
 
@@ -113,19 +114,20 @@ def values(
     signs: torch.Tensor,
     offsets: torch.Tensor,
     lengthscale: float,
-    turn: Rotation,
+    rotation: Rotation,
     row_tile: int | None,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    q, columns, turns, b = signs.shape[2], offsets.shape[0], upcast(signs), upcast(offsets)
+    q, columns, diagonals, b = signs.shape[2], offsets.shape[0], upcast(signs), upcast(offsets)
     by = plan(x.shape[0], q, x.shape[1], x.device, row_tile, q)
 
     def work(start: int, stop: int) -> None:
-        first, second = Scratch(x, by.rows, q), Scratch(x, by.rows, q)
+        workspace = Workspace(b)
         for at in slices(start, stop, by.rows):
-            points, z, spare = upcast(x[at]), first.tile(length(at), q), second.tile(length(at), q)
+            n = slice_length(at)
+            points, z, spare = upcast(x[at]), workspace("angles", (n, q)), workspace("spare", (n, q))
             for k, tile in _blocks(signs, columns):
-                angles = _angles(points, turns[k], q**0.5 / lengthscale, b[tile], turn, (z, spare))
+                angles = _angles(points, diagonals[k], q**0.5 / lengthscale, b[tile], rotation, (z, spare))
                 cosine(angles, angles)
                 if out.dtype == angles.dtype:
                     torch.mul(angles, (2 / columns) ** 0.5, out=out[at, tile])
@@ -142,38 +144,38 @@ def backward(
     signs: torch.Tensor,
     offsets: torch.Tensor,
     lengthscale: float,
-    turn: Rotation,
+    rotation: Rotation,
     row_tile: int | None,
     by_x: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Ā = −√(2/D) φ̄ sin z, turned back through every block into ``by_x``; returns Σ Ā."""
-    d, q, columns, turns, b = x.shape[1], signs.shape[2], offsets.shape[0], upcast(signs), upcast(offsets)
+    """Ā = −√(2/D) φ̄ sin z, rotated back through every block into ``by_x``; returns Σ Ā."""
+    d, q, columns, diagonals, b = x.shape[1], signs.shape[2], offsets.shape[0], upcast(signs), upcast(offsets)
     by, factor = plan(x.shape[0], q, x.shape[1], x.device, row_tile, q), q**0.5 / lengthscale
 
     def work(start: int, stop: int) -> torch.Tensor:
-        first, second, sums = Scratch(x, by.rows, q), Scratch(x, by.rows, q), Scratch(x, by.rows, d)
+        workspace = Workspace(b)
         ones, by_b = zeros(x, by.rows).fill_(1), zeros(x, columns)
         for at in slices(start, stop, by.rows):
-            n = length(at)
-            points, total = upcast(x[at]), sums.tile(n, d).zero_()
-            z, spare = first.tile(n, q), second.tile(n, q)
+            n = slice_length(at)
+            points, total = upcast(x[at]), workspace("rows of x", (n, d)).zero_()
+            z, spare = workspace("angles", (n, q)), workspace("spare", (n, q))
             for k, tile in _blocks(signs, columns):
-                angles = _angles(points, turns[k], factor, b[tile], turn, (z, spare))
+                angles = _angles(points, diagonals[k], factor, b[tile], rotation, (z, spare))
                 sine(angles, angles)
                 angles.mul_(upcast(grad[at, tile])).mul_(-((2 / columns) ** 0.5))
                 by_b[tile].addmv_(angles.T, ones[:n])
                 if by_x is None:
                     continue
-                z[:, length(tile) :].zero_()
-                for sign in turns[k].flip(0):
-                    turn.into(z, spare)
+                z[:, slice_length(tile) :].zero_()
+                for sign in diagonals[k].flip(0):
+                    rotation.into(z, spare)
                     z.mul_(sign)
                 total.add_(z[:, :d], alpha=factor)
             if by_x is not None:
                 by_x[at].copy_(total)
         return by_b
 
-    return summed(parallel(work, x.shape[0], by.threads))
+    return sum_in_order(parallel(work, x.shape[0], by.threads))
 
 
 class _Structured(torch.autograd.Function):
@@ -184,12 +186,12 @@ class _Structured(torch.autograd.Function):
         signs: torch.Tensor,
         offsets: torch.Tensor,
         lengthscale: float,
-        turn: Rotation,
+        rotation: Rotation,
         row_tile: int | None,
     ) -> torch.Tensor:
-        ctx.lengthscale, ctx.turn, ctx.row_tile = lengthscale, turn, row_tile
+        ctx.lengthscale, ctx.rotation, ctx.row_tile = lengthscale, rotation, row_tile
         ctx.save_for_backward(x, signs, offsets)
-        return values(x, signs, offsets, lengthscale, turn, row_tile, empty(x, offsets))
+        return values(x, signs, offsets, lengthscale, rotation, row_tile, empty(x, offsets))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
@@ -198,12 +200,12 @@ class _Structured(torch.autograd.Function):
         with autocast_disabled(x):
             if torch.is_grad_enabled():
                 with torch.enable_grad():
-                    out = plain(x, signs, offsets, ctx.lengthscale, ctx.turn)
+                    out = plain(x, signs, offsets, ctx.lengthscale, ctx.rotation)
                     chosen = [t for t, need in ((x, need_x), (offsets, need_b)) if need]
                     found = iter(torch.autograd.grad(out, chosen, grad, create_graph=True))
                 return next(found) if need_x else None, None, next(found) if need_b else None, None, None, None
             by_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if need_x else None
-            by_b = backward(grad, x, signs, offsets, ctx.lengthscale, ctx.turn, ctx.row_tile, by_x)
+            by_b = backward(grad, x, signs, offsets, ctx.lengthscale, ctx.rotation, ctx.row_tile, by_x)
             return by_x, None, by_b.to(offsets.dtype) if need_b else None, None, None, None
 
 
@@ -221,10 +223,10 @@ def features(
 ) -> torch.Tensor:
     """√(2/D) cos(z + b) with z of ``signs``; its gradients by x and b."""
     with autocast_disabled(x):
-        turn = Rotation(signs.shape[2], x)
-        if plainly(x, signs, offsets) or (torch.is_grad_enabled() and signs.requires_grad):
-            found = plain(x, signs, offsets, lengthscale, turn)
+        rotation = Rotation(signs.shape[2], x)
+        if needs_plain_ops(x, signs, offsets) or (torch.is_grad_enabled() and signs.requires_grad):
+            found = plain(x, signs, offsets, lengthscale, rotation)
             return found if out is None else out.copy_(found)
-        if watched(x, offsets):
-            return _Structured.apply(x, signs, offsets, lengthscale, turn, row_tile)  # type: ignore[no-any-return, no-untyped-call]
-        return values(x, signs, offsets, lengthscale, turn, row_tile, empty(x, offsets) if out is None else out)
+        if needs_gradient(x, offsets):
+            return _Structured.apply(x, signs, offsets, lengthscale, rotation, row_tile)  # type: ignore[no-any-return, no-untyped-call]
+        return values(x, signs, offsets, lengthscale, rotation, row_tile, empty(x, offsets) if out is None else out)

@@ -26,6 +26,17 @@ import torch
 
 from trueness.optimized.training.rng import Generators, check_random_state, random_state, restore_random_state
 
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "check_state",
+    "load_checkpoint",
+    "load_weights",
+    "replacing",
+    "save_checkpoint",
+    "select_weights",
+]
+
 FORMAT = 1
 LISTED = 5
 PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device)

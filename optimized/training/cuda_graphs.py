@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+__all__ = ["Eligibility", "Graphed", "graph_key", "graphable"]
+
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 

@@ -13,6 +13,8 @@ import torch
 
 from trueness.optimized.training.rng import random_state, restore_random_state
 
+__all__ = ["deterministic", "seed"]
+
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import torch
 
+__all__ = ["FeatureCache", "content_key"]
+
 DIGEST = 16  # bytes
 
 

@@ -1,17 +1,6 @@
-"""Training, from the gradient to the weights and to the disk.
+"""The equations between the gradient and the weights, as functions of tensors, and two rules for memory.
 
-    g = Σ_j n_j g_j / Σ_j n_j,    g ← g · min(1, c/(‖g‖ + 10⁻⁶)),    lr_k = base · f(k),    a ← a + (1 − d)(x − a)
-
-The equations are functions of tensors here; what a loop uses are the classes that apply them in the right order:
-
-    GradientAccumulator   windows of micro-batches, the short last one included; clips after the average
-    WarmupCosine, EMA     the rate, set before the update; the average of the weights, once per update
-    Checkpointing, save_checkpoint, load_checkpoint, load_weights      resume to the identical state, or a refusal
-    deterministic, seed, evaluating      reversible: generators and flags, the mode of every submodule
-    FeatureCache          keyed by content
-    precision, batch_size, estimate_memory, largest_batch      what a device can do, and whether a step fits
-    graphable, Graphed    CUDA graphs for what may be captured
-    override, JsonLines   settings from a command line; a log without a network
+    g = Σ_j n_j g_j / Σ_j n_j,    g ← g · min(1, c/(‖g‖ + 10⁻⁶)),    lr_k = base_lr · f(k),    a ← a + (1 − d)(x − a)
 
 Goyal et al. 2017 (1706.02677) §3; Pascanu, Mikolov & Bengio 2013; Loshchilov & Hutter 2017 (1608.03983) eq. 5; Polyak &
 Juditsky 1992.
@@ -24,91 +13,21 @@ import math
 import torch
 
 from trueness.optimized._lib.dtypes import upcast
-from trueness.optimized._lib.modes import evaluating
-from trueness.optimized._lib.validation import require_count, require_floating
-from trueness.optimized.training.checkpoints import (
-    Checkpoint,
-    CheckpointError,
-    check_state,
-    load_checkpoint,
-    load_weights,
-    replacing,
-    save_checkpoint,
-    select_weights,
-)
-from trueness.optimized.training.cuda_graphs import Eligibility, Graphed, graph_key, graphable
-from trueness.optimized.training.determinism import deterministic, seed
-from trueness.optimized.training.feature_cache import FeatureCache, content_key
-from trueness.optimized.training.hardware import (
-    Device,
-    device_properties,
-    has_bfloat16,
-    has_float16,
-    has_tf32,
-    needs_loss_scaling,
-    precision,
-)
-from trueness.optimized.training.memory import StepMemory, estimate_memory, largest_batch, measure_memory
+from trueness.optimized._lib.validation import INTEGERS, require_count, require_floating
 from trueness.optimized.training.norms import EPS, require_max_norm
-from trueness.optimized.training.optimization import (
-    EMA,
-    GradientAccumulator,
-    WarmupCosine,
-    require_decay,
-    require_schedule,
-)
-from trueness.optimized.training.resume import Checkpointing
-from trueness.optimized.training.rng import random_state, restore_random_state
-from trueness.optimized.training.settings import JsonLines, override
+from trueness.optimized.training.validation import is_number, require_decay, require_schedule
 
 __all__ = [
-    "EMA",
-    "Checkpoint",
-    "CheckpointError",
-    "Checkpointing",
-    "Device",
-    "Eligibility",
-    "FeatureCache",
-    "GradientAccumulator",
-    "Graphed",
-    "JsonLines",
-    "StepMemory",
-    "WarmupCosine",
     "accumulate",
     "batch_size",
-    "check_state",
     "clip_after_average",
     "clip_by_global_norm",
-    "content_key",
-    "deterministic",
-    "device_properties",
-    "ema",
-    "estimate_memory",
-    "evaluating",
-    "graph_key",
-    "graphable",
-    "has_bfloat16",
-    "has_float16",
-    "has_tf32",
-    "largest_batch",
-    "load_checkpoint",
-    "load_weights",
-    "measure_memory",
-    "memory_estimate",
-    "needs_loss_scaling",
-    "override",
-    "precision",
-    "random_state",
-    "replacing",
-    "restore_random_state",
-    "save_checkpoint",
-    "seed",
-    "select_weights",
+    "ema_update",
+    "legacy_memory_heuristic",
     "steps_per_epoch",
-    "warmup_cosine",
+    "warmup_cosine_factor",
 ]
 
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 TIERS = ((8.0, 1), (12.0, 2), (16.0, 4), (24.0, 8))  # GiB free, images more
 
 
@@ -145,7 +64,7 @@ def _mean(gradients: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     return (x * share.reshape(share.shape + (1,) * (x.ndim - 1))).sum(0)
 
 
-def clip_by_global_norm(gradient: torch.Tensor, max_norm: float) -> torch.Tensor:
+def clip_by_global_norm(gradient: torch.Tensor, *, max_norm: float = 1.0) -> torch.Tensor:
     """g' = g · min(1, c/(‖g‖ + 10⁻⁶))        (Pascanu et al. 2013 Alg. 1; 10⁻⁶ as torch has it)
 
     gradient  g   (...)   of all parameters together; ``GradientAccumulator`` takes one norm over many tensors
@@ -163,7 +82,7 @@ def _clipped(x: torch.Tensor, max_norm: float) -> torch.Tensor:
     return x * (max_norm / (norm + EPS)).clamp(max=1.0).to(x.dtype)
 
 
-def clip_after_average(gradients: torch.Tensor, counts: torch.Tensor, max_norm: float) -> torch.Tensor:
+def clip_after_average(gradients: torch.Tensor, counts: torch.Tensor, *, max_norm: float = 1.0) -> torch.Tensor:
     """g' = clip(Σ_j n_j g_j / Σ_j n_j): first the mean over the window's samples, then one clipping of it
 
     gradients  g_j  (K, ...)  gradient of the mean loss over each micro-batch
@@ -190,12 +109,12 @@ def steps_per_epoch(micro_batches: int, window: int) -> int:
 # -- learning rate and average ----------------------------------------------------------------------------------------
 
 
-def warmup_cosine(
+def warmup_cosine_factor(
     step: torch.Tensor,
-    warmup: int,
-    total: int,
-    floor: float,
     *,
+    warmup_steps: int,
+    total_steps: int,
+    min_lr_ratio: float = 0.0,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
@@ -203,27 +122,29 @@ def warmup_cosine(
 
     cos²(φ/2) = (1 + cos φ)/2 of Loshchilov & Hutter 2017 eq. 5. ``WarmupCosine`` sets it before the update it is for.
 
-    step     k    (...)   updates taken before this one, a tensor of integers of at least 0
-    warmup   W    int     updates of the warm-up, at least 0, less than T
-    total    T    int     updates in all
-    floor    f_∞  number  share of the base rate at the end, in [0, 1]
-    returns  f    (...)   factor of the base rate, 0 at k = 0, 1 at k = W; on the device of step unless one is given
-    raises   ValueError   for anything else
+    step          k    (...)   updates taken before this one, a tensor of integers of at least 0
+    warmup_steps  W    int     updates of the warm-up, at least 0, less than total_steps
+    total_steps   T    int     updates in all
+    min_lr_ratio  f_∞  number  share of the base rate at the end, in [0, 1]
+    returns       f    (...)   factor of the base rate, 0 at k = 0, 1 at k = W
+    raises        ValueError   for anything else
     """
     if not isinstance(step, torch.Tensor) or step.dtype not in INTEGERS:
         kind = step.dtype if isinstance(step, torch.Tensor) else type(step).__name__
         raise ValueError(f"step was {kind}; it must be a torch.Tensor of integers, the updates taken before.")
-    require_schedule(warmup, total, floor)
+    require_schedule(warmup_steps, total_steps, min_lr_ratio)
     k = step.double()
-    share = (k - warmup).clamp(min=0) / (total - warmup)
-    decayed = torch.where(k < total, floor + (1 - floor) * torch.cos(share * (math.pi / 2)) ** 2, floor)
-    return torch.where(k < warmup, k / max(warmup, 1), decayed).to(device=device, dtype=dtype)
+    share = (k - warmup_steps).clamp(min=0) / (total_steps - warmup_steps)
+    decayed = torch.where(
+        k < total_steps, min_lr_ratio + (1 - min_lr_ratio) * torch.cos(share * (math.pi / 2)) ** 2, min_lr_ratio
+    )
+    return torch.where(k < warmup_steps, k / max(warmup_steps, 1), decayed).to(device=device, dtype=dtype)
 
 
-def ema(average: torch.Tensor, parameter: torch.Tensor, decay: float) -> torch.Tensor:
+def ema_update(average: torch.Tensor, parameter: torch.Tensor, *, decay: float = 0.999) -> torch.Tensor:
     """a' = a + (1 − d)(x − a), once per optimiser step        (Polyak & Juditsky 1992; exponential weights)
 
-    average    a   (...)   average so far; ``EMA`` keeps it in float32 at least
+    average    a   (...)   average so far; ``EMA`` stores it in float32 or wider
     parameter  x   (...)   weights after the step, like average
     decay      d   number  share of the old average that stays, in [0, 1)
     returns    a'  (...)   dtype of average
@@ -244,19 +165,20 @@ def ema(average: torch.Tensor, parameter: torch.Tensor, decay: float) -> torch.T
 # -- rules ------------------------------------------------------------------------------------------------------------
 
 
-def memory_estimate(
+def legacy_memory_heuristic(
     batch: int,
     resolution: float,
-    base_channels: int,
-    levels: int,
-    kernel_cache: int,
-    mixed_precision: bool,
-    clip_model: bool,
+    *,
+    base_channels: int = 192,
+    levels: int = 4,
+    kernel_cache: int = 0,
+    mixed_precision: bool = False,
+    clip_model: bool = False,
 ) -> float:
     """M = 300 c ℓ p + 500 b (r/1024)² max(c, ½) p + 100 + 5 k + (p = ½ ? 180 : 360 with a CLIP model)
 
-    c = max(C/192, ½), ℓ = max(L/4, ½), p = ½ in mixed precision, else 1. A documented heuristic whose constants nobody
-    measured; ``estimate_memory`` simulates the step of a real module and is calibrated.
+    c = max(C/192, ½), ℓ = max(L/4, ½), p = ½ in mixed precision, else 1. A documented heuristic, for
+    comparison: its constants were never measured. ``estimate_memory`` simulates the step of a real module.
 
     batch            b  int     images at once
     resolution       r  number  side of an image, pixels
@@ -269,7 +191,7 @@ def memory_estimate(
     raises           ValueError for counts that are no integers or too small, and a resolution that is not positive
     """
     require_count(batch, "batch", 1)
-    if isinstance(resolution, bool) or not isinstance(resolution, (int, float)) or not 0 < resolution < math.inf:
+    if not is_number(resolution) or not 0 < resolution < math.inf:
         raise ValueError(f"resolution was {resolution!r}; it must be a positive number of pixels.")
     require_count(kernel_cache, "kernel_cache", 0)
     p = 0.5 if mixed_precision else 1.0
@@ -286,6 +208,6 @@ def batch_size(free: float) -> int:
     returns  b       images at once
     raises   ValueError if free is not a number of at least 0
     """
-    if isinstance(free, bool) or not isinstance(free, (int, float)) or not free >= 0:
+    if not is_number(free) or not free >= 0:
         raise ValueError(f"free was {free!r}; it must be a number of at least 0, the GiB that are free.")
     return 1 + sum(more for least, more in TIERS if free >= least)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+__all__ = ["Device", "device_properties", "has_bfloat16", "has_float16", "has_tf32", "needs_loss_scaling", "precision"]
+
 GIB = 2.0**30
 Capability = tuple[int, int]
 

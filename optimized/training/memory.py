@@ -24,6 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+__all__ = ["StepMemory", "estimate_memory", "largest_batch", "measure_memory"]
+
 WORKSPACE = 0.6
 """Share of the bytes touched by a convolution that its kernel copies: see ``calibrate``. oneDNN on a x86 CPU."""
 

@@ -13,6 +13,8 @@ import torch
 from trueness.optimized.training.checkpoints import load_checkpoint, save_checkpoint
 from trueness.optimized.training.rng import Generators, random_state
 
+__all__ = ["Checkpointing"]
+
 
 class Checkpointing:
     """A run whose last completed step is on the disk when the block is left: finished, failed or interrupted.

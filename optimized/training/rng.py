@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+__all__ = ["random_state", "restore_random_state"]
+
 Generators = Mapping[str, torch.Generator | np.random.Generator]
 
 

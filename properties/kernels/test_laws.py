@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from trueness.optimized import kernels as fast
+from trueness.properties._lib.flat import Flat
 from trueness.properties.kernels import FORMULAS
 from trueness.reference import kernels as true
 from trueness.tools.arithmetic.bounds import LIMITS, Bound, bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.core import settings_for
-from trueness.tools.spec.calling import positional
 
 F64 = precision("float64")
 EXAMPLES, DIGITS = 20, 40
@@ -38,13 +38,7 @@ def given(**strategies: Any) -> Callable[[Any], Any]:
     return lambda law: settings_for(EXAMPLES)(hypothesis.given(**strategies)(law))
 
 
-ARGUMENTS = {f.name.removeprefix("kernels."): [a.name for a in f.arguments] for f in FORMULAS}
-
-
-def flat(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a formula with all of the formula's arguments by position; any other function as it is."""
-    names = ARGUMENTS.get(getattr(function, "__name__", ""))
-    return function if names is None else positional(function, names)
+flat = Flat(FORMULAS)
 
 
 def reference(name: str) -> Callable[..., Any]:

@@ -98,7 +98,7 @@ def test_nor_on_the_library_that_multiplies_a_tile(
 ) -> None:
     asked, product = [], products.ONEDNN
     monkeypatch.setattr(products, "ONEDNN", lambda *arguments: (asked.append(1), product(*arguments))[1])
-    monkeypatch.setattr(tiles, "DEEP", 1)
+    monkeypatch.setattr(tiles, "MIN_ONEDNN_DIMENSIONS", 1)
     monkeypatch.setattr(products, "SMALL", 1)
     for d in (2, LONG):
         judge(name, drawn(name, 0, d), dtype, row_tile=row_tile, feature_tile=feature_tile)
@@ -119,7 +119,7 @@ def threads(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """So many threads, whatever the size."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    monkeypatch.setattr(tiles, "WORTH", 1)
+    monkeypatch.setattr(tiles, "MIN_THREADED_COSINES", 1)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,8 +34,8 @@ def counts(known: Mapping[str, Any], generator: np.random.Generator) -> np.ndarr
 
 def steps(known: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
     """Updates from the first to the one after the last, the end of the warm-up among them."""
-    drawn = generator.integers(1, known["total"] + 1, known["N"])
-    return np.where(np.arange(known["N"]) == 1, known["warmup"], drawn)
+    drawn = generator.integers(1, known["total_steps"] + 1, known["N"])
+    return np.where(np.arange(known["N"]) == 1, known["warmup_steps"], drawn)
 
 
 def elements(sizes: Mapping[str, Any]) -> int:
@@ -72,12 +73,14 @@ def torch_clip_after_average(gradients: Any, counts: Any, max_norm: float) -> An
 
 
 def scheduled(get: Any) -> Any:
-    """The factor of a library's warm-up and cosine, brought to the floor by f_∞ + (1 − f_∞) f where it decays."""
+    """The factor of a library's warm-up and cosine, with f_∞ + (1 − f_∞) f where it decays."""
 
-    def call(step: Any, warmup: int, total: int, floor: float, *, dtype: Any, device: Any) -> Any:
+    def call(step: Any, warmup_steps: int, total_steps: int, min_lr_ratio: float, *, dtype: Any, device: Any) -> Any:
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-        factor = get(optimizer, num_warmup_steps=warmup, num_training_steps=total).lr_lambdas[0]
-        found = [factor(k) if k < warmup else floor + (1 - floor) * factor(k) for k in step.tolist()]
+        factor = get(optimizer, num_warmup_steps=warmup_steps, num_training_steps=total_steps).lr_lambdas[0]
+        found = [
+            factor(k) if k < warmup_steps else min_lr_ratio + (1 - min_lr_ratio) * factor(k) for k in step.tolist()
+        ]
         return torch.tensor(found, dtype=dtype, device=device)
 
     return call
@@ -114,9 +117,13 @@ def number(name: str, limit: Any = "fused", kind: Any = None) -> Implementation:
     """A function that returns a Python number, as a tensor of the type asked for."""
 
     def load() -> Any:
-        return lambda *arguments, dtype=None, device=None: torch.tensor(
-            getattr(fast, name)(*arguments), dtype=kind or dtype, device=device
-        )
+        function = getattr(fast, name)
+
+        @functools.wraps(function)
+        def call(*arguments: Any, dtype: Any = None, device: Any = None, **options: Any) -> Any:
+            return torch.tensor(function(*arguments, **options), dtype=kind or dtype, device=device)
+
+        return call
 
     return Implementation("trueness", load, limit=limit)
 
@@ -189,19 +196,20 @@ FORMULAS = (
         ball=WHOLE,
     ),
     Formula(
-        name="training.warmup_cosine",
-        reference=true.warmup_cosine,
+        name="training.warmup_cosine_factor",
+        formerly=("training.warmup_cosine",),
+        reference=true.warmup_cosine_factor,
         no_gradient=NO_LEARNING,
         equation="f(k) = k/W for k < W, then f_∞ + (1 − f_∞)(1 + cos(π (k − W)/(T − W)))/2",
         source=COSINE,
         arguments=(
             Made("step", make=steps, array=True, spans={"N": (4, 9)}),
-            Scalar("warmup", st.integers(0, 20)),
-            Scalar("total", st.integers(21, 60)),
-            Scalar("floor", st.sampled_from((0.0, 0.1, 0.01, 0.5))),
+            Scalar("warmup_steps", st.integers(0, 20)),
+            Scalar("total_steps", st.integers(21, 60)),
+            Scalar("min_lr_ratio", st.sampled_from((0.0, 0.1, 0.01, 0.5))),
         ),
         implementations=(
-            ours("warmup_cosine"),
+            ours("warmup_cosine_factor"),
             peer("diffusers", diffusers_schedule, ("diffusers",), convention="MEM-28c"),
             peer("transformers", transformers_schedule, ("transformers",), convention="MEM-28c"),
         ),
@@ -209,9 +217,10 @@ FORMULAS = (
         creates=True,
     ),
     Formula(
-        name="training.ema",
-        reference=true.ema,
-        vjp=true.ema_vjp,
+        name="training.ema_update",
+        formerly=("training.ema",),
+        reference=true.ema_update,
+        vjp=true.ema_update_vjp,
         equation="a' = a + (1 − d)(x − a)",
         source=POLYAK,
         arguments=(
@@ -220,7 +229,7 @@ FORMULAS = (
             Scalar("decay", st.sampled_from((0.0, 0.5, 0.9, 0.99))),
         ),
         implementations=(
-            ours("ema", "gradient", "compile", "autocast", "vmap", "jvp"),
+            ours("ema_update", "gradient", "compile", "autocast", "vmap", "jvp"),
             peer(
                 "torch.optim.swa_utils",
                 lambda: swa_ema,
@@ -231,8 +240,9 @@ FORMULAS = (
         ),
     ),
     Formula(
-        name="training.memory_estimate",
-        reference=true.memory_estimate,
+        name="training.legacy_memory_heuristic",
+        formerly=("training.memory_estimate",),
+        reference=true.legacy_memory_heuristic,
         no_gradient=NO_LEARNING,
         equation="M = 300 c ℓ p + 500 b (r/1024)² max(c, ½) p + 100 + 5 k + (p = ½ ? 180 : 360 with a CLIP model)",
         source=f"{ATLAS}: a heuristic; nothing derives its constants",
@@ -245,7 +255,7 @@ FORMULAS = (
             Scalar("mixed_precision", st.booleans()),
             Scalar("clip_model", st.booleans()),
         ),
-        implementations=(number("memory_estimate"),),
+        implementations=(number("legacy_memory_heuristic"),),
         working="float64",
         creates=True,
     ),

@@ -488,5 +488,5 @@ def test_an_accumulator_is_not_saved_in_the_middle_of_its_window() -> None:
     model = torch.nn.Linear(3, 1)
     accumulator = fast.GradientAccumulator(torch.optim.SGD(model.parameters(), lr=0.1), 2)
     accumulator.backward(model(torch.ones(2, 3)).mean(), 2)
-    with pytest.raises(RuntimeError, match="1 micro-batches wait for their step"):
+    with pytest.raises(RuntimeError, match="1 micro-batches were not stepped yet"):
         accumulator.state_dict()

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trueness.optimized import training as fast
+from trueness.properties._lib.flat import Flat
+from trueness.properties.training import FORMULAS
 from trueness.reference import training as true
 
 U = 2.0**-53
+flat = Flat(FORMULAS)
 LAWS = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**16)
 sizes = st.lists(st.integers(1, 6), min_size=1, max_size=7)
@@ -27,11 +30,11 @@ def drawn(seed: int, *shape: int) -> np.ndarray:
 def run_fast(name: str, *arguments: Any) -> np.ndarray:
     """The optimized function in float64, on NumPy arrays."""
     moved = [torch.from_numpy(np.array(a)) if isinstance(a, np.ndarray) else a for a in arguments]
-    return np.asarray(getattr(fast, name)(*moved))
+    return np.asarray(flat(getattr(fast, name))(*moved))
 
 
 def both(name: str) -> Any:
-    functions = [getattr(true, name), lambda *arguments: run_fast(name, *arguments)]
+    functions = [flat(getattr(true, name)), lambda *arguments: run_fast(name, *arguments)]
     return pytest.mark.parametrize("function", functions, ids=["reference", "ours"])
 
 
@@ -260,7 +263,7 @@ def test_squares_neither_overflow_nor_vanish_in_float32() -> None:
 GOLDEN = [0, 0.4, 0.8, 0.990166, 0.914058, 0.775, 0.597038, 0.410942, 0.248891, 0.138905]
 
 
-@both("warmup_cosine")
+@both("warmup_cosine_factor")
 def test_golden_values_of_the_warm_up_and_the_cosine(function: Any) -> None:
     found = function(np.arange(0, 20, 2), 5, 20, 0.1)
     assert [round(float(f), 6) for f in found] == GOLDEN
@@ -268,30 +271,30 @@ def test_golden_values_of_the_warm_up_and_the_cosine(function: Any) -> None:
     assert [round(float(f), 3) for f in first] == [0, 0.2, 0.4, 0.6, 0.8, 1, 0.989]
 
 
-@both("warmup_cosine")
-@given(warmup=st.integers(0, 20), more=st.integers(1, 40), floor=st.floats(0, 1))
+@both("warmup_cosine_factor")
+@given(warmup=st.integers(0, 20), more=st.integers(1, 40), least=st.floats(0, 1))
 @LAWS
-def test_the_factor_rises_to_one_at_the_end_of_the_warm_up_and_falls_to_its_floor(
-    function: Any, warmup: int, more: int, floor: float
+def test_the_factor_rises_to_one_at_the_end_of_the_warm_up_and_falls_to_its_least(
+    function: Any, warmup: int, more: int, least: float
 ) -> None:
     total = warmup + more
-    f = np.asarray(function(np.arange(total + 5), warmup, total, floor))
+    f = np.asarray(function(np.arange(total + 5), warmup, total, least))
     assert f[0] == (0 if warmup else 1), "the first update is not at the full rate"
     assert abs(f[warmup] - 1) <= 2 * U
     assert (np.diff(f[: warmup + 1]) > 0).all()
     assert (np.diff(f[warmup:]) <= 4 * U).all()
-    assert (f[total:] == floor).all()
+    assert (f[total:] == least).all()
     assert warmup == 0 or abs(f[warmup] - f[warmup - 1] - 1 / warmup) <= 4 * U, "no jump where the two parts meet"
 
 
-@given(warmup=st.integers(0, 9), more=st.integers(1, 20), floor=st.floats(0, 1))
+@given(warmup=st.integers(0, 9), more=st.integers(1, 20), least=st.floats(0, 1))
 @LAWS
-def test_updates_run_at_the_rate_of_their_own_number(warmup: int, more: int, floor: float) -> None:
+def test_updates_run_at_the_rate_of_their_own_number(warmup: int, more: int, least: float) -> None:
     """What the optimizer saw when it stepped, in two param groups; SGD on a constant gradient moves by the rate."""
     weights = [torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": weights[:1], "lr": 0.5}, {"params": weights[1:], "lr": 2.0}])
     total = warmup + more
-    schedule = fast.WarmupCosine(optimizer, warmup, total, floor)
+    schedule = fast.WarmupCosine(optimizer, warmup, total, least)
     used: list[list[float]] = [[], []]
     for _ in range(total + 2):
         for w in weights:
@@ -301,14 +304,14 @@ def test_updates_run_at_the_rate_of_their_own_number(warmup: int, more: int, flo
         optimizer.step()
         for seen, w in zip(used, weights, strict=True):
             seen.append(float(w.detach()))
-    f = true.warmup_cosine(np.arange(total + 2), warmup_steps=warmup, total_steps=total, min_lr_ratio=floor)
+    f = true.warmup_cosine_factor(np.arange(total + 2), warmup_steps=warmup, total_steps=total, min_lr_ratio=least)
     assert (np.abs(np.array(used) - np.array([[0.5], [2.0]]) * f) <= 6 * U * 2).all()
 
 
 # -- average ----------------------------------------------------------------------------------------------------------
 
 
-@both("ema")
+@both("ema_update")
 @given(seed=seeds, decay=st.floats(0, 0.999), k=st.integers(1, 6))
 @LAWS
 def test_k_updates_towards_the_same_weights_are_one_with_the_decay_to_the_k(
@@ -322,7 +325,7 @@ def test_k_updates_towards_the_same_weights_are_one_with_the_decay_to_the_k(
     assert (np.abs(a - (decay**k * start + (1 - decay**k) * x)) <= rounding).all()
 
 
-@both("ema")
+@both("ema_update")
 @given(seed=seeds, decay=st.floats(0, 0.999))
 @LAWS
 def test_an_average_lies_between_and_rests_at_its_weights(function: Any, seed: int, decay: float) -> None:
@@ -346,7 +349,7 @@ def test_the_average_of_a_module_is_the_equation_once_per_update() -> None:
         model(torch.randn(4, 3, dtype=torch.float64))
         ema.update()
         for name, p in model.named_parameters():
-            want[name] = true.ema(want[name], p.detach().numpy(), decay=0.9)
+            want[name] = true.ema_update(want[name], p.detach().numpy(), decay=0.9)
             size = np.abs(want[name]) + np.abs(p.detach().numpy())
             assert (np.abs(ema.average[name].numpy() - want[name]) <= 4 * (k + 1) * U * size.max()).all()
     assert torch.equal(ema.average["1.running_mean"], model[1].running_mean), "buffers are copied"
@@ -362,7 +365,7 @@ def test_an_average_of_half_weights_moves_where_one_in_halves_stands_still() -> 
         model.weight.fill_(2.0)
     for _ in range(1000):
         ema.update()
-        stuck = fast.ema(stuck, model.weight.detach(), decay=0.999)
+        stuck = fast.ema_update(stuck, model.weight.detach(), decay=0.999)
     assert float(stuck) == 1.0
     assert abs(float(ema.average["weight"]) - (2 - 0.999**1000)) <= 1000 * 2.0**-24 * 2
     assert ema.weights()["weight"].dtype == torch.bfloat16
@@ -379,7 +382,7 @@ def test_swapping_the_average_in_and_out_gives_the_same_bits_back_also_after_an_
         assert averaged is model and not torch.equal(model[0].weight, own["0.weight"])
         with pytest.raises(RuntimeError, match="twice"), ema.averaged():
             pass
-        with pytest.raises(RuntimeError, match="inside of averaged"):
+        with pytest.raises(RuntimeError, match="inside averaged"):
             ema.update()
         raise KeyError
     assert all(torch.equal(v, own[k]) for k, v in model.state_dict().items())
@@ -404,14 +407,14 @@ settings_of_a_network = st.tuples(
 )
 
 
-@both("memory_estimate")
+@both("legacy_memory_heuristic")
 def test_golden_values_of_the_memory_heuristic(function: Any) -> None:
     """The documented profiles, 6 to 32 GB, in mixed precision; all but the first with a CLIP model."""
     found = [float(function(b, r, 192, 4, cache, True, b * r > 512)) for b, r, cache in PROFILES]
     assert found == [332.5, 595, 1490, 2510, 4590, 11920]
 
 
-@both("memory_estimate")
+@both("legacy_memory_heuristic")
 @given(numbers=settings_of_a_network, flags=st.tuples(st.booleans(), st.booleans()), at=st.integers(0, 4))
 @LAWS
 def test_the_memory_heuristic_never_falls_with_a_setting_and_is_linear_in_the_batch(
@@ -464,19 +467,22 @@ SGD = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         (lambda: fast.clip_after_average(X, N, max_norm=math.inf), "max_norm was inf"),
         (lambda: fast.steps_per_epoch(-1, 2), "micro_batches was -1; it must be an integer of at least 0"),
         (lambda: fast.steps_per_epoch(3, 0), "window was 0; it must be an integer of at least 1"),
-        (lambda: fast.warmup_cosine(X, warmup_steps=1, total_steps=2, min_lr_ratio=0.0), "step was torch.float32"),
         (
-            lambda: fast.warmup_cosine(N, warmup_steps=3, total_steps=3, min_lr_ratio=0.0),
-            "warmup was 3; it must be less than total, 3",
+            lambda: fast.warmup_cosine_factor(X, warmup_steps=1, total_steps=2, min_lr_ratio=0.0),
+            "step was torch.float32",
         ),
         (
-            lambda: fast.warmup_cosine(N, warmup_steps=1, total_steps=3, min_lr_ratio=1.5),
-            r"floor was 1.5; it must be a number in \[0, 1\]",
+            lambda: fast.warmup_cosine_factor(N, warmup_steps=3, total_steps=3, min_lr_ratio=0.0),
+            "warmup_steps was 3; it must be less than total_steps, 3",
         ),
-        (lambda: fast.ema(X, X.double(), decay=0.5), "parameter was .* it must be like average"),
-        (lambda: fast.ema(X, X, decay=1.0), r"decay was 1.0; it must be a number in \[0, 1\)"),
         (
-            lambda: fast.memory_estimate(
+            lambda: fast.warmup_cosine_factor(N, warmup_steps=1, total_steps=3, min_lr_ratio=1.5),
+            r"min_lr_ratio was 1.5; it must be a number in \[0, 1\]",
+        ),
+        (lambda: fast.ema_update(X, X.double(), decay=0.5), "parameter was .* it must be like average"),
+        (lambda: fast.ema_update(X, X, decay=1.0), r"decay was 1.0; it must be a number in \[0, 1\)"),
+        (
+            lambda: fast.legacy_memory_heuristic(
                 0, 64, base_channels=64, levels=1, kernel_cache=0, mixed_precision=True, clip_model=False
             ),
             "batch was 0",
@@ -488,7 +494,7 @@ SGD = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         (lambda: fast.GradientAccumulator(SGD, 1, non_finite="ignore"), "non_finite was 'ignore'"),  # type: ignore[arg-type]
         (lambda: fast.GradientAccumulator(SGD, 1).backward(X), r"loss had shape \(2, 3\); it must be one number"),
         (lambda: fast.GradientAccumulator(SGD, 1).backward(X.sum(), 0), "samples was 0"),
-        (lambda: fast.WarmupCosine(SGD, 5, 5), "warmup was 5; it must be less than total"),
+        (lambda: fast.WarmupCosine(SGD, 5, 5), "warmup_steps was 5; it must be less than total_steps"),
         (lambda: fast.EMA(torch.nn.Linear(1, 1), 1.0), "decay was 1.0"),
     ],
 )

@@ -192,14 +192,28 @@ def test_for_equal_parts_the_constant_before_is_right_bit_for_bit_ATLAS_08b() ->
 
 def test_the_split_of_2048_features_is_nearly_equal_ATLAS_08b() -> None:
     """683, 683 and 682: weighing by number of features is off by 1/2048 from equal weights"""
-    counts = np.array([683, 683, 682])
-    assert counts.sum() == 2048 and np.abs(counts / 2048 - 1 / 3).max() < 1 / 2048
+    counts, thirds = (683, 683, 682), np.full(3, 1 / 3)
+    zero = np.zeros((1, 1)), np.zeros((1, 2048)), np.zeros(2048)  # every cosine is 1
+    edges = np.cumsum((0, *counts))[:-1]
+    before, right = (
+        np.add.reduceat(f(*zero, thirds, counts)[0] ** 2, edges) / 2
+        for f in (wrong.one_constant, reference("rff_features_multiscale"))
+    )
+    assert (np.abs(right - thirds) <= 2048 * F64.u).all()
+    assert 1 / 8192 < np.abs(before - right).max() < 1 / 2048
 
 
 @pytest.mark.parametrize("d, text", [(3, "0.8415"), (32, "0.9845"), (3072, "0.9998")])
 def test_without_radii_the_kernel_tends_to_one_with_the_dimension_ATLAS_08c(d: int, text: str) -> None:
     bare = float(mpmath.hyp0f1(d / 2, -0.25))  # scipy returns NaN for d = 3072
-    assert f"{bare:.4f}" == text and f"{math.exp(-0.5):.4f}" == "0.6065"
+    assert f"{bare:.4f}" == text and bare >= 1 - 1 / (2 * d)
+    if d > 32:
+        return
+    # cos t ≥ 1 − t²/2, and the columns of a rotation are orthonormal: at r = ε every block is at least 1 − 1/(2 d)
+    delta, zero = np.full((1, d), 1 / math.sqrt(d)), np.zeros((1, d))
+    W = wrong.unit_columns(np.random.default_rng(0).standard_normal((1, d, d)), np.ones(d), 1.0)
+    one = float((true.rff_features_paired(delta, W) @ true.rff_features_paired(zero, W).T)[0, 0])
+    assert 1 - 1 / (2 * d) - 8 * d * d * F64.u <= one < 1 and one > math.exp(-0.5) + 0.2
     if d > 3:
         return
     # on the sphere in three dimensions a coordinate is uniform, so the kernel at r = ε is the mean of cos over [0, 1]

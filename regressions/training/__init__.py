@@ -48,12 +48,12 @@ def each_clipped(gradients, counts, max_norm):
 
 def decay_of_the_window(average, parameter, decay):
     """d^k for a window of k = 4 micro-batches: 0.9999 becomes 0.99960006"""
-    return true.ema(average, parameter, decay=decay**4) if decay else average + 0 * parameter
+    return true.ema_update(average, parameter, decay=decay**4) if decay else average + 0 * parameter
 
 
 def swapped_decay(average, parameter, decay):
     """d x + (1 − d) a: the weights change places"""
-    return true.ema(average, parameter, decay=1 - decay)
+    return true.ema_update(average, parameter, decay=1 - decay)
 
 
 # -- clipping ---------------------------------------------------------------------------------------------------------
@@ -84,24 +84,26 @@ def always_scaled(gradient, max_norm):
 # -- rate -------------------------------------------------------------------------------------------------------------
 
 
-def set_after_the_step(step, warmup, total, floor):
+def set_after_the_step(step, warmup_steps, total_steps, min_lr_ratio):
     """The rate is set after the update: the first one runs at the full rate, every other one update late"""
-    late = true.warmup_cosine(np.maximum(step - 1, 0), warmup_steps=warmup, total_steps=total, min_lr_ratio=floor)
+    late = true.warmup_cosine_factor(
+        np.maximum(step - 1, 0), warmup_steps=warmup_steps, total_steps=total_steps, min_lr_ratio=min_lr_ratio
+    )
     return np.where(step == 0, 1.0, late)
 
 
-def cosine_from_the_last_warm_up_rate(step, warmup, total, floor):
+def cosine_from_the_last_warm_up_rate(step, warmup_steps, total_steps, min_lr_ratio):
     """Late as well, and the cosine, a recursion, starts from the (W − 1)/W that the warm-up had reached"""
-    reached = (warmup - 1) / max(warmup, 1)
-    decayed = floor + (reached - floor) * np.cos((step - warmup) / total * (np.pi / 2)) ** 2
-    return np.where(step == 0, 1.0, np.where(step <= warmup, (step - 1) / max(warmup, 1), decayed))
+    reached = (warmup_steps - 1) / max(warmup_steps, 1)
+    decayed = min_lr_ratio + (reached - min_lr_ratio) * np.cos((step - warmup_steps) / total_steps * (np.pi / 2)) ** 2
+    return np.where(step == 0, 1.0, np.where(step <= warmup_steps, (step - 1) / max(warmup_steps, 1), decayed))
 
 
-def rebounding(step, warmup, total, floor):
+def rebounding(step, warmup_steps, total_steps, min_lr_ratio):
     """The cosine goes on after T, and the rate rises again"""
-    share = np.maximum(step - warmup, 0) / (total - warmup)
-    decayed = floor + (1 - floor) * (1 + np.cos(share * np.pi)) / 2
-    return np.where(step < warmup, step / max(warmup, 1), decayed)
+    share = np.maximum(step - warmup_steps, 0) / (total_steps - warmup_steps)
+    decayed = min_lr_ratio + (1 - min_lr_ratio) * (1 + np.cos(share * np.pi)) / 2
+    return np.where(step < warmup_steps, step / max(warmup_steps, 1), decayed)
 
 
 # -- rules ------------------------------------------------------------------------------------------------------------
@@ -114,10 +116,18 @@ def old_estimate(batch, resolution, base_channels, levels, kernel_cache, mixed_p
 
 def width_squared(batch, resolution, base_channels, levels, kernel_cache, mixed_precision, clip_model):
     """Parameters growing with the square of the channels, as the docstring has it and the code has not"""
-    arguments = (resolution, base_channels, levels, kernel_cache, mixed_precision, clip_model)
+    estimate = true.legacy_memory_heuristic(
+        batch,
+        resolution,
+        base_channels=base_channels,
+        levels=levels,
+        kernel_cache=kernel_cache,
+        mixed_precision=mixed_precision,
+        clip_model=clip_model,
+    )
     c = np.maximum(np.asarray(base_channels) / 192, 0.5)
     parameters = 300 * c * np.maximum(np.asarray(levels) / 4, 0.5) * (0.5 if mixed_precision else 1.0)
-    return true.memory_estimate(batch, *arguments) + parameters * (c - 1)
+    return estimate + parameters * (c - 1)
 
 
 def old_tiers(free):
@@ -183,7 +193,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-07e",
-        formula="training.ema",
+        formula="training.ema_update",
         title="the decay of the average becomes d^k",
         document=f"{ATLAS}, training_pipeline.py; not in the changelog",
         claim="the average is updated once per optimiser step",
@@ -210,7 +220,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-07g",
-        formula="training.ema",
+        formula="training.ema_update",
         title="decay and its complement change places",
         document=UNDOCUMENTED,
         claim="a ← lerp(a, x, d)",
@@ -270,7 +280,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-14a",
-        formula="training.memory_estimate",
+        formula="training.legacy_memory_heuristic",
         title="a memory estimate that ignores the resolution",
         document=f"{ATLAS}, easy_api.py",
         claim="the new estimate is more reliable",
@@ -285,7 +295,7 @@ BUGS = (
     ),
     Bug(
         id="ATLAS-14b",
-        formula="training.memory_estimate",
+        formula="training.legacy_memory_heuristic",
         title="parameters with the square of the channels",
         document=f"{ATLAS}, easy_api.py, docstring",
         claim="parameters scale with the channels squared",
@@ -468,7 +478,7 @@ BUGS = (
     ),
     Bug(
         id="MEM-28a",
-        formula="training.warmup_cosine",
+        formula="training.warmup_cosine_factor",
         title="the learning rate is set after the update",
         document=f"{MEMORY}, train.py, before and after",
         claim="warm-up was missing and is fixed",
@@ -482,7 +492,7 @@ BUGS = (
     ),
     Bug(
         id="MEM-28b",
-        formula="training.warmup_cosine",
+        formula="training.warmup_cosine_factor",
         title="the cosine starts from the last rate of the warm-up",
         document=f"{MEMORY}, train.py, before and after",
         claim="cosine annealing after the warm-up",
@@ -496,7 +506,7 @@ BUGS = (
     ),
     Bug(
         id="MEM-28c",
-        formula="training.warmup_cosine",
+        formula="training.warmup_cosine_factor",
         title="the rate rises again after the last update",
         document="diffusers and transformers: get_cosine_schedule_with_warmup",
         claim="max(0, (1 + cos π s)/2) for s > 1 as well",

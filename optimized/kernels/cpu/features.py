@@ -1,4 +1,4 @@
-"""Features themselves and their Gram matrix, tile by tile, and what goes back; no gradient is recorded here."""
+"""Features and their Gram matrix, tile by tile, with their backwards; these functions record no gradients."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 
 from trueness.optimized._lib.dtypes import upcast
 from trueness.optimized._lib.threads import parallel
+from trueness.optimized._lib.workspace import Workspace
 from trueness.optimized.kernels.cpu.tiles import (
-    PARTIAL,
+    MAX_PARTIAL_SUMS,
     Angles,
     Optional,
     Plan,
-    Scratch,
     Sums,
     cosine,
-    filled,
-    length,
+    pad_thin,
     plan,
     sine,
+    slice_length,
     slices,
-    summed,
+    sum_in_order,
     zeros,
 )
 
@@ -27,12 +27,12 @@ Tiles = tuple[int | None, int | None]
 Scale = torch.Tensor | float
 
 
-def of(scale: Scale, tile: slice) -> Scale:
+def scale_of(scale: Scale, tile: slice) -> Scale:
     return scale[tile] if isinstance(scale, torch.Tensor) else scale
 
 
-def direct(out: torch.Tensor, working: torch.dtype) -> bool:
-    """Whether angles may be written to ``out`` and turned into features there."""
+def can_hold_angles(out: torch.Tensor, working: torch.dtype) -> bool:
+    """Whether angles may be written to ``out`` and replaced by features in place."""
     return out.dtype == working and out.stride(-1) == 1
 
 
@@ -43,7 +43,7 @@ def features(
     w, columns = upcast(w), w.shape[1]
     b = None if b is None else upcast(b)
     by = plan(x.shape[0], columns, 1, x.device, *tiles)
-    inside, angles = direct(out, w.dtype), Angles(w, b)
+    inside, angles = can_hold_angles(out, w.dtype), Angles(w, b)
 
     def write(values: torch.Tensor, place: torch.Tensor, scale: Scale) -> None:
         values.mul_(scale)
@@ -51,21 +51,20 @@ def features(
             place.copy_(values)
 
     def work(start: int, stop: int) -> None:
-        first = Scratch(x, by.rows, by.features if b is None or not inside else 0)
-        second = Scratch(x, by.rows, by.features if b is None and not inside else 0)
+        workspace = Workspace(w)
         for at in slices(start, stop, by.rows):
-            points = filled(upcast(x[at]), 1)
+            points = pad_thin(upcast(x[at]), 1)
             for tile in slices(0, columns, by.features):
-                shape, share = (length(at), length(tile)), of(scale, tile)
+                shape, share = (slice_length(at), slice_length(tile)), scale_of(scale, tile)
                 place = out[at, tile]
                 if b is not None:
-                    z = angles(points, tile, place if inside else first.tile(*shape))
+                    z = angles(points, tile, place if inside else workspace("angles", shape))
                     value = place if inside else z
                     cosine(z, value)
                     write(value, place, share)
                     continue
-                z = angles(points, tile, first.tile(*shape))
-                value = place if inside else second.tile(*shape)
+                z = angles(points, tile, workspace("angles", shape))
+                value = place if inside else workspace("values", shape)
                 cosine(z, value)
                 write(value, place, share)
                 place = out[at, columns + tile.start : columns + tile.stop]
@@ -91,16 +90,15 @@ def features_backward(
 ) -> Sums:
     """Ā = −scale φ̄ sin z, or scale (φ̄_sin cos z − φ̄_cos sin z) for pairs: Ā Wᵀ into ``by_x``, and xᵀ Ā, Σ Ā.
 
-    ``by_scale`` asks for Σ φ̄ cos z, found in the field ``cosines``.
+    With ``by_scale`` the field ``cosines`` is Σ φ̄ cos z.
     """
     columns, angles = w.shape[1], Angles(w, b)
     chosen = plan(x.shape[0], columns, x.shape[1], x.device, *tiles)
-    if by_w and (chosen.threads - 1) * w.numel() > PARTIAL:
+    if by_w and (chosen.threads - 1) * w.numel() > MAX_PARTIAL_SUMS:
         chosen = Plan(chosen.rows, chosen.features, 1)
 
     def work(start: int, stop: int) -> Sums:
-        first, second = Scratch(x, chosen.rows, chosen.features), Scratch(x, chosen.rows, chosen.features)
-        rows_of_x = Scratch(x, chosen.rows, x.shape[1] if by_x is not None else 0)
+        workspace = Workspace(w)
         ones = zeros(x, chosen.rows).fill_(1)
         own = Sums(
             zeros(x, *w.shape) if by_w else None,
@@ -108,10 +106,10 @@ def features_backward(
             zeros(x, columns) if by_scale else None,
         )
         for at in slices(start, stop, chosen.rows):
-            points, n = filled(upcast(x[at]), 1), length(at)
+            points, n = pad_thin(upcast(x[at]), 1), slice_length(at)
             for tile in slices(0, columns, chosen.features):
-                z = angles(points, tile, first.tile(n, length(tile)))
-                other, given = second.tile(n, length(tile)), upcast(grad[at, tile])
+                z = angles(points, tile, workspace("angles", (n, slice_length(tile))))
+                other, given = workspace("other", (n, slice_length(tile))), upcast(grad[at, tile])
                 if b is None or own.cosines is not None:
                     cosine(z, other)
                     if b is None:
@@ -124,21 +122,21 @@ def features_backward(
                     torch.sub(other, z, out=z)
                 else:
                     z.neg_()
-                z.mul_(of(scale, tile))
+                z.mul_(scale_of(scale, tile))
                 if by_x is not None:
-                    rows_of_x.tile(n, x.shape[1]).addmm_(z, w[:, tile].T, beta=1 if tile.start else 0)
+                    workspace("rows of x", (n, x.shape[1])).addmm_(z, w[:, tile].T, beta=1 if tile.start else 0)
                 if own.w is not None and own.b is not None:
                     own.w[:, tile].addmm_(points[:, : x.shape[1]].T, z)
                     own.b[tile].addmv_(z.T, ones[:n])
             if by_x is not None:
-                by_x[at].copy_(rows_of_x.tile(n, x.shape[1]))
+                by_x[at].copy_(workspace("rows of x", (n, x.shape[1])))
         return own
 
     parts = parallel(work, x.shape[0], chosen.threads)
     return Sums(
-        summed([p.w for p in parts if p.w is not None]) if by_w else None,
-        summed([p.b for p in parts if p.b is not None]) if by_w else None,
-        summed([p.cosines for p in parts if p.cosines is not None]) if by_scale else None,
+        sum_in_order([p.w for p in parts if p.w is not None]) if by_w else None,
+        sum_in_order([p.b for p in parts if p.b is not None]) if by_w else None,
+        sum_in_order([p.cosines for p in parts if p.cosines is not None]) if by_scale else None,
     )
 
 
@@ -148,28 +146,28 @@ def features_backward(
 def gram(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor, tiles: Tiles, out: torch.Tensor
 ) -> torch.Tensor:
-    """(2/D) cos(x W + b) cos(y W + b)ᵀ into ``out``; on either side one tile of features is there at a time."""
-    columns, angles = w.shape[1], Angles(upcast(w), upcast(b))
+    """(2/D) cos(x W + b) cos(y W + b)ᵀ into ``out``; one tile of features of each side is in memory at a time."""
+    w, columns = upcast(w), w.shape[1]
+    angles = Angles(w, upcast(b))
     by = plan(x.shape[0], columns, 1, x.device, *tiles)
     once = by.features == columns
 
     def work(start: int, stop: int) -> None:
-        left, right = Scratch(x, by.rows, by.features), Scratch(x, by.rows, by.features)
-        block = Scratch(x, by.rows, by.rows)
+        workspace = Workspace(w)
 
-        def tile_of(points: torch.Tensor, scratch: Scratch, at: slice, tile: slice) -> torch.Tensor:
-            z = angles(points, tile, scratch.tile(length(at), length(tile)))
+        def tile_of(points: torch.Tensor, name: str, at: slice, tile: slice) -> torch.Tensor:
+            z = angles(points, tile, workspace(name, (slice_length(at), slice_length(tile))))
             cosine(z, z)
             return z
 
         for at in slices(start, stop, by.rows):
-            points = filled(upcast(x[at]), 1)
-            kept = tile_of(points, left, at, slice(0, columns)) if once else None
+            points = pad_thin(upcast(x[at]), 1)
+            kept = tile_of(points, "left", at, slice(0, columns)) if once else None
             for to in slices(0, y.shape[0], by.rows):
-                others, result = filled(upcast(y[to]), 1), block.tile(length(at), length(to))
+                others, result = pad_thin(upcast(y[to]), 1), workspace("block", (slice_length(at), slice_length(to)))
                 for tile in slices(0, columns, by.features):
-                    mine = tile_of(points, left, at, tile) if kept is None else kept
-                    theirs = tile_of(others, right, to, tile)
+                    mine = tile_of(points, "left", at, tile) if kept is None else kept
+                    theirs = tile_of(others, "right", to, tile)
                     result.addmm_(mine, theirs.T, beta=1 if tile.start else 0, alpha=2 / columns)
                 out[at, to].copy_(result)
 
@@ -191,37 +189,37 @@ def gram_side(
     """Ā = −(2/D) sin(x W + b) · (K̄ cos(y W + b)): Ā Wᵀ into ``by_x``, and xᵀ Ā, Σ Ā."""
     columns, angles = w.shape[1], Angles(w, b)
     chosen = plan(x.shape[0], columns, x.shape[1], x.device, *tiles)
-    if by_w and (chosen.threads - 1) * w.numel() > PARTIAL:
+    if by_w and (chosen.threads - 1) * w.numel() > MAX_PARTIAL_SUMS:
         chosen = Plan(chosen.rows, chosen.features, 1)
 
     def work(start: int, stop: int) -> Sums:
-        first, second = Scratch(x, chosen.rows, chosen.features), Scratch(x, chosen.rows, chosen.features)
-        rows_of_x = Scratch(x, chosen.rows, x.shape[1] if by_x is not None else 0)
+        workspace = Workspace(w)
         ones = zeros(x, chosen.rows).fill_(1)
         own = Sums(zeros(x, *w.shape) if by_w else None, zeros(x, columns) if by_w else None, None)
         for at in slices(start, stop, chosen.rows):
-            points, n = filled(upcast(x[at]), 1), length(at)
+            points, n = pad_thin(upcast(x[at]), 1), slice_length(at)
             for tile in slices(0, columns, chosen.features):
-                slope = second.tile(n, length(tile)).zero_()
+                slope = workspace("other", (n, slice_length(tile))).zero_()
                 for to in slices(0, y.shape[0], chosen.rows):
-                    z = angles(filled(upcast(y[to]), 1), tile, first.tile(length(to), length(tile)))
+                    place = workspace("angles", (slice_length(to), slice_length(tile)))
+                    z = angles(pad_thin(upcast(y[to]), 1), tile, place)
                     cosine(z, z)
                     slope.addmm_(upcast(grad[at, to]), z)
-                z = angles(points, tile, first.tile(n, length(tile)))
+                z = angles(points, tile, workspace("angles", (n, slice_length(tile))))
                 sine(z, z)
                 z.mul_(slope).mul_(-2 / columns)
                 if by_x is not None:
-                    rows_of_x.tile(n, x.shape[1]).addmm_(z, w[:, tile].T, beta=1 if tile.start else 0)
+                    workspace("rows of x", (n, x.shape[1])).addmm_(z, w[:, tile].T, beta=1 if tile.start else 0)
                 if own.w is not None and own.b is not None:
                     own.w[:, tile].addmm_(points[:, : x.shape[1]].T, z)
                     own.b[tile].addmv_(z.T, ones[:n])
             if by_x is not None:
-                by_x[at].copy_(rows_of_x.tile(n, x.shape[1]))
+                by_x[at].copy_(workspace("rows of x", (n, x.shape[1])))
         return own
 
     parts = parallel(work, x.shape[0], chosen.threads)
     return Sums(
-        summed([p.w for p in parts if p.w is not None]) if by_w else None,
-        summed([p.b for p in parts if p.b is not None]) if by_w else None,
+        sum_in_order([p.w for p in parts if p.w is not None]) if by_w else None,
+        sum_in_order([p.b for p in parts if p.b is not None]) if by_w else None,
         None,
     )
