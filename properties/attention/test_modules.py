@@ -196,6 +196,7 @@ def test_a_hook_for_all_modules_is_seen() -> None:
     assert not seen
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", MODELS)
 def test_dynamic_quantization_reaches_the_layers(name: str) -> None:
     """int8 weights change the result; the model still runs and its linear layers are quantized ones."""
