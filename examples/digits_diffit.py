@@ -37,7 +37,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def model() -> attention.DiffiT:
     torch.manual_seed(0)
-    return attention.DiffiT(8, channels=1, width=32, multipliers=(1, 2), heads=4, window=4, classes=10)
+    return attention.DiffiT(8, channels=1, embed_dim=32, multipliers=(1, 2), num_heads=4, window=4, classes=10)
 
 
 def sample(net: torch.nn.Module, schedule: diffusion.GaussianDiffusion, labels: torch.Tensor, title: str) -> Any:

@@ -225,7 +225,7 @@ def backward(
     """
     wide, product_dtype, channels, workspace = bias.dtype, w_qkv.dtype, w_o.shape[0], Workspace(x)
     dx = in_large_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
-    dw_qkv, dw_o = torch.zeros_like(w_qkv, dtype=wide), torch.zeros_like(w_o, dtype=wide)
+    dw_qkv, dw_o = (torch.zeros(w.shape, dtype=wide, device=w.device) for w in (w_qkv, w_o))  # of a transposed w, too
     dtime, dgain = (None if a is None else torch.zeros_like(a) for a in (time, gain))
     dbias, bias = torch.zeros_like(bias), bias.to(product_dtype)
     total = torch.zeros(len(x), w_o.shape[1], dtype=wide, device=x.device)  # Σ ȳ of every image

@@ -18,7 +18,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from trueness.optimized.attention.normalization import group_norm
 
 Tensor = torch.Tensor
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+PLAIN = (nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Conv2d)
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -27,8 +27,9 @@ def is_plain(layer: nn.Module) -> bool:
     A parametrization changes the class of the layer, pruning and weight normalization add a hook.
     """
     return (
-        type(layer) in (nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Conv2d)
-        and not any(getattr(layer, hooks) for hooks in HOOKS)
+        type(layer) in PLAIN
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (layer._backward_hooks or layer._backward_pre_hooks)
         and not _has_any_global_hook()
         and "forward" not in layer.__dict__
         and type(layer.weight) in (Tensor, nn.Parameter)
@@ -44,10 +45,13 @@ def leaves(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if next(m.children(), None) is None]
 
 
-def call(layer: Any, x: Tensor) -> Tensor:
+def call(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer(x)``; a plain layer computes in the dtype of ``x``, whatever that of its weights."""
-    if not is_plain(layer):
-        return layer(x)  # type: ignore[no-any-return]
+    return apply_plain(layer, x) if is_plain(layer) else layer(x)
+
+
+def apply_plain(layer: Any, x: Tensor) -> Tensor:
+    """The equation of a plain layer, in the dtype of ``x``."""
     weight, bias = layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype)
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)

@@ -13,7 +13,7 @@ from torch import nn
 from trueness.optimized._lib.dtypes import HALVES, upcast
 from trueness.optimized._lib.validation import require_count
 from trueness.optimized.attention.dispatch import WindowConfig, attend, windowed_attention, without_autocast
-from trueness.optimized.attention.layers import are_plain, call, leaves
+from trueness.optimized.attention.layers import apply_plain, are_plain, call, leaves
 from trueness.optimized.attention.normalization import gelu_tanh, silu
 from trueness.optimized.attention.presets import inconsistencies, stage_sides, stage_window
 from trueness.optimized.attention.self_attention import folded_time
@@ -77,7 +77,7 @@ class TMSA(nn.Module):
             bias = relative_position_bias(upcast(self.bias_table.to(x.dtype)), self.window)
         if are_plain([*space, *time, self.w_o]):
             with without_autocast(x):
-                terms = folded_time([call(w, upcast(t)) for w in time])
+                terms = folded_time([apply_plain(w, upcast(t)) for w in time])
                 w_qkv = torch.cat([w.weight.to(x.dtype) for w in space]).mT
                 return windowed_attention(x, w_qkv, terms, None, bias, self.w_o.weight.to(x.dtype).mT, config, None)
         terms = folded_time([upcast(w(t)) for w in time])
