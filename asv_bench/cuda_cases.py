@@ -223,7 +223,7 @@ def omega(chunk: int, momentum: bool) -> Callable[[bool], Pair]:
             state = [0.1 * rng.standard_normal((batch, heads, width, width)) for _ in range(2)]
             past = [np.zeros((batch, 0, heads, width)) for _ in range(2)]
             window = np.ones((*k.shape[:3], 1))
-            modes = [chunk, "l2", "gd", "outer", "post", None]
+            modes = [chunk, "l2", "gd", False, False, None]
             return [q / width**0.5, k, v, *gates, window, *state, *past, *modes]
 
         def part(values: list[Any]) -> tuple[list[Any], Any]:

@@ -47,7 +47,7 @@ class Model(torch.nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.embed = torch.nn.Embedding(vocabulary, WIDTH)
-        self.memories = torch.nn.ModuleList(AtlasAttention(WIDTH, HEADS, chunk_size=16) for _ in range(LAYERS))
+        self.memories = torch.nn.ModuleList(AtlasAttention(WIDTH, HEADS) for _ in range(LAYERS))
         self.mlps = torch.nn.ModuleList(
             torch.nn.Sequential(torch.nn.Linear(WIDTH, 3 * WIDTH), torch.nn.SiLU(), torch.nn.Linear(3 * WIDTH, WIDTH))
             for _ in range(LAYERS)

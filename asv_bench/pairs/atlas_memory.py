@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() not in (HERE, HERE.parent.parent))]
 
 from pairs.harness import Pair, Side, memory, threads
-from trueness.optimized import atlas_memory as fast
+from trueness.properties.atlas_memory.flat import optimized as fast
 
 HEADS, WIDTH, CHUNK, LENGTH = 4, 64, 64, 2048
 JUDGED = CHUNK + 16  # tokens, of one head: past a chunk's end
@@ -45,7 +45,7 @@ def tensors(rng: np.random.Generator, length: int, window: int) -> Tensors:
 
 
 def chunked(window: int, chunk_size: int = CHUNK) -> Callable[[np.random.Generator], Tensors]:
-    return lambda rng: [*tensors(rng, LENGTH, window), chunk_size, "l2", "gd", "outer", "post", None]
+    return lambda rng: [*tensors(rng, LENGTH, window), chunk_size, "l2", "gd", False, False, None]
 
 
 def cotangents(rng: np.random.Generator) -> Tensors:
@@ -145,7 +145,7 @@ def separated(rng: np.random.Generator) -> Tensors:
     sources = rng.uniform(0.2, 1.0, (1, LENGTH + 511, HEADS)) / 512
     scale = np.ones(gamma.shape[:-1])
     kw, vw = (rng.standard_normal(x.shape) / np.sqrt(WIDTH) for x in (kw, vw))
-    return [*tokens, scale, sources[:, 511:], M, S, kw, vw, sources[:, :511], CHUNK, "l2", "outer", "post"]
+    return [*tokens, scale, sources[:, 511:], M, S, kw, vw, sources[:, :511], CHUNK, "l2", False, False]
 
 
 def separable_part(values: Tensors) -> tuple[Tensors, Callable[[list[np.ndarray]], list[Any]]]:
@@ -156,11 +156,11 @@ def separable_part(values: Tensors) -> tuple[Tensors, Callable[[list[np.ndarray]
 
 def with_every_weight(*arguments: Any) -> Callable[[], Any]:
     """γ (B, T, H, c) written out for ``omega``"""
-    *tokens, scale, source, M, S, kw, vw, before, chunk_size, objective, placement, read = arguments
+    *tokens, scale, source, M, S, kw, vw, before, chunk_size, objective, inside, early = arguments
     reach, length = before.shape[1], source.shape[1]
     sources = torch.cat([before, source], 1)
     gamma = torch.stack([scale * sources[:, reach - j : reach - j + length] for j in range(reach + 1)], -1)
-    return lambda: fast.omega(*tokens, gamma, M, S, kw, vw, chunk_size, objective, "gd", placement, read, None)
+    return lambda: fast.omega(*tokens, gamma, M, S, kw, vw, chunk_size, objective, "gd", inside, early, None)
 
 
 OURS, LOOP = Side("trueness", whole), Side("token loop", token_loop)
@@ -238,7 +238,7 @@ def fit(lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192), rounds: int = 
 
 
 def fit_call(length: int, window: int, chunk_size: int, backward: bool) -> Callable[[], Any]:
-    arguments = [*natives(length, window), chunk_size, "l2", "gd", "outer", "post", None]
+    arguments = [*natives(length, window), chunk_size, "l2", "gd", False, False, None]
     if not backward:
         return lambda: fast.omega(*arguments)
     ends = torch.zeros(1, HEADS, WIDTH, WIDTH)

@@ -225,10 +225,18 @@ def omega(
             o, M, S = (x.to(q.dtype) for x in _varlen.run(*wide, ends, config))
     if not output_final_state:
         return o, None
+    pairs = (state.k_window, k), (state.v_window, v)
     if ends is None:
-        return o, OmegaState(M, S, shift_window(state.k_window, k), shift_window(state.v_window, v))
-    windows = (_varlen.final_window(w, x, ends) for w, x in ((state.k_window, k), (state.v_window, v)))
+        return o, OmegaState(M, S, *_final_windows(*pairs))
+    with autocast_disabled(q):
+        windows = [_varlen.final_window(window, x, ends) for window, x in pairs]
     return o, OmegaState(M, S, *windows)
+
+
+def _final_windows(*pairs: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Windows (B, c−1, H, …) after the tokens beside them"""
+    with autocast_disabled(pairs[0][1]):
+        return [shift_window(window, x) for window, x in pairs]
 
 
 def _ends(cu_seqlens: Tensor, q: Tensor, state: OmegaState | None) -> list[int]:
@@ -306,8 +314,8 @@ def omega_mlp(
     o, *weights = _dispatch.run_mlp(tokens, initial_state, config)
     if not output_final_state:
         return o, None
-    k_window, v_window = shift_window(initial_state.k_window, k), shift_window(initial_state.v_window, v)
-    return o, OmegaMlpState(*weights, k_window, v_window)
+    windows = _final_windows((initial_state.k_window, k), (initial_state.v_window, v))
+    return o, OmegaMlpState(*weights, *windows)
 
 
 # -- attention --------------------------------------------------------------------------------------------------------
@@ -410,7 +418,7 @@ def omega_separable(
     if not output_final_state:
         return o, None
     pairs = (state.k_window, k), (state.v_window, v), (state.source_window, source)
-    return o, SeparableState(M, S, *(shift_window(before, x) for before, x in pairs))
+    return o, SeparableState(M, S, *_final_windows(*pairs))
 
 
 def omega_picard(
@@ -452,4 +460,4 @@ def omega_picard(
     o, M, S = _descent.descend_picard(tokens, state, config, tile, sweeps)
     if not output_final_state:
         return o, None
-    return o, OmegaState(M, S, shift_window(state.k_window, k), shift_window(state.v_window, v))
+    return o, OmegaState(M, S, *_final_windows((state.k_window, k), (state.v_window, v)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
@@ -12,6 +14,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from trueness.optimized import adapters
 from trueness.optimized import atlas_memory as fast
 from trueness.properties.atlas_memory.problems import F64, given, seeds
 from trueness.tools.arithmetic.bounds import LIMITS
@@ -50,18 +53,31 @@ def final(made: fast.AtlasAttention, state: fast.AtlasState) -> list[torch.Tenso
     return list(end[:-2])
 
 
+@torch.no_grad()
+def spread(made: torch.nn.Module, x: torch.Tensor, runs: int = 4) -> torch.Tensor:
+    """D of the output alone"""
+    plain, kept = made(x), {k: v.clone() for k, v in made.state_dict().items()}
+    total = torch.zeros_like(plain)
+    for _ in range(runs):
+        made.load_state_dict({k: moved_by_a_rounding(v) for k, v in kept.items()})
+        total += (made(moved_by_a_rounding(x)) - plain) ** 2 / runs
+    made.load_state_dict(kept)
+    return total.mean(-1, keepdim=True).sqrt()
+
+
+def moved_by_a_rounding(z: torch.Tensor) -> torch.Tensor:
+    """Every element by one unit in the last place, up or down"""
+    return z * (1 + 2 * F64.u * (2.0 * torch.randint(0, 2, z.shape, dtype=z.dtype) - 1))
+
+
 def shaken(made: fast.AtlasAttention, x: torch.Tensor, runs: int = 2) -> list[torch.Tensor]:
     """D of all that ``in_parts`` gives: how far it moves when weights and inputs move by one unit in the last place."""
-
-    def rounded(z: torch.Tensor) -> torch.Tensor:
-        return z * (1 + 2 * F64.u * (2.0 * torch.randint(0, 2, z.shape, dtype=z.dtype) - 1))
-
     plain = in_parts(made, x, (0, 6))
     total = [torch.zeros(())] * len(plain)
     kept, x_kept = {k: v.clone() for k, v in made.state_dict().items()}, x
     for _ in range(runs):
-        made.load_state_dict({k: rounded(v) for k, v in kept.items()})
-        moved = in_parts(made, rounded(x_kept), (0, 6))
+        made.load_state_dict({k: moved_by_a_rounding(v) for k, v in kept.items()})
+        moved = in_parts(made, moved_by_a_rounding(x_kept), (0, 6))
         total = [t + (a - b) ** 2 / runs for t, a, b in zip(total, moved, plain, strict=True)]
     made.load_state_dict(kept)
     return [t.mean(-1, keepdim=True).sqrt() for t in total]
@@ -192,6 +208,90 @@ def test_under_autocast_the_layer_keeps_its_memory_in_float32(memory: str, optim
     D = torch.stack(moved).square().mean((0, -1), keepdim=True)[0].sqrt()
     bound = precision("bfloat16").u * plain.abs() + (1 + math.sqrt(x.shape[-1])) * D
     assert ((y - plain).abs() <= LIMITS["eager"] * bound).all()
+
+
+# -- as a module of torch ---------------------------------------------------------------------------------------------
+
+PROJECTIONS = ("qkv_proj", "gates_proj", "g_proj", "o_proj")
+
+
+@each_memory
+def test_adapters_find_the_projections_and_only_they_train(memory: str) -> None:
+    made, x = layer(0, memory=memory)
+    plain = made(x)
+    for parameter in made.parameters():
+        parameter.requires_grad_(False)
+    assert sorted(adapters.adapt(made, PROJECTIONS, r=2, alpha=4.0)) == sorted(PROJECTIONS)
+    assert torch.equal(made(x), plain), "an adapter begins at zero"
+    trained = {name for name, p in made.named_parameters() if p.requires_grad}
+    assert trained == {f"{name}.lora_{side}" for name in PROJECTIONS for side in "AB"}
+    made(x).square().sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in made.parameters())
+    assert all(made.get_submodule(name).lora_B.grad.any() for name in PROJECTIONS), "a replaced layer is called"
+
+
+@each_memory
+def test_a_merged_layer_is_the_unmerged_one(memory: str) -> None:
+    """Within what moving every weight and input by one unit in the last place changes, times √n of its sums"""
+    made, x = layer(0, memory=memory)
+    adapters.adapt(made, PROJECTIONS, r=2, alpha=4.0)
+    adapted = [m for m in made.modules() if isinstance(m, adapters.LoRALinear)]
+    with torch.no_grad():
+        for m in adapted:
+            m.lora_B.normal_()
+        apart = made(x)
+        D = spread(made, x)
+        for m in adapted:
+            m.merge()
+        merged = made(x)
+    n = 6 * 3 * x.shape[-1]
+    bound = F64.u * apart.abs() + (1 + math.sqrt(n)) * D
+    assert not torch.equal(apart, layer(0, memory=memory)[0](x))
+    assert ((merged - apart).abs() <= 2 * LIMITS["eager"] * bound).all()
+
+
+@each_memory
+@pytest.mark.parametrize("optimizer", ["gd", "muon"])
+def test_the_layer_is_one_graph(memory: str, optimizer: str) -> None:
+    """torch.compile(fullgraph=True), forward and backward"""
+    made, x = layer(0, memory=memory, optimizer=optimizer)
+    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+    y = compiled(x)
+    n, D = 6 * x.shape[-1], spread(made, x)
+    assert ((y - made(x)).abs() <= LIMITS["eager"] * (F64.u * y.abs() + (1 + math.sqrt(n)) * D)).all()
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in made.parameters())
+
+
+@each_memory
+def test_the_layer_is_exported_for_one_length(memory: str) -> None:
+    made, x = layer(0, memory=memory)
+    exported = torch.export.export(made, (x,)).module()
+    n, D = 6 * x.shape[-1], spread(made, x)
+    y = made(x)
+    assert ((exported(x) - y).abs() <= LIMITS["eager"] * (F64.u * y.abs() + (1 + math.sqrt(n)) * D)).all()
+
+
+@each_memory
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+def test_a_copy_is_a_layer_of_its_own(memory: str, copied: Any) -> None:
+    made, x = layer(0, memory=memory)
+    other = copied(made)
+    assert torch.equal(other(x), made(x))
+    y, state = made(x, output_final_state=True)
+    resumed = copied(state)
+    assert torch.equal(made(x, resumed), made(x, state))
+    with torch.no_grad():
+        other.o_proj.weight.zero_()
+    assert torch.equal(made(x), y) and not other(x).any()
+
+
+def test_weights_are_where_rules_by_module_look_for_them() -> None:
+    """Every matrix is the weight of a Linear or Conv1d, every scale that of a norm; the others are the rule's own."""
+    made = fast.AtlasAttention(8, 2)
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.RMSNorm)
+    inside = {f"{n}.{p}" for n, m in made.named_modules() if isinstance(m, kinds) for p, _ in m.named_parameters()}
+    assert {n for n, _ in made.named_parameters()} - inside == {"coefficients", "window_logits"}
 
 
 # -- that it learns ---------------------------------------------------------------------------------------------------
