@@ -16,8 +16,10 @@ import jsonschema
 import pytest
 from junitparser import JUnitXml
 
-from trueness.tools.report.html import number, require_writable, several, skips, to_html, write_report
+from trueness.tools.report.html import require_writable, to_html, write_report
 from trueness.tools.report.results import Results, rows, schema, to_json, to_junit
+from trueness.tools.report.sections import skips
+from trueness.tools.report.wording import number, several
 from trueness.tools.run.runner import Job, run_job, user_implementation
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Verdict
