@@ -1,6 +1,6 @@
 """The pytest plugin: ``--impl`` for ``pytest --pyargs trueness.properties``, and the fixture ``trueness_check``.
 
-Every pytest run on a machine with trueness imports this file, so it imports pytest and nothing else.
+Every pytest run in an environment with trueness imports this file, so it imports only pytest and the tables.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from trueness.tools.spec.tables import PROFILES
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("trueness", "trueness: implementations against references")
@@ -18,11 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="FORMULA=MODULE:CALLABLE",
-        help="an implementation to try with pytest --pyargs trueness.properties; repeatable",
+        help="an implementation to verify with pytest --pyargs trueness.properties; repeatable",
     )
-    group.addoption(
-        "--trueness-profile", default="quick", choices=["quick", "ci", "deep"], help="how many cases are drawn"
-    )
+    group.addoption("--trueness-profile", default="quick", choices=list(PROFILES), help="how many cases are drawn")
 
 
 @pytest.fixture

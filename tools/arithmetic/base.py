@@ -1,7 +1,7 @@
-"""What the stochastic, complex-step and ball arrays share: nothing gets past the arithmetic unseen.
+"""Base class of the stochastic, complex-step and ball arrays: no operation bypasses the arithmetic.
 
-A single element stays an array of its kind (NumPy would hand out a bare number, exact from there on), a mean is a sum
-and a division, and what NumPy computes in place or inside of a library routine is refused with a sentence.
+A single element stays an array of its class (NumPy would return a plain number, exact from there on), a mean is a sum
+and a division, and in-place operations and library routines are refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The bound: how far an honest result may lie from the reference, computed from the formula at this very input.
+"""The bound: how far a correctly rounded result may be from the reference, computed from the formula on the same input.
 
     B = u |y| + (1 + √n · u_acc/u) · D + η          T = max_i |out_i − y_i| / B_i
 
@@ -37,7 +37,7 @@ class Bound:
     y: np.ndarray
     B: np.ndarray
     may_overflow: np.ndarray | None = None
-    """where |y| lies so near the largest number that an honest rounding may pass it"""
+    """where |y| is so near the largest number that rounding may exceed it"""
 
     def ratio(self, out: np.ndarray) -> np.ndarray:
         """T of every element; 0 where both agree that there is no finite number, infinite where only one does."""
@@ -97,7 +97,7 @@ def spread(
 
 
 def mean_square(deviations: np.ndarray) -> np.ndarray:
-    """Mean over runs of the square; a run that left the formula's domain says nothing and does not count."""
+    """Mean over runs of the square; a run that left the formula's domain does not count."""
     finite = np.isfinite(deviations)
     return np.where(finite, deviations, 0.0).__pow__(2).sum(0) / np.maximum(finite.sum(0), 1)
 

@@ -7,7 +7,7 @@ and scalars among them, becomes
 
 before the operation sees it. Coarse grains make errors coherent: a denominator that is wrong for a whole row.
 An operand keeps its own u and an operation works at the coarsest u of its operands, as dtype promotion would have
-it: a float64 table stays exact to 2^-53 until it meets float16 data. Multiplying keeps −∞ masks; a zero stays zero.
+it: a float64 table is exact to 2^-53 until it is combined with float16 data. Multiplying keeps −∞ masks and zeros.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools.calibration import fixtures as true
 from trueness.tools.calibration.subjects import (
     HALF,
     TILE,
@@ -22,6 +21,7 @@ from trueness.tools.calibration.subjects import (
     tf32,
     wrong,
 )
+from trueness.tools.spec import registry
 
 Tensor = torch.Tensor
 COSF = 2.0**-21.19  # largest absolute error of CUDA's __cosf on [−π, π] (CUDA programming guide, intrinsic functions)
@@ -156,36 +156,46 @@ FEATURES_BACKWARD = {
     "bfloat16 projection": always,
 }
 
-SUBJECTS = (
-    Subject(
-        "random features",
-        "forward",
-        true.features,
-        draw_features,
-        lambda x, w, b: int(x.shape[-1]),
-        (
-            Variant("fused", "fused", features_fused),
-            Variant("fused, tile 32 of d", "fused", partial(features_fused, tile=32)),
-            Variant("eager", "eager", features_eager),
-            Variant("error of __cosf", "reported", partial(features_fused, bug="error of __cosf"), always, SINGLE),
-            *wrong(features_fused, FEATURES, LOWER),
-        ),
-    ),
-    Subject(
-        "random features",
-        "backward",
-        true.features_vjp,
-        draw_features_backward,
-        lambda g, x, w, b: int(sum(w.shape)),
-        (
-            Variant("fused", "fused", features_backward),
-            Variant("fused, tile 32 of D", "fused", partial(features_backward, tile=32)),
-            Variant("eager, autograd", "eager", features_backward_eager),
-            *wrong(
-                features_backward,
-                {name: (lambda g, *a, r=relevant: r(*a)) for name, relevant in FEATURES_BACKWARD.items()},
-                LOWER,
+
+def subjects() -> tuple[Subject, ...]:
+    """The reference and its vjp come from the registry; of the gradients that by x is measured."""
+    formula = registry.by_any_name()["kernels.features"]
+    vjp = formula.vjp
+    assert vjp is not None
+
+    def gradient(*arguments: Any) -> Any:
+        return vjp(*arguments)[0]
+
+    return (
+        Subject(
+            "random features",
+            "forward",
+            formula.reference,
+            draw_features,
+            lambda x, w, b: int(x.shape[-1]),
+            (
+                Variant("fused", "fused", features_fused),
+                Variant("fused, tile 32 of d", "fused", partial(features_fused, tile=32)),
+                Variant("eager", "eager", features_eager),
+                Variant("error of __cosf", "reported", partial(features_fused, bug="error of __cosf"), always, SINGLE),
+                *wrong(features_fused, FEATURES, LOWER),
             ),
         ),
-    ),
-)
+        Subject(
+            "random features",
+            "backward",
+            gradient,
+            draw_features_backward,
+            lambda g, x, w, b: int(sum(w.shape)),
+            (
+                Variant("fused", "fused", features_backward),
+                Variant("fused, tile 32 of D", "fused", partial(features_backward, tile=32)),
+                Variant("eager, autograd", "eager", features_backward_eager),
+                *wrong(
+                    features_backward,
+                    {name: (lambda g, *a, r=relevant: r(*a)) for name, relevant in FEATURES_BACKWARD.items()},
+                    LOWER,
+                ),
+            ),
+        ),
+    )

@@ -1,10 +1,9 @@
-"""References of the calibration whose families do not exist yet: attention with additive bias, random Fourier features.
+"""The reference of the calibration that no formula declares: attention with an additive bias and an additive mask.
 
     O = softmax(Q Kᵀ/√d + B + M) V        (Vaswani et al. 2017 eq. 1; B additive bias, M mask of 0 and −∞)
-    φ(x) = √(2/D) cos(x W + b)            (Rahimi & Recht 2007, Algorithm 1)
 
-Plain NumPy in primitive operations, so that they run in float64, complex-step and stochastic arithmetic, and every
-cancellation is visible to the last. Each has its explicit vector-Jacobian product.
+Plain NumPy in primitive operations, so that it runs in float64, complex-step and stochastic arithmetic, with its
+explicit vector-Jacobian product.
 """
 
 from __future__ import annotations
@@ -43,19 +42,3 @@ def attention_vjp(cotangent: Any, q: Any, k: Any, v: Any, bias: Any, mask: Any) 
     delta = (cotangent * (p @ v)).sum(-1, keepdims=True)
     ds = p * (cotangent @ v.swapaxes(-1, -2) - delta) / np.sqrt(q.shape[-1])
     return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ cotangent
-
-
-def features(x: Any, w: Any, b: Any) -> Any:
-    """φ(x) = √(2/D) cos(x W + b)
-
-    x  (N, d)   points
-    w  W  (d, D)   frequencies
-    b  (D,)     phases in [0, 2π)
-    returns  φ  (N, D)
-    """
-    return np.sqrt(2 / w.shape[-1]) * np.cos(x @ w + b)
-
-
-def features_vjp(cotangent: Any, x: Any, w: Any, b: Any) -> Any:
-    """∂/∂x ⟨φ̄, φ⟩ = −√(2/D) (φ̄ ∘ sin(x W + b)) Wᵀ"""
-    return -np.sqrt(2 / w.shape[-1]) * (cotangent * np.sin(x @ w + b)) @ w.swapaxes(-1, -2)

@@ -1,4 +1,4 @@
-"""The optimized families in the calibration: what they ship, on drawn cases, and every wrong variant of the ledger.
+"""The optimized families in the calibration: their implementations on drawn cases, and every known wrong variant.
 
 Forward: our implementations and the eager peers are correct; the mutants are the ledger's variants, each also on the
 input that was recorded with it. Backward: our gradients are correct; the mutants are mistakes planted into the
@@ -124,7 +124,7 @@ def expected(profile: str) -> list[tuple[str, str, str, str]]:
 
 
 def runs(profile: str, progress: Callable[[str], None] = lambda note: None) -> list[Run]:
-    """Everything tried: the family of a run is the name of its formula."""
+    """All runs: the family of a run is the name of its formula."""
     found: list[Run] = []
     for formula in formulas():
         for dtype in formats(profile):

@@ -135,7 +135,7 @@ def title(family: str, direction: str) -> str:
     return f"{family}, {direction}"
 
 
-def page(found: Calibration) -> str:
+def render(found: Calibration) -> str:
     """The whole page."""
     return (
         "\n".join(

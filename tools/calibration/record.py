@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from trueness.tools.arithmetic.bounds import LIMITS
 from trueness.tools.calibration.subjects import DTYPES
@@ -71,7 +70,7 @@ class Acceptance:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured. ``problems`` says in sentences what is wrong with it; it has passed when there are none."""
+    """What was measured. ``problems`` are sentences; it has passed when there are none."""
 
     profile: str
     cases: int
@@ -111,7 +110,7 @@ class Calibration:
 
     @property
     def parts(self) -> tuple[tuple[str, str], ...]:
-        """(family, direction), in the order they were tried."""
+        """(family, direction), in the order they were measured."""
         return tuple(dict.fromkeys((r.family, r.direction) for r in self.shipped))
 
     def acceptance(self, limits: Sequence[float] = (1.0, 1.5, 3.0)) -> tuple[Acceptance, ...]:
@@ -149,14 +148,6 @@ class Calibration:
     @property
     def passed(self) -> bool:
         return not self.problems
-
-    def markdown(self) -> str:
-        from trueness.tools.calibration.page import page
-
-        return page(self)
-
-    def write(self, path: str | Path) -> None:
-        Path(path).write_text(self.markdown(), encoding="utf-8")
 
 
 def summarised(runs: Iterable[Run]) -> tuple[Summary, ...]:

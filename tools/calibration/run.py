@@ -3,9 +3,9 @@
     calibrate(profile) -> Calibration
 
 Correct implementations, fused and eager, and mutants of attention, random Fourier features and the Fisher diagonal,
-forward and backward, in float32, float16 and bfloat16, are judged by the bound on seeded inputs; then what the
-optimized families ship, with every wrong variant of the ledger (tools/calibration/ledger.py). It fails when a correct
-one lies beyond its limit, or when a mutant lives that could have been seen.
+forward and backward, in float32, float16 and bfloat16, are compared with the bound on seeded inputs; then the
+implementations of the optimized families, with every wrong variant of the ledger (tools/calibration/ledger.py). It
+fails when a correct one exceeds its limit, or when a mutant that could have been detected survives.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def pooling(always: bool, runs: int) -> Any:
 
 
 def exact_scalars() -> Any:
-    """Scalars and constants stand in for themselves; arrays alone are perturbed."""
+    """Scalars and constants are exact; only arrays are perturbed."""
     original = arithmetic.perturbed
 
     def perturbed(operand: Any, like: Any) -> Any:
@@ -96,8 +96,8 @@ CHOICES: dict[str, Callable[[], Any]] = {
 
 
 def subjects() -> tuple[Subject, ...]:
-    """Everything that is tried."""
-    return (*calibration_attention.SUBJECTS, *calibration_features.SUBJECTS, *calibration_fisher.subjects())
+    """All subjects."""
+    return (*calibration_attention.SUBJECTS, *calibration_features.subjects(), *calibration_fisher.subjects())
 
 
 def calibrate(
@@ -106,9 +106,9 @@ def calibrate(
     tried: Sequence[Subject] | None = None,
     invisible: dict[tuple[str, str, str, str], str] | None = None,
 ) -> Calibration:
-    """Try every variant of every subject (``tried``; all by default) on the cases of ``profile``.
+    """Measure every variant of every subject (``tried``; all by default) on the cases of ``profile``.
 
-    progress  called after every case with a sentence: what was tried, and how far it is
+    progress  called after every case with a sentence: what was measured, and how far it is
     raises    ValueError for a profile that does not exist
     """
     chosen = CALIBRATION_PROFILES[require("profile", profile, CALIBRATION_PROFILES)]
@@ -146,7 +146,7 @@ def calibrate(
 def one_case(subject: Subject, dtype: str, index: int, again: bool) -> tuple[list[Run], bool]:
     """The runs of every variant on one case, and whether the case is vacuous: zeros would pass for a right answer.
 
-    On a vacuous case the correct implementations still stand trial; a mutant proves nothing and is left out.
+    On a vacuous case the correct implementations are still measured; mutants are left out.
     """
     arguments = subject.draw(np.random.default_rng([index, sum(map(ord, " ".join(subject.key)))]), index)
     arguments = tuple(

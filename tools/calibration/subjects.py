@@ -1,4 +1,4 @@
-"""What the calibration tries: a Subject (one formula, one direction), its correct Variants and its mutants."""
+"""What the calibration measures: a Subject (one formula, one direction), its correct Variants and its mutants."""
 
 from __future__ import annotations
 

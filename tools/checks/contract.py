@@ -35,7 +35,7 @@ def typical(trial: Trial, length: int = 5, seed: int = 1) -> Case:
 
 
 def simplest(trial: Trial) -> dict[str, Any]:
-    """A fixed draw of the case's scalars, drawn once a trial: every check of the contract asks for it."""
+    """A fixed draw of the case's scalars, drawn once for all checks of a trial."""
     if trial.scalars is None:
         found: dict[str, Any] = {}
 
@@ -116,7 +116,7 @@ def extremes(dtype: str) -> list[float]:
 @check("special values", "NaN, ±inf, subnormals and the edge of the half formats follow the stated policy")
 def special_values(trial: Trial) -> Verdict:
     if not any(a.real for a in trial.formula.arguments):
-        return trial.skipped("special values", "takes no tensor in which a special value could stand")
+        return trial.skipped("special values", "takes no tensor that could hold a special value")
     count = 0
     case = typical(trial)
     for i, argument in enumerate(trial.formula.arguments):

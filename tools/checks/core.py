@@ -1,8 +1,8 @@
 """The generic checks: each is written once and runs for every formula, implementation and dtype.
 
-A check is a function ``check(trial) -> Verdict`` with the sentence it stands for and what it needs of an implementation
-(a framework, a claim, a device); where that is missing, the verdict is a skip with the reason. There is one module per
-kind; tools/checks/__init__.py lists all of them in the order they run in.
+A check is a function ``check(trial) -> Verdict`` with a sentence that describes it and what it needs of an
+implementation (a framework, a claim, a device); where that is missing, the verdict is a skip with the reason. There is
+one module per kind; tools/checks/__init__.py lists all of them in the order they run in.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def why_not(entry: Check, trial: Trial) -> str:
 
 
 def excluded(trial: Trial) -> str:
-    """Why this implementation is not tried in this dtype or on this device at all; empty when it is."""
+    """Why this implementation is not verified in this dtype or on this device at all; empty when it is."""
     implementation, formula = trial.implementation, trial.formula
     if "reference" in implementation.claims:
         return ""
@@ -110,7 +110,7 @@ def failed(name: str, trial: Trial, failure: Failed, **fields: Any) -> Verdict:
             **fields,
         }
     case = failure.case.to_json()
-    fields.setdefault("reproduction", trial.subject.reproduction(name, case))
+    fields.setdefault("reproduction", trial.reproduction(name, case))
     return trial.failed(name, failure.message, case=case, **fields)
 
 

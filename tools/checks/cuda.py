@@ -90,7 +90,7 @@ def beyond_int32(trial: Trial) -> Verdict:
 
 @check("side stream", "on a stream of the caller's the result is complete when that stream is", **CUDA)
 def side_stream(trial: Trial) -> Verdict:
-    """The input gets its content on that stream, late: whoever works on another stream reads what was there before."""
+    """The input gets its content late, on that stream: a kernel on another stream would read what was there before."""
     case = typical(trial, length=129)
     values = trial.arguments_f64(case)
     natives, late = trial.arguments(trial.arguments_f64(typical(trial, length=129, seed=2))), trial.arguments(values)
@@ -108,7 +108,7 @@ def side_stream(trial: Trial) -> Verdict:
 
 @check("repeatability", "on a device that is busy sixteen calls and their gradients give the same bits", **CUDA)
 def repeatability(trial: Trial) -> Verdict:
-    """Another stream keeps the device busy, so that blocks end in another order every time: a sum by atomics shows."""
+    """Another stream keeps the device busy, so that blocks end in another order every time, which reveals atomics."""
     case = typical(trial, length=129)
     values = trial.arguments_f64(case)
     gradient = "gradient" in trial.implementation.claims and trial.formula.vjp is not None

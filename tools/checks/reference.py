@@ -1,4 +1,4 @@
-"""The reference on trial: ball certificate, complex-step certificate of its vjp, and the power of its generator."""
+"""Checks of the reference: ball certificate, complex-step certificate of its vjp, and the power of its generator."""
 
 from __future__ import annotations
 
@@ -190,12 +190,12 @@ def power(trial: Trial) -> Verdict:
 
 @check(
     "known bugs",
-    "every known wrong variant is rejected, unless the ledger says why this dtype cannot show it",
+    "every known wrong variant is rejected, unless the ledger explains why this dtype cannot show it",
     **REFERENCE,
 )
 def known_bugs(trial: Trial) -> Verdict:
     if not trial.bugs:
-        return trial.skipped("known bugs", "no wrong variant of this formula is on file")
+        return trial.skipped("known bugs", "no wrong variant of this formula is known")
     worst = detections(trial)
     undetected = [b for b in trial.bugs if worst[b.id] <= LIMITS["eager"]]
     missed = [b.id for b in undetected if trial.dtype not in b.invisible]

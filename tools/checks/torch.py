@@ -1,4 +1,4 @@
-"""What torch asks of an operator: opcheck, torch.compile, autocast, vmap, forward mode - where claimed."""
+"""Checks of torch operators, where claimed: opcheck, torch.compile, autocast, vmap, forward mode."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a Triton kernel is asked while it is interpreted: its addresses, its tiles, its offsets beyond 2³¹.
+"""Checks of a Triton kernel under the interpreter: its addresses, its tiles, its offsets beyond 2³¹.
 
 They apply in a process that was started with TRITON_INTERPRET=1 (an implementation's ``env``) and to what launches
-kernels there; elsewhere each is a skip that says so. One dtype is enough, since addresses do not depend on it; the deep
-profile tries them all.
+kernels there; elsewhere each is a skip. One dtype is enough, since addresses do not depend on it; the deep
+profile runs them in all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def why_not(trial: Trial) -> str:
     if os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return "no Triton kernel is interpreted in this process"
     if trial.dtype != "float32" and not trial.every_dtype:
-        return "tried in float32; in all by the deep profile"
+        return "run in float32; in every dtype by the deep profile"
     return ""
 
 
@@ -54,7 +54,7 @@ def cases_of(trial: Trial) -> list[Case]:
 
 
 def run_once(trial: Trial, case: Case) -> None:
-    """One call and, where it is claimed, its backward, on contiguous input; what they return is judged elsewhere."""
+    """One call and, where it is claimed, its backward, on contiguous input; the value check compares the results."""
     natives = trial.arguments(trial.arguments_f64(case))
     differentiable = "gradient" in trial.implementation.claims and trial.formula.vjp is not None
     wanted = [natives[i] for i in check_value.differentiable(trial)] if differentiable else []
@@ -90,7 +90,7 @@ def watch(trial: Trial) -> Iterator[tuple[Case, Record]]:
         with watched() as record:
             try:
                 run_once(trial, case)
-            except Exception:  # an overrun ends the launch, and what a call raises is the value check's affair
+            except Exception:  # an overrun ends the launch; other exceptions are left to the value check
                 if not record.faults:
                     continue
         yield case, record
@@ -98,7 +98,7 @@ def watch(trial: Trial) -> Iterator[tuple[Case, Record]]:
 
 @check(
     "kernel memory",
-    "an interpreted kernel touches only the tensors it was given, and no two of its programs meet in one place",
+    "an interpreted kernel touches only the tensors it was given, and no two of its programs write the same element",
     frameworks=("torch",),
     independent=True,
 )
@@ -129,7 +129,7 @@ def nothing(trial: Trial, name: str) -> Verdict:
     independent=True,
 )
 def kernel_tiles(trial: Trial) -> Verdict:
-    """A statement about the cases: what is masked is tried with a partial tile, and offsets with a second program."""
+    """Coverage of the cases: every mask is used with a partial tile, every offset with a second program."""
     if reason := why_not(trial):
         return trial.skipped("kernel tiles", reason)
     cut: dict[Any, bool] = {}
@@ -159,7 +159,7 @@ def kernel_tiles(trial: Trial) -> Verdict:
 
 
 class Sparse:
-    """Tensors in files without content: only what is touched takes memory, whatever their size."""
+    """Tensors in files without content: only the pages that are touched take memory."""
 
     def __init__(self) -> None:
         self.held: list[Any] = []
@@ -188,7 +188,7 @@ class Sparse:
 
 @contextmanager
 def sparse_results(sparse: Sparse) -> Iterator[None]:
-    """A huge ``torch.empty_like`` lies in sparse memory, so that a small machine has room for it."""
+    """A huge ``torch.empty_like`` uses sparse memory, so that it fits on a small machine."""
     original = torch.empty_like
 
     def made(tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:

@@ -156,7 +156,7 @@ def gradients(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarr
 )
 def second_derivative(trial: Trial) -> Verdict:
     if trial.formula.second is None:
-        return trial.skipped("second derivative", f"{trial.formula.name} has no second derivative on file")
+        return trial.skipped("second derivative", f"{trial.formula.name} has no second derivative declared")
 
     def measure(case: Case) -> Reading:
         values = trial.arguments_f64(case)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[2]
-ROOMS = ("reference", "optimized", "properties", "regressions", "tools")
+FOLDERS = ("reference", "optimized", "properties", "regressions", "tools")
 
 if not __package__:  # run as a file, perhaps in a checkout that is not installed: make a package of its folders
     sys.path[:] = [
@@ -39,8 +39,8 @@ if not __package__:  # run as a file, perhaps in a checkout that is not installe
         atexit.register(shutil.rmtree, home, ignore_errors=True)
         (home / "trueness").mkdir()
         (home / "trueness" / "__init__.py").symlink_to(HERE / "src" / "trueness" / "__init__.py")
-        for room in ROOMS:
-            (home / "trueness" / room).symlink_to(HERE / room)
+        for folder in FOLDERS:
+            (home / "trueness" / folder).symlink_to(HERE / folder)
         sys.path.insert(0, str(home))
 
 

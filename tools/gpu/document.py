@@ -11,7 +11,7 @@ from trueness.tools.spec.versions import PACKAGES, installed
 SECTIONS = ("ceilings", "correctness", "timing")
 NO_GPU = "not run on a GPU"
 PEERS = ("timm", "flash-linear-attention")
-SECTION = r"^(waiting|not asked for|done|stopped by the budget: .*)$"
+SECTION = r"^(waiting|not selected|done|stopped by the budget: .*)$"
 STATUS = rf"^(timed|met|missed|impossible|{NO_GPU}|(refused|failed|not run): .+)$"
 
 
@@ -65,9 +65,9 @@ class Timing:
 class Sections:
     """How far every section is."""
 
-    ceilings: str = field(default="not asked for", metadata={"pattern": SECTION})
-    correctness: str = field(default="not asked for", metadata={"pattern": SECTION})
-    timing: str = field(default="not asked for", metadata={"pattern": SECTION})
+    ceilings: str = field(default="not selected", metadata={"pattern": SECTION})
+    correctness: str = field(default="not selected", metadata={"pattern": SECTION})
+    timing: str = field(default="not selected", metadata={"pattern": SECTION})
 
 
 @dataclass

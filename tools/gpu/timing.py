@@ -93,7 +93,7 @@ def copier(total: float, dtype: torch.dtype, device: str) -> Call:
 
 
 def measured(case: Any, harness: Any, dry: bool, rounds: int = ROUNDS) -> Iterator[Timing]:
-    """Every side of a case: ours, the peers that have a goal, and the copy where the case says its bytes."""
+    """Every contender of a case: ours, the peers that have a goal, and the copy where the case declares its bytes."""
     device = "cpu" if dry else "cuda"
     try:
         pair = case.dry() if dry else case.pair()

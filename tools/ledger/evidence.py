@@ -1,4 +1,4 @@
-"""Re-runs the evidence of the whole ledger: which entries are shown, by how many tests, and which are not."""
+"""Runs the evidence of the whole ledger again: which entries are confirmed, by how many tests, and which are not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Shown:
 
     @property
     def sentence(self) -> str:
-        """Why the entry is not shown; empty if it is."""
+        """Why the entry is not confirmed; empty if it is."""
         if self.failed:
             return f"{self.failed[0]} failed"
         if not self.passed:
@@ -75,7 +75,7 @@ def sort(bugs: Iterable[Bug], outcomes: Iterable[tuple[str, str]]) -> list[Shown
 def rerun(bugs: Sequence[Bug], progress: Callable[[int, int], None] = lambda done, total: None) -> list[Shown]:
     """Run the tests that the entries' commands select, together in one pytest, and say what each entry has to show.
 
-    ``progress(done, total)`` is told after every test. RuntimeError when pytest could not run at all.
+    ``progress(done, total)`` is called after every test. RuntimeError when pytest could not run at all.
     """
     packages = sorted({package(b) for b in bugs})
     chosen = " or ".join(sorted({selector(b) for b in bugs}))

@@ -27,7 +27,7 @@ def ledger(bugs: Iterable[Bug]) -> str:
 
 
 def formulas(declared: Mapping[str, Formula], bugs: Iterable[Bug]) -> str:
-    """Per formula its equation, source, certificate, who stands trial beside ours and in which convention."""
+    """Per formula its equation, source, certificate, implementations and their conventions."""
     known = list(bugs)
     lines = ["# The formulas", "", f"{len(declared)}, written by `trueness list --write docs/formulas.md`.", ""]
     family = ""
@@ -48,7 +48,7 @@ def formulas(declared: Mapping[str, Formula], bugs: Iterable[Bug]) -> str:
 
 
 def standing(implementation: Implementation) -> str:
-    """Whose it is, by which limit it is judged, and where it is known to differ."""
+    """Origin, framework, limit, dtypes and convention of an implementation."""
     parts: list[str] = [implementation.origin.replace("_", " "), implementation.framework, implementation.limit]
     if len(implementation.dtypes) < 4:
         parts.append(f"{' and '.join(implementation.dtypes)} only")

@@ -1,4 +1,4 @@
-"""What a run found: its verdicts and how they came about, as rows for a table, as JSON, and as JUnit XML."""
+"""The verdicts of a run as rows of a table, as JSON and as JUnit XML."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def now() -> str:
 class Results:
     """The verdicts of a run and how they came about.
 
-    formulas, bugs   what the names in the verdicts stand for, as the registry gives them; the report prints them
+    formulas, bugs   the entries of the registry that the verdicts name
     seed             how the cases were drawn
     started          ISO 8601, UTC
     seconds          how long the run took
@@ -144,7 +144,7 @@ def rows(verdicts: Iterable[Verdict], formulas: Mapping[str, Formula] | None = N
 def row(found: Sequence[Verdict], bugs: Verdict | None) -> Row:
     """The row of all the verdicts on one subject; ``bugs`` carries the detections of its formula and dtype.
 
-    A verdict is falsy when it fails, so its presence is asked for by ``is not None``.
+    A verdict is falsy when it fails, so its presence is tested by ``is not None``.
     """
     measured = [v for v in found if v.check in MEASURED and v.T is not None]
     worst = max(measured, key=lambda v: badness(v.T or 0.0), default=None)

@@ -1,4 +1,4 @@
-"""What the command line prints: tables, progress, one formula, the ledger, what this machine can check."""
+"""Output of the command line: tables, progress, one formula, the ledger, what this machine can check."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def verify(
     limit: str,
     case: str,
 ) -> int:
-    """Run the request, print the table, write what was asked for; 1 when something is wrong."""
+    """Run the request, print the table, write the requested files; 1 when something is wrong."""
     request = Request(
         tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES, device, peers, profile, framework or "", limit, case
     )
@@ -88,7 +88,7 @@ def verify(
         if not verdict.passed:
             out.print(escape(describe(verdict)), style="red", highlight=False, soft_wrap=True)
     if kept:
-        out.print(f"failing cases kept under {saved_cases.directory()}: {len(set(kept))}", highlight=False)
+        out.print(f"failing cases stored under {saved_cases.directory()}: {len(set(kept))}", highlight=False)
     if json_file:
         Path(json_file).write_text(to_json(results), encoding="utf-8")
     if junit:
@@ -227,7 +227,7 @@ def list_ledger(write: str | None = None) -> None:
 
 
 def check_ledger() -> int:
-    """Re-run all evidence; a table of the verdicts, and every entry that is not shown; 1 when there is one."""
+    """Re-run all evidence; a table of the verdicts, and every entry that is not confirmed; 1 when there is one."""
     from trueness.tools.ledger import evidence  # junitparser
 
     bugs = sorted(registry.bugs().values(), key=lambda b: b.id)
@@ -237,7 +237,7 @@ def check_ledger() -> int:
         task = bar.add_task("evidence", total=None)
         found = evidence.rerun(bugs, lambda done, total: bar.update(task, completed=done, total=total))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("verdict", "items", "entries", "shown", "tests"):
+    for name in ("verdict", "items", "entries", "confirmed", "tests"):
         table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
     for verdict in VERDICTS:
         mine = [s for s in found if s.bug.verdict == verdict]
@@ -251,7 +251,7 @@ def check_ledger() -> int:
             out.print(f"{s.bug.id}: {escape(s.sentence)}", style="red", highlight=False, soft_wrap=True)
     seconds = time.monotonic() - started
     out.print(
-        f"{len(markdown.firsts(bugs))} items, {len(bugs)} entries: {sum(map(bool, found))} shown, "
+        f"{len(markdown.firsts(bugs))} items, {len(bugs)} entries: {sum(map(bool, found))} confirmed, "
         f"{sum(not s for s in found)} not; {sum(b.variant is not None for b in bugs)} wrong variants; {seconds:.0f} s.",
         highlight=False,
     )
@@ -287,7 +287,7 @@ def show(name: str) -> None:
             highlight=False,
         )
     if not known:
-        out.print("  none on file", highlight=False)
+        out.print("  none known", highlight=False)
 
 
 # -- calibrate, doctor ----------------------------------------------------------------------------------------------
@@ -295,6 +295,7 @@ def show(name: str) -> None:
 
 def calibrate(profile: str, write: str | None) -> int:
     from trueness.tools.calibration import run as calibration
+    from trueness.tools.calibration.page import render
 
     if write:
         require_writable_file(write)
@@ -304,17 +305,18 @@ def calibrate(profile: str, write: str | None) -> int:
         task = bar.add_task("calibrating", total=None)
         found = calibration.calibrate(profile, progress=lambda note: bar.update(task, description=str(note)))
     out = console()
-    out.print(found.markdown(), highlight=False, markup=False)
+    text = render(found)
+    out.print(text, highlight=False, markup=False)
     if write:
-        found.write(write)
+        Path(write).write_text(text, encoding="utf-8")
         out.print(f"written: {write}", highlight=False)
     return 0 if found.passed else 1
 
 
 def doctor() -> None:
-    """Each line: what, whether it is here, and how to get it."""
+    """Each line: a component, whether it is installed, and how to install it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("what", "here", "what it is for, and how to get it"):
+    for name in ("what", "here", "purpose, and how to install it"):
         table.add_column(name, overflow="fold")
 
     def line(what: str, here: str, text: str) -> None:

@@ -39,7 +39,7 @@ class Outcome:
 
 
 def describe(verdict: Verdict) -> str:
-    """A failing verdict for people."""
+    """A failing verdict as text."""
     lines = [f"{verdict.formula} · {verdict.implementation} · {verdict.dtype} · {verdict.check}: {verdict.message}"]
     known = registry.bugs()
     lines += [f"  behaves like {bug} ({known[bug].verdict}): {known[bug].title}" for bug in verdict.bugs]

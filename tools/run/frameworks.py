@@ -16,7 +16,7 @@ from trueness.tools.spec.tables import DEFAULT_DEVICE
 
 
 class Rejected(Exception):
-    """The implementation did something that is a verdict by itself; the message is the sentence to print."""
+    """The implementation failed without giving a value to compare; the message is the sentence to print."""
 
 
 def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
@@ -83,7 +83,7 @@ def is_array(value: Any, framework: str) -> bool:
 
 
 def returned(result: Any, framework: str, count: int) -> list[Any]:
-    """``result`` as ``count`` arrays of ``framework``; Rejected says what came instead."""
+    """``result`` as ``count`` arrays of ``framework``; Rejected names what was returned instead."""
     expected = {"torch": "torch.Tensor", "numpy": "numpy.ndarray", "jax": "jax.Array"}[framework]
     if count > 1:
         if not isinstance(result, tuple):
@@ -131,7 +131,7 @@ def guess(function: Callable[..., Any]) -> str:
 
 
 def unwrapped(function: Any) -> list[Any]:
-    """``function`` and what lies inside of it: partials, decorators, jit, bound methods, instances with __call__."""
+    """``function`` and the callables it wraps: partials, decorators, jit, bound methods, instances with __call__."""
     layers: list[Any] = []
     waiting = [function]
     while waiting:
@@ -178,7 +178,7 @@ def imported(function: Any) -> set[str]:
 
 
 def cast_keywords(framework: str, dtype: str, device: str) -> dict[str, Any]:
-    """The keywords of a callable that creates tensors: it is told the dtype, and torch the device as well."""
+    """The keywords of a callable that creates tensors: ``dtype``, and for torch ``device``."""
     if framework == "torch":
         return {"dtype": precision(dtype).torch, "device": device}
     if framework == "numpy":

@@ -268,7 +268,7 @@ def run_groups(
     progress: Progress | None = None,
     memory: int = MEMORY,
 ) -> list[Verdict]:
-    """Run groups of jobs, each group in one process (started anew when it dies), ``workers`` of them side by side.
+    """Run groups of jobs, each group in one process (restarted when it dies), ``workers`` of them side by side.
 
     limit    seconds without an answer after which an implementation has timed out
     memory   bytes that a worker on the CPU may allocate, 0 for no limit
@@ -297,7 +297,7 @@ def run_groups(
                     progress.started(job)
                     key = (job.formula, job.implementation)
                     if key in slow:
-                        found = [job.subject.verdict("value", "skip", f"not tried: it timed out in {slow[key]}")]
+                        found = [job.subject.verdict("value", "skip", f"not run: it timed out in {slow[key]}")]
                     else:
                         found, late = slot.run(job, limit)
                         if late and job.user:

@@ -64,7 +64,7 @@ def reference_as_implementation(formula: Formula) -> Implementation:
 def load_spec(spec: str) -> Callable[..., Any]:
     """The callable of ``module:callable``; the module may lie in the current directory.
 
-    ValueError says that there is none; Rejected says what its module did when it was imported.
+    ValueError when there is none; Rejected when the import of its module fails.
     """
     module, _, attribute = spec.partition(":")
     if not module or not attribute:
@@ -91,7 +91,7 @@ def load_spec(spec: str) -> Callable[..., Any]:
 def user_implementation(
     name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused"
 ) -> Implementation:
-    """A user's callable as an implementation: gradient is tried where its framework has one."""
+    """A user's callable as an implementation: its gradient is verified where its framework has one."""
     chosen: Any = framework or guess(function)
     held: Any = limit
     claims = frozenset({"gradient"}) if chosen != "numpy" else frozenset[str]()
@@ -189,7 +189,7 @@ def run_job(
 
 
 def wanted(job: Job, candidate: Implementation) -> list[str]:
-    """The names of the checks that a job asks for."""
+    """The names of the checks of a job, in order."""
     if job.checks:
         return [require("check", name, CHECKS) for name in job.checks]
     if job.case:
@@ -201,7 +201,7 @@ def wanted(job: Job, candidate: Implementation) -> list[str]:
 
 
 def one_case(trial: Trial, name: str) -> Verdict:
-    """The verdict on the one case that was asked for, without a search."""
+    """The verdict on the one case to replay."""
     measure = {"value": value_of, "gradient": gradient_of}[name]
     case = trial.replay
     assert case is not None

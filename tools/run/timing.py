@@ -1,4 +1,4 @@
-"""Timing of calls against each other: a, b, a, b, …, so that a slow phase of the machine meets all of them."""
+"""Timing of calls against each other: a, b, a, b, …, so that a slow phase of the machine affects all of them."""
 
 from __future__ import annotations
 

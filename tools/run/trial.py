@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Reading:
 
 
 class Memory(OrderedDict[str, Any]):
-    """The bounds computed last: implementations of one formula are judged on the same cases."""
+    """A cache of bounds: all implementations of one formula run on the same cases."""
 
     def get_or(self, key: str, make: Callable[[], Any]) -> Any:
         if key not in self:
@@ -58,19 +58,19 @@ class Trial:
     data: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     examples: int = 40
     stored: Sequence[Case] = ()
-    """failing cases of earlier runs, tried first"""
+    """failing cases of earlier runs, which are run first"""
     replay: Case | None = None
     """the one case to run again, in place of a search"""
     every_dtype: bool = False
     """whether checks that do not depend on the dtype run in all of them"""
     heartbeat: Callable[[str], None] = lambda note: None
-    """told what is about to be called, so that a crash or a hang can be placed"""
+    """called with what runs next, so that a crash or a hang can be located"""
     function: Callable[..., Any] | None = None
     """loaded on first use"""
     scalars: Mapping[str, Any] | None = None
     """the fixed draw of typical cases, made on first use"""
 
-    # -- what goes in ---------------------------------------------------------------------------------------------
+    # -- arguments ------------------------------------------------------------------------------------------------
 
     @property
     def framework(self) -> str:
@@ -106,7 +106,7 @@ class Trial:
     # -- calling --------------------------------------------------------------------------------------------------
 
     def invoke(self, natives: Sequence[Any], **keywords: Any) -> Any:
-        """The raw result of one call; whatever it raises becomes Rejected."""
+        """The raw result of one call; an exception becomes Rejected."""
         if self.function is None:
             self.function = self.load()
         with np.errstate(all="ignore"):
@@ -137,7 +137,7 @@ class Trial:
                 raise Rejected(f"returned a tensor on {array.device.type} for input on {self.device}.")
         return arrays
 
-    # -- judging --------------------------------------------------------------------------------------------------
+    # -- comparing ------------------------------------------------------------------------------------------------
 
     def truth(self, values: Sequence[Any]) -> list[Bound]:
         """The bound of every output at ``values``."""
@@ -217,12 +217,17 @@ class Trial:
 
     @property
     def subject(self) -> Subject:
-        """The same as plain data; a framework that would be guessed is left out."""
-        chosen, framework = self.implementation, ""
-        if chosen.origin == "user" and frameworks.guess(self.function or chosen.load()) != chosen.framework:
-            framework = chosen.framework
+        """The same as plain data."""
+        chosen = self.implementation
         place = (self.formula.name, chosen.name, self.dtype, self.device)
-        return Subject(*place, chosen.origin, framework, chosen.limit)
+        return Subject(*place, chosen.origin, limit=chosen.limit)
+
+    def reproduction(self, check: str, case: str) -> str:
+        """A Python text that shows a failure again; a framework that would be guessed is left out."""
+        chosen, subject = self.implementation, self.subject
+        if chosen.origin == "user" and frameworks.guess(self.function or chosen.load()) != chosen.framework:
+            subject = replace(subject, framework=chosen.framework)
+        return subject.reproduction(check, case)
 
     def passed(self, check: str, **fields: Any) -> Verdict:
         return self.subject.verdict(check, "pass", **fields)

@@ -1,4 +1,4 @@
-"""A NumPy function of the ledger in the shape of a torch implementation, so that it can stand where ours stands."""
+"""A NumPy function of the ledger as a torch implementation, so that it can replace the built-in one."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Dim = str | Callable[[Sizes], int]
 
 @dataclass(frozen=True)
 class Argument(ABC):
-    """Common to all: a name, and strategies for whatever scalars it needs in the case."""
+    """Base class of arguments: a name, and strategies for the scalars it needs in the case."""
 
     name: str
 
@@ -128,7 +128,7 @@ class Mask(Argument):
 
 @dataclass(frozen=True)
 class Scalar(Argument):
-    """A Python number drawn by Hypothesis; ``gradient`` is never asked of it."""
+    """A Python number drawn by Hypothesis; it has no gradient."""
 
     strategy: st.SearchStrategy[Any] = field(default_factory=lambda: st.floats(0, 1))
 

@@ -1,4 +1,4 @@
-"""The four nouns: Formula, Implementation, Bug, Verdict - and the Case they are judged on."""
+"""The data model: Formula, Implementation, Bug and Verdict, and the Case on which an implementation is compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DTYPES = formats_by_precision()
 VERDICTS = ("real bug, right fix", "real bug, wrong fix", "no bug", "convention", "claim false", "process")
 
 UNDOCUMENTED = "documented nowhere: kept to show that the check can fail"
-"""The ``document`` of a wrong variant that nobody is known to have shipped; its verdict is "no bug"."""
+"""The ``document`` of a wrong variant that is not known to have been published; its verdict is "no bug"."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Implementation:
-    """A callable on arrays that stands trial.
+    """A callable on arrays that is verified.
 
     load       returns the callable; imports happen inside, so that a missing package is a skip and not a crash
     framework  "torch", "numpy" or "jax": what arrays it takes
     limit      "fused" (T ≤ 1.5), "eager" (T ≤ 3) or "exact" (bitwise)
-    claims     what it promises beyond the value: gradient, double, opcheck, compile, autocast, vmap, jvp, out, graph
+    claims     what it promises beyond the value: gradient, double, opcheck, compile, autocast, vmap, jvp, out, graph,
+               huge
     needs      importable modules without which it is skipped
     env        environment it must be started with, such as TRITON_INTERPRET=1
     dtypes     formats it takes; the others are skipped, for the reason in ``only``
@@ -126,7 +127,7 @@ class Formula:
     gradient_reduction  n of the bound of the vjp; the same as ``reduction`` unless given
     working     "dtype", or "float64" where the value is computed in float64 and rounded once (tables)
     outputs     the dtype of every output, "dtype" for the one under test; empty where all are: ("int64", "bool")
-    creates     the callable takes ``dtype=`` and ``device=`` because no tensor argument says them
+    creates     the callable takes ``dtype=`` and ``device=`` because no tensor argument determines them
     overflow    "inf": a value beyond the format becomes infinite; "saturate": half formats stop at their largest number
     special     the stated policy for NaN, ±inf and subnormal input, one sentence
     bytes, flops  cost of one call from the sizes of a case and the item size
@@ -177,13 +178,13 @@ class Formula:
 
 @dataclass(frozen=True)
 class Bug:
-    """A wrong variant of a formula that somebody once shipped or documented.
+    """A wrong variant of a formula that was once shipped or documented.
 
     id        FSB-01; several variants of one entry are FSB-07a, FSB-07b
     formula   name of the formula it is a variant of; "" for an entry without a callable
     title     the symptom, in a few words
     document  where it is documented
-    claim     what that document says, in one line
+    claim     the statement of that document, in one line
     verdict   one of VERDICTS
     source    the primary source that decides
     variant   the wrong function, same signature as the reference (NumPy), or None

@@ -1,7 +1,7 @@
 """Dataclasses as JSON values and back: jobs and verdicts travel between processes this way, cases are stored.
 
 Only the standard library is used: a machine with a GPU need not have more. Tuples become lists, and lists become tuples
-again where the annotation says so.
+again where the annotation is a tuple.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def from_record(kind: type[T], data: Mapping[str, Any]) -> T:
 
 
 @cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

@@ -1,4 +1,4 @@
-"""Opens the registry: every family's formulas (properties) and known bugs (regressions), found by their modules."""
+"""The registry: the formulas of all families (properties) and their known bugs (regressions), found by module."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trueness.tools.spec.model import Bug, Formula
 from trueness.tools.spec.tables import FORMATS
 
 
-def _families(room: str) -> list[ModuleType]:
-    package = importlib.import_module(f"trueness.{room}")
+def _families(package_name: str) -> list[ModuleType]:
+    package = importlib.import_module(f"trueness.{package_name}")
     names = [
         m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith(("test_", "conftest", "_"))
     ]
-    return [importlib.import_module(f"trueness.{room}.{name}") for name in sorted(names)]
+    return [importlib.import_module(f"trueness.{package_name}.{name}") for name in sorted(names)]
 
 
 @cache
@@ -51,7 +51,7 @@ def validated(declared: Sequence[Formula]) -> dict[str, Formula]:
 
 @cache
 def bugs() -> dict[str, Bug]:
-    """The ledger so far by id."""
+    """The ledger by id."""
     return {b.id: b for module in _families("regressions") for b in getattr(module, "BUGS", ())}
 
 
@@ -60,11 +60,17 @@ def bugs_of(formula: str) -> list[Bug]:
     return [b for b in bugs().values() if b.formula == formula and b.variant is not None]
 
 
+def by_any_name() -> dict[str, Formula]:
+    """Every declared formula by its name and by its former names."""
+    return {**{old: f for f in formulas().values() for old in f.formerly}, **formulas()}
+
+
 def formula(name: str) -> Formula:
     """The formula called ``name``; ValueError names the nearest. A former name answers with a FutureWarning."""
-    renamed = next((f for f in formulas().values() if name in f.formerly), None)
+    renamed = by_any_name().get(name)
     if renamed is not None and name not in formulas():
-        warnings.warn(f"{name} is now called {renamed.name}; this name goes with the next version.", FutureWarning, 2)
+        message = f"{name} is now called {renamed.name}; the former name will be removed in the next version."
+        warnings.warn(message, FutureWarning, 2)
         return renamed
     if name not in formulas():
         near = get_close_matches(name, formulas(), 1)

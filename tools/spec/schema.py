@@ -34,7 +34,7 @@ def as_file(schema: Mapping[str, Any]) -> str:
 
 
 @cache
-def _struct(kind: type[Any]) -> type[Any]:
+def _struct(kind: Any) -> type[Any]:
     """A msgspec type with the fields of a dataclass, all of them required."""
     hints = typing.get_type_hints(kind)
     fields = [(f.name, _field(hints[f.name], f.metadata)) for f in dataclasses.fields(kind)]

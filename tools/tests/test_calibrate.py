@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,10 @@ from trueness.tools.arithmetic import bounds, stochastic
 from trueness.tools.arithmetic.complex_step import directional_derivative
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Noise
+from trueness.tools.calibration import features as calibration_features
 from trueness.tools.calibration import fixtures as calibration_fixtures
 from trueness.tools.calibration import ledger as calibration_ledger
-from trueness.tools.calibration.page import number, percent
+from trueness.tools.calibration.page import number, percent, render
 from trueness.tools.calibration.record import Calibration, Run
 from trueness.tools.calibration.run import CHOICES, INVISIBLE, calibrate, subjects
 from trueness.tools.calibration.subjects import Subject, Variant
@@ -82,8 +82,9 @@ def test_the_complex_step_proves_the_vjp_of_attention(mask: np.ndarray) -> None:
 
 def test_the_complex_step_proves_the_vjp_of_random_features() -> None:
     arguments, cotangent, direction = [normal(4, 3), normal(3, 6), normal(6)], normal(4, 6), normal(4, 3, seed=1)
-    (pushed,) = directional_derivative(calibration_fixtures.features, arguments, [direction, None, None])
-    pulled = calibration_fixtures.features_vjp(cotangent, *arguments)
+    forward, backward = calibration_features.subjects()
+    (pushed,) = directional_derivative(forward.reference, arguments, [direction, None, None])
+    pulled = backward.reference(cotangent, *arguments)
     assert transposed(cotangent, pushed, pulled, direction)
 
 
@@ -159,7 +160,7 @@ def test_a_mutant_that_is_the_truth_passes_with_a_reason(fisher: Subject) -> Non
     reason = {("fisher", "forward", "float32", "no mutant"): "it is the truth"}
     found = calibrate("quick", tried=[only(fisher, Variant("no mutant", "mutant", truth))], invisible=reason)
     assert found.passed
-    assert "| it is the truth |" in found.markdown()
+    assert "| it is the truth |" in render(found)
 
 
 def test_a_mutant_killed_though_listed_as_invisible_fails_it(fisher: Subject) -> None:
@@ -235,7 +236,7 @@ def test_a_planted_mistake_changes_the_gradient_that_is_named_alone(mistake: str
 
 
 def test_the_page_holds_every_number_that_was_measured(quick: Calibration) -> None:
-    lines = quick.markdown().splitlines()
+    lines = render(quick).splitlines()
     for s in quick.correct:
         assert any(f"| {s.variant} | {s.kind} |" in line and number(s.worst) in line for line in lines), s
     for s in quick.mutants:
@@ -248,11 +249,8 @@ def test_the_page_holds_every_number_that_was_measured(quick: Calibration) -> No
         assert any(f"| {choice} |" in line for line in lines), choice
 
 
-def test_the_page_says_what_wrote_it_and_how_it_ended(quick: Calibration, tmp_path: Path) -> None:
-    path = tmp_path / "calibration.md"
-    quick.write(path)
-    text = path.read_text(encoding="utf-8")
-    assert text == quick.markdown()
+def test_the_page_says_what_wrote_it_and_how_it_ended(quick: Calibration) -> None:
+    text = render(quick)
     assert "`trueness calibrate --write docs/calibration.md`" in text
     assert f"Profile `quick`: {quick.cases} seeded cases" in text
     assert "**Passed**" in text
@@ -262,7 +260,7 @@ def test_the_page_says_what_wrote_it_and_how_it_ended(quick: Calibration, tmp_pa
 def test_the_page_of_a_failure_lists_its_problems(fisher: Subject) -> None:
     bad = Variant("sabotaged", "fused", lambda s, a: 1.02 * truth(s, a))
     found = calibrate("quick", tried=[only(fisher, bad)], invisible={})
-    text = found.markdown()
+    text = render(found)
     assert "**Failed:**" in text and "**Passed**" not in text
     assert all(f"- {problem}" in text for problem in found.problems)
 

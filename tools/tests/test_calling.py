@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -24,32 +24,32 @@ class Config:
     mode: str = "plain"
 
 
-def plain(x, w, b, eps, mode):
+def plain(x: Any, w: Any, b: Any, eps: Any, mode: Any) -> Any:
     return x, w, b, eps, mode
 
 
-def other_names(a, c, d, e, f):
+def other_names(a: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
     return a, c, d, e, f
 
 
-def keywords(x, w, b, *, eps=0.0, mode="plain", out=None):
+def keywords(x: Any, w: Any, b: Any, *, eps: Any = 0.0, mode: Any = "plain", out: Any = None) -> Any:
     return x, w, b, eps, mode
 
 
-def keywords_of_other_places(x, w, *, mode, b, eps):
+def keywords_of_other_places(x: Any, w: Any, *, mode: Any, b: Any, eps: Any) -> Any:
     return x, w, b, eps, mode
 
 
-def weights(x, weights: Weights, *, eps, mode):
+def weights(x: Any, weights: Weights, *, eps: Any, mode: Any) -> Any:
     return x, weights.w, weights.b, eps, mode
 
 
-def all_structures(x, *, weights: Weights | None = None, config: Config = Config()):
+def all_structures(x: Any, *, weights: Weights | None = None, config: Config = Config()) -> Any:
     assert weights is not None
     return x, weights.w, weights.b, config.eps, config.mode
 
 
-def two_words(a, *, weights: Weights, config: Config):
+def two_words(a: Any, *, weights: Weights, config: Config) -> Any:
     return (a, Weights(*weights)), config.eps, config.mode
 
 
@@ -57,7 +57,7 @@ def two_words(a, *, weights: Weights, config: Config):
     "function",
     [plain, other_names, keywords, keywords_of_other_places, weights, all_structures, partial(keywords, out=1)],
 )
-def test_every_argument_arrives_in_its_place(function) -> None:
+def test_every_argument_arrives_in_its_place(function: Any) -> None:
     assert positional(function, NAMES)(1, 2, 3, 4.0, "five") == (1, 2, 3, 4.0, "five")
 
 

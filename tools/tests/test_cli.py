@@ -111,6 +111,12 @@ def test_diffusers_as_a_users_implementation_is_right_but_for_its_float32_tables
         ("verify fisher.diagonal --case {", "it must be a JSON object"),
         ("show nosuch", "formula was 'nosuch'"),
         ("verify --jobs 0", "0 is not in the range"),
+        ("verify fisher --profile dep", "'dep' is not one of 'quick', 'ci', 'deep'"),
+        ("kernels --triton /nowhere --only nosuch", "it must be a folder in which Triton was unpacked."),
+        ("gpu --dry-run --only nosuch", "--only was 'nosuch'; allowed are ceilings, correctness, timing."),
+        ("gpu --dry-run --only timing --cases /nowhere", "it must be a file that defines CASES."),
+        ("mutate FSB-01", "an ID needs --ledger."),
+        ("mutate --ledger FSB-99", "id was 'FSB-99'"),
         ("nosuch", "No such command 'nosuch'"),
     ],
 )
@@ -132,6 +138,20 @@ def test_the_other_commands_print_what_they_promise(here: Path) -> None:
         assert part in shown, part
     doctor = run(here, "doctor").stdout
     assert "torch" in doctor and "generic checks can run here" in doctor
+
+
+def test_every_command_is_a_subcommand_and_the_former_name_of_the_ledger_says_so(here: Path) -> None:
+    help_ = run(here, "--help").stdout
+    commands = re.findall(r"^  ([a-z]+) ", help_, flags=re.MULTILINE)
+    assert commands == ["calibrate", "doctor", "gpu", "kernels", "ledger", "list", "mutate", "show", "verify"]
+    former = run(here, "bugs")
+    assert former.returncode == 0 and "FSB-01 " in former.stdout
+    assert former.stderr.startswith("trueness bugs is now trueness ledger;")
+
+
+def test_a_known_wrong_variant_in_our_place_is_caught(here: Path) -> None:
+    done = run(here, "mutate", "--ledger", "FSB-01")
+    assert done.returncode == 0 and done.stdout.endswith("1 of 1 wrong variants caught: 100 %.\n")
 
 
 def test_pyargs_runs_the_suite_on_an_implementation_of_the_callers(here: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_wrong_implementation_is_refused_in_a_dry_run(tmp_path: Path) -> None:
     status, document, said = ran(tmp_path / "out", *arguments, PYTHONPATH=str(HOME / "asv_bench"))
     assert status == 1, said
     valid(document)
-    assert document["sections"] == {"ceilings": "not asked for", "correctness": "not asked for", "timing": "done"}
+    assert document["sections"] == {"ceilings": "not selected", "correctness": "not selected", "timing": "done"}
     heads = [line["status"].split(":")[0] for line in document["timing"]]
     assert heads == ["refused", "failed", "not run", "not run", "not run on a GPU"], document["timing"]
     assert document["timing"][0]["T"] > document["timing"][0]["limit"]

@@ -16,8 +16,10 @@ import jsonschema
 import pytest
 from junitparser import JUnitXml
 
-from trueness.tools.report.html import number, require_writable, several, skips, to_html, write_report
+from trueness.tools.report.html import require_writable, to_html, write_report
 from trueness.tools.report.results import Results, rows, schema, to_json, to_junit
+from trueness.tools.report.sections import skips
+from trueness.tools.report.wording import number, several
 from trueness.tools.run.runner import Job, run_job, user_implementation
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Verdict
@@ -328,7 +330,8 @@ def test_the_page_prints_equation_source_and_policy_of_each_formula(page: Page) 
 def test_nothing_a_module_says_becomes_markup() -> None:
     fields = ("formula", "implementation", "check", "message", "case", "reproduction", "device", "origin")
     for name in fields:
-        verdict = replace(WRONG, bugs=(EVIL,), **{name: EVIL})
+        changed: Any = {name: EVIL}
+        verdict = replace(WRONG, bugs=(EVIL,), **changed)
         skipped = replace(SKIPPED, message=EVIL)
         html = to_html(
             results(verdict, skipped, replace(DETECTIONS, detections=((EVIL, 9.0),)), platform=EVIL, seed=EVIL)
@@ -354,12 +357,12 @@ def test_any_T_can_be_drawn_and_written(T: float) -> None:
 
 def test_an_empty_run_has_a_page() -> None:
     page = Page(to_html(results()))
-    assert "Nothing was tried" in page.text and page.all("svg") == []
+    assert "Nothing was run" in page.text and page.all("svg") == []
 
 
 def test_a_run_in_which_all_was_skipped_has_a_page() -> None:
     page = Page(to_html(results(SKIPPED, replace(SKIPPED, dtype="float16"))))
-    assert "Nothing was tried" in page.text and "no CUDA device (2 checks)" in page.text
+    assert "Nothing was run" in page.text and "no CUDA device (2 checks)" in page.text
 
 
 def test_a_verdict_on_a_formula_that_is_not_on_file_has_a_card() -> None:

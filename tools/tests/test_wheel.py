@@ -122,14 +122,14 @@ def test_import_times_sees_every_import_and_its_depth(tmp_path: Path) -> None:
 def test_the_package_itself_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
     rows = import_times("import trueness", tmp_path)
     assert "trueness" in roots(rows)
-    assert roots(rows).isdisjoint({"torch", "numpy"})
+    assert roots(rows).isdisjoint({"torch", "numpy", "msgspec"})
 
 
 def test_importing_fisher_imports_no_instrument_no_triton_and_no_other_family(tmp_path: Path) -> None:
     rows = import_times("import trueness.optimized.fisher", tmp_path)
     modules = {name for _, _, name in rows}
     assert "trueness.optimized.fisher" in modules
-    assert roots(rows).isdisjoint({"scipy", "hypothesis", "matplotlib", "flint", "triton"})
+    assert roots(rows).isdisjoint({"scipy", "hypothesis", "matplotlib", "flint", "msgspec", "triton"})
     assert unrelated(modules, "fisher") == set()
 
 
@@ -183,7 +183,7 @@ def test_the_pytest_plugin_imports_no_other_package(tmp_path: Path) -> None:
     rows = import_times("import pytest; import trueness.tools.pytest_plugin", tmp_path)
     surplus = {name for _, _, name in rows if name.split(".")[0] == "trueness"}
     assert surplus == {"trueness", "trueness.tools", "trueness.tools.pytest_plugin"}
-    assert roots(rows).isdisjoint({"torch", "numpy"})
+    assert roots(rows).isdisjoint({"torch", "numpy", "msgspec"})
     assert roots(rows) - roots(import_times("import pytest", tmp_path)) <= {"trueness", *sys.stdlib_module_names}
 
 

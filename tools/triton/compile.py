@@ -5,8 +5,8 @@ shared memory, accesses of 16 bytes, and matrix instructions. It must run in a p
 ``trueness kernels`` (tools/triton/command.py) does it for every kernel that an implementation declares.
 
 The rules (``wrong``): nothing is spilled; shared memory and registers suffice for a block; an elementwise kernel
-accesses memory 16 bytes at a time whatever its length is, and leaves room for enough warps to hide the latency; a
-product of matrices with 64 rows or more is done by matrix instructions, unless it was asked for in plain float32.
+accesses memory 16 bytes at a time for every length, and leaves room for enough warps to hide the latency; a
+product of matrices with 64 rows or more is done by matrix instructions, unless plain float32 is requested.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def said(*command: Any) -> str:
 def number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     if found is None:
-        raise RuntimeError(f"the assembler said nothing that matches {pattern!r}")
+        raise RuntimeError(f"the assembler's report has nothing that matches {pattern!r}")
     return int(found[1])
 
 

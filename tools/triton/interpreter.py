@@ -1,12 +1,12 @@
-"""Watch Triton kernels while they are interpreted: which addresses they touch, which programs, which masks are cut.
+"""Observes Triton kernels under the interpreter: addresses, programs, and masks that cut a tile short.
 
     with watched() as record:
         ...                         # launches in a process that was started with TRITON_INTERPRET=1
-    record.faults                   # sentences: outside of every tensor, two programs in one place, float atomics
+    record.faults                   # sentences: an access outside of every tensor, a race, float atomics
 
-The interpreter runs one program after another on real addresses, so an overrun is a silent write and a race always ends
-well. Here every address of every active lane is seen before it is used: one outside of the tensors that the launch was
-given stops the launch.
+The interpreter runs one program after another on real addresses, so an overrun is a silent write and a race has no
+effect. Here every address of every active lane is checked before it is used: one outside of the tensors passed to the
+launch stops it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Site = tuple[str, ...]
 
 
 class Outside(Exception):
-    """A kernel was about to touch memory that it was not given."""
+    """A kernel was about to access memory outside of its arguments."""
 
 
 @dataclass
 class Launch:
-    """One launch: its grid, the tensors it was given, and what each program read and wrote."""
+    """One launch: its grid, its tensors, and what each program read and wrote."""
 
     name: str
     regions: list[tuple[int, int]]
@@ -38,7 +38,7 @@ class Launch:
     program: int = 0
     axes: set[int] = field(default_factory=set)
     reach: int = 0
-    """elements between the first of a tensor and the farthest that was touched"""
+    """elements between the first of a tensor and the farthest that was accessed"""
     read: list[tuple[np.ndarray, int]] = field(default_factory=list)
     written: list[tuple[np.ndarray, int]] = field(default_factory=list)
 
@@ -47,7 +47,7 @@ class Launch:
         return int(np.prod(self.grid))
 
     def race(self) -> str:
-        """Which two programs meet in one place; empty when none do."""
+        """Which two programs access the same element; empty when none do."""
         if not self.written:
             return ""
         where, who = merged(self.written)
@@ -99,9 +99,9 @@ def span(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def site() -> Site:
-    """Where in the kernel's source, through its helpers, an operation stands: outermost first.
+    """Where in the kernel's source, through its helpers, an operation is: outermost first.
 
-    Empty for what Triton does of itself, which is to ask of every product of integers whether it overflowed.
+    Empty for operations that Triton adds itself, the overflow checks of integer products.
     """
     import triton
 

@@ -1,4 +1,4 @@
-"""The table of compiled kernels that is kept with the sources: kernels.json, and kernels.md for readers.
+"""The table of compiled kernels in the repository: kernels.json, and kernels.md for readers.
 
 A row is one kernel on one architecture under one Triton. Its key is a digest of the kernel's syntax tree and those of
 the jitted functions it calls, of its arguments and options: comments, names of files and line numbers do not count. A
@@ -130,10 +130,10 @@ def line(row: Row) -> str:
 
 
 def differences(rows: Sequence[Row], written: Sequence[Row], kernels: Sequence[tuple[str, Kernel]]) -> list[str]:
-    """What keeps ``written`` from being the table of today's kernels; empty when nothing does.
+    """The differences between ``written`` and the table of the current kernels; empty when there are none.
 
     rows     compiled just now, under one Triton or more; compared number by number where the table has that Triton
-    kernels  all that are declared: whatever Triton the table speaks of, it must have each of them and no other
+    kernels  all that are declared: under each of its versions of Triton, the table must hold exactly these
     """
     again = "; write it anew with --write"
     versions = {r["triton"] for r in written}
@@ -150,7 +150,7 @@ def differences(rows: Sequence[Row], written: Sequence[Row], kernels: Sequence[t
             found += [f"{label(r)} {clause}" for clause in r["wrong"]]
         for r in (r for r in rows if r["triton"] == version and (r["kernel"], r["arch"]) in had):
             if r != had[r["kernel"], r["arch"]]:
-                found.append(f"{label(r)} compiled just now to something else than the table says{again}")
+                found.append(f"{label(r)} now compiles to something else than the table says{again}")
     return found
 
 
