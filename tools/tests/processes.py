@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HAS_PROC = os.path.isdir("/proc/self")
-SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans become children of this process and so are still seen
+SET_SUBREAPER, GET_SUBREAPER = 36, 37  # of prctl: orphans become children of this process and so are still seen
 EXITING = 4  # PF_EXITING among the flags of /proc/PID/stat
 FOREVER = 3600.0  # seconds; for a wait that only ends in time if the program is right, however busy the machine is
 
@@ -97,11 +97,13 @@ def none_left() -> Iterator[Callable[[], list[Process]]]:
         yield lambda: []
         return
     before = set(descendants(os.getpid()))
-    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    libc, former = ctypes.CDLL(None), ctypes.c_int()
+    libc.prctl(GET_SUBREAPER, ctypes.byref(former), 0, 0, 0)
+    libc.prctl(SET_SUBREAPER, 1, 0, 0, 0)
     try:
         yield lambda: running(before)
     finally:
-        ctypes.CDLL(None).prctl(SUBREAPER, 0, 0, 0, 0)
+        libc.prctl(SET_SUBREAPER, former.value, 0, 0, 0)
         left = running(before)
         for process in left:
             with suppress(ProcessLookupError):

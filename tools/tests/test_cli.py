@@ -1,4 +1,4 @@
-"""The command line as its user meets it: tables, sentences, exit status, files, the pytest plugin."""
+"""The command line from outside: tables, messages, exit status, files, the pytest plugin."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from trueness.tools.tests.processes import none_left
 
 MINE = '''
 import torch
@@ -37,6 +40,12 @@ def run(folder: Path, *arguments: str, program: tuple[str, ...] = ()) -> subproc
     command = [sys.executable, *(program or ("-c", "from trueness.tools.cli import main; main()")), *arguments]
     environment = os.environ | {"TRUENESS_EXAMPLES": str(folder / "examples"), "COLUMNS": "200"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_its_test() -> Iterator[None]:
+    with none_left():
+        yield
 
 
 @pytest.fixture
@@ -78,7 +87,7 @@ def test_a_right_implementation_is_right_and_files_are_written(here: Path) -> No
     assert "<testsuites" in (here / "j.xml").read_text()
 
 
-def test_diffusers_as_a_foreign_implementation_is_right_but_for_its_float32_tables(here: Path) -> None:
+def test_diffusers_as_a_users_implementation_is_right_but_for_its_float32_tables(here: Path) -> None:
     pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'trueness[peers]'")
     dtypes = ("--dtype", "float32", "--dtype", "bfloat16")
     done = run(here, "verify", "diffusion.q_sample", "--impl", "mine:noising", "--limit", "eager", *dtypes)
