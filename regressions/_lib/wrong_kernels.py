@@ -1,6 +1,6 @@
 """Triton kernels of F = s² + ε with one error each, and the checks of interpreted kernels that detect it.
 
-    TRITON_INTERPRET=1 python -m trueness.regressions._lib.wrong_kernels    prints the checks that must fail and those that do, in JSON
+    TRITON_INTERPRET=1 python -m trueness.regressions._lib.wrong_kernels    # JSON: checks that must fail, those that do
 
 All of them return the right values for ordinary input, so that the value check alone does not detect them.
 """
