@@ -1,7 +1,7 @@
-"""A check that never fails checks nothing: for each there is an implementation that fails it, and it alone.
+"""For every check an implementation that fails this check and no other, which shows that the check can fail.
 
-Every wrong implementation below is ``trueness.optimized.fisher.diagonal`` with one thing broken, or a wrong formula for
-the checks of the reference. All checks that apply are run on it, whatever another one found.
+Every wrong implementation below is ``trueness.optimized.fisher.diagonal`` with one error, or a wrong formula for the
+checks of the reference. All checks that apply are run on it, independently of their results.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NO_DEVICE = not torch.cuda.is_available()
 
 
 def ordinary(s: torch.Tensor) -> bool:
-    """An eager call on plain memory: where a wrong implementation below may do what tracing would not survive."""
+    """Whether this is an eager call on contiguous memory, where a wrong implementation may do what cannot be traced."""
     traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(s)
     return not traced and not s.requires_grad and s.is_contiguous()
 

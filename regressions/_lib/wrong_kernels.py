@@ -1,8 +1,8 @@
-"""Triton kernels of F = s² + ε with one thing broken each, and what the checks of interpreted kernels say of them.
+"""Triton kernels of F = s² + ε with one error each, and the checks of interpreted kernels that detect it.
 
-    TRITON_INTERPRET=1 python -m trueness.regressions._lib.wrong_kernels    prints what must fail and what does, in JSON
+    TRITON_INTERPRET=1 python -m trueness.regressions._lib.wrong_kernels    # JSON: checks that must fail, those that do
 
-Every one of them gives the right values on ordinary input: that is why the checks are needed.
+All of them return the right values for ordinary input, so that the value check alone does not detect them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def rows_kernel(x, out, eps, stride, n, WIDE: tl.constexpr, BLOCK: tl.constexpr)
 
 @triton.jit
 def last_kernel(x, out, eps, n, LANES: tl.constexpr, BLOCK: tl.constexpr):
-    """Lanes beyond the end write the last element once more, each with a value of its own."""
+    """Lanes beyond the end write the last element again, with different values."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     s = tl.load(x + tl.where(at < n, at, n - 1), mask=at < n + LANES, other=0.0)
     tl.store(out + tl.where(at < n, at, n - 1), (s * s + eps) * tl.where(at < n, 1.0, 1.0000001), mask=at < n + LANES)
@@ -62,7 +62,7 @@ def atomic_kernel(x, out, eps, n, BLOCK: tl.constexpr):
 
 @triton.jit
 def reading_kernel(x, out, eps, n, BLOCK: tl.constexpr):
-    """The second program reads what the first one has written; nobody says that it was first."""
+    """The second program reads a result of the first, although their order is not defined."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     s = tl.load(x + at, mask=at < n, other=0.0)
     before = tl.load(out + at - 1, mask=(at > 0) & (at < n), other=0.0)
@@ -70,13 +70,15 @@ def reading_kernel(x, out, eps, n, BLOCK: tl.constexpr):
 
 
 def flat(step: int = 1024, wide: bool = True, masked: bool = True, block: int = 1024, padded: bool = False) -> Any:
-    """A call over tiles that begin ``step`` apart."""
+    """A function over tiles at a distance of ``step``."""
 
     def call(score: torch.Tensor, alpha: float) -> torch.Tensor:
         source = score.contiguous().flatten()
-        room = -(-max(source.numel(), 1) // block) * block
-        x = torch.nn.functional.pad(source, (0, room - source.numel())) if padded and source.numel() < 2**28 else source
-        out = torch.empty_like(x) if masked else torch.empty(room)[: x.numel()]  # so that no memory of others is hit
+        size = -(-max(source.numel(), 1) // block) * block
+        x = torch.nn.functional.pad(source, (0, size - source.numel())) if padded and source.numel() < 2**28 else source
+        out = (
+            torch.empty_like(x) if masked else torch.empty(size)[: x.numel()]
+        )  # padded, so that unmasked stores stay inside
         n = x.numel()
         if n:
             flat_kernel[(-(-n // step),)](x, out, floor(alpha), n, STEP=step, WIDE=wide, MASKED=masked, BLOCK=block)
@@ -86,7 +88,7 @@ def flat(step: int = 1024, wide: bool = True, masked: bool = True, block: int = 
 
 
 def rows(wide: bool) -> Any:
-    """A call row by row of the first axis, wherever the rows lie; the other axes must be dense."""
+    """A function that goes row by row along the first axis, with any stride; the other axes must be dense."""
 
     def call(score: torch.Tensor, alpha: float) -> torch.Tensor:
         if score.ndim < 2 or not score[0].is_contiguous() or not score.numel():
@@ -129,7 +131,7 @@ WRONG: dict[str, tuple[set[str], Any]] = {
 
 
 def failing(call: Any, dtype: str = "float32") -> dict[str, str]:
-    """check → message of those that fail."""
+    """check → message, of the checks that fail."""
     subject = Implementation("subject", lambda: call, largest=4096)
     trial = trial_for(Job("fisher.diagonal", "subject", dtype, profile="quick"), subject)
     verdicts = [run(CHECKS[name], trial) for name in CHECKED]
