@@ -332,8 +332,13 @@ def tmsa_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_tabl
     q = _projected(x, t, w_qs, w_qt, window, num_heads)
     k = _projected(x, t, w_ks, w_kt, window, num_heads)
     v = _projected(x, t, w_vs, w_vt, window, num_heads)
-    dw_o, dtable, dq, dk, dv = _attended_vjp(cotangent, q, k, v, w_o, bias_table, window)
+    p = _softmax(_scores(q, k) + relative_position_bias(bias_table, window))
+    out, back = _merged(p @ v), window_partition(cotangent, window)
+    do = _split(back @ w_o.swapaxes(0, 1), num_heads)
+    ds = _scores_vjp(do, p, v)
+    root = np.sqrt(q.shape[-1])
     space = window_partition(x, window)
+    dq, dk, dv = _merged(ds @ k / root), _merged(ds.swapaxes(-1, -2) @ q / root), _merged(p.swapaxes(-1, -2) @ do)
     dqt, dkt, dvt = (np.sum(g.reshape(x.shape[0], -1, g.shape[-1]), 1) for g in (dq, dk, dv))
     dx = dq @ w_qs.swapaxes(0, 1) + dk @ w_ks.swapaxes(0, 1) + dv @ w_vs.swapaxes(0, 1)
     return (
@@ -345,8 +350,8 @@ def tmsa_vjp(cotangent, x, t, w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, bias_tabl
         t.swapaxes(0, 1) @ dqt,
         t.swapaxes(0, 1) @ dkt,
         t.swapaxes(0, 1) @ dvt,
-        dw_o,
-        dtable,
+        _outer(out, back),
+        relative_position_bias_vjp(np.sum(ds, 0), bias_table, window),
     )
 
 

@@ -82,6 +82,6 @@ def diffit_resblock(
 
 def _upcast_block(weights: DiffiTBlockWeights) -> DiffiTBlockWeights:
     require_weights(weights.tmsa, TMSAWeights)
-    return DiffiTBlockWeights(
-        *(TMSAWeights(*map(upcast, w)) if isinstance(w, TMSAWeights) else upcast(w) for w in weights)
-    )
+    tmsa_weights = TMSAWeights(*map(upcast, weights.tmsa))
+    others = {n: upcast(w) for n, w in weights._asdict().items() if n != "tmsa"}
+    return DiffiTBlockWeights(tmsa=tmsa_weights, **others)

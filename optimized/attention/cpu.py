@@ -66,13 +66,13 @@ def cut(tokens: Tensor, window: int, copy: Tensor, time: Tensor | None = None) -
     (parts, b, _, num_heads, _, d), (height, width) = copy.shape, tokens.shape[1:3]
     r, c = height // window, width // window
     view = tokens.unflatten(3, (parts, num_heads, d)).unflatten(2, (c, window)).unflatten(1, (r, window))
-    there = view.permute(5, 0, 1, 3, 6, 2, 4, 7)  # parts b r c h i j d
-    grid = copy.view(there.shape)
-    saved = 0 if time is None else (1 if time.shape[1] == 2 else 2)
-    for part, source in enumerate((0, 2)[:saved]):
-        moment = time[:, source].view(b, 1, 1, num_heads, 1, 1, d)  # type: ignore[index]
-        torch.add(there[part], moment, out=grid[part])
-    grid[saved:].copy_(there[saved:])
+    source = view.permute(5, 0, 1, 3, 6, 2, 4, 7)  # parts b r c h i j d
+    grid = copy.view(source.shape)
+    with_time = 0 if time is None else (1 if time.shape[1] == 2 else 2)
+    for part, entry in enumerate((0, 2)[:with_time]):
+        term = time[:, entry].view(b, 1, 1, num_heads, 1, 1, d)  # type: ignore[index]
+        torch.add(source[part], term, out=grid[part])
+    grid[with_time:].copy_(source[with_time:])
     return copy
 
 
@@ -80,17 +80,17 @@ def put_back(pieces: Tensor, window: int, tokens: Tensor, time: Tensor | None = 
     """(parts, b, r c, h, w², d) → ``tokens`` (b, r w, c w, parts h d); v_t of ``time`` is added"""
     (parts, b, _, num_heads, _, d), (height, width) = pieces.shape, tokens.shape[1:3]
     grid = pieces.view(parts, b, height // window, width // window, num_heads, window, window, d)
-    there = grid.permute(1, 2, 5, 3, 6, 0, 4, 7)  # b r i c j parts h d
-    target = tokens.view(there.shape)
+    source = grid.permute(1, 2, 5, 3, 6, 0, 4, 7)  # b r i c j parts h d
+    target = tokens.view(source.shape)
     if time is None:
-        target.copy_(there)
+        target.copy_(source)
     else:
-        torch.add(there, time[:, 1].view(b, 1, 1, 1, 1, 1, num_heads, d), out=target)
+        torch.add(source, time[:, 1].view(b, 1, 1, 1, 1, 1, num_heads, d), out=target)
     return tokens
 
 
 def blocks(count: int, length: int) -> Iterator[slice]:
-    """The queries of one block at a time: all of them, unless there are too many scores."""
+    """The queries of one block at a time: all of them, unless that is too many scores."""
     step = max(1, min(length, SCORES // max(1, count * length)))
     for i in range(0, length, step):
         yield slice(i, min(i + step, length))
@@ -102,16 +102,16 @@ def weights(
     """P of some queries: (n h, rows, w²) = softmax(q kᵀ/√d + B), all in one dtype; scores are rounded to it once"""
     num_heads, _, length = bias.shape
     shape = q.shape[0], rows.stop - rows.start, length
-    there = workspace("scores", shape, q.dtype) if saved is None else saved[:, rows]
-    there.unflatten(0, (-1, num_heads)).copy_(bias[:, rows])
-    torch.baddbmm(there, q[:, rows], k.mT, alpha=1 / math.sqrt(q.shape[-1]), out=there)
-    return torch.softmax(there, -1, out=there)
+    scores = workspace("scores", shape, q.dtype) if saved is None else saved[:, rows]
+    scores.unflatten(0, (-1, num_heads)).copy_(bias[:, rows])
+    torch.baddbmm(scores, q[:, rows], k.mT, alpha=1 / math.sqrt(q.shape[-1]), out=scores)
+    return torch.softmax(scores, -1, out=scores)
 
 
 def normalize_qk(
     pieces: Tensor, gain: Tensor | None, eps: float
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None]:
-    """q, k and v as (n h, w², d), and where there are gains q̂ and k̂ in their place.
+    """q, k and v as (n h, w², d), and where gains are given, q̂ and k̂ for q and k.
 
     Then also what the backward of the norms needs: q and k divided by their root mean square, and its inverse.
     """
@@ -191,7 +191,7 @@ def forward(
     bias, workspace = bias.to(product_dtype), Workspace(x)
     for images, rows, tokens in strips(x, window, strip_tokens):
         z = project(x[images, rows].to(product_dtype), w_qkv, workspace, "z")
-        moment = None if time is None else time[images]
+        term = None if time is None else time[images]
         shape = pieces_shape(z, window, num_heads, 3)
         o_shape, p = (*z.shape[:3], channels), None
         if saved is None:
@@ -199,9 +199,9 @@ def forward(
         else:
             pieces_row, o_row, p = saved.of(tokens, window, num_heads)
             pieces, o = pieces_row.view(shape), o_row.view(o_shape)
-        (q, k, v), _ = normalize_qk(cut(z, window, pieces, moment), gain, eps)
+        (q, k, v), _ = normalize_qk(cut(z, window, pieces, term), gain, eps)
         mixed = attend(q, k, v, bias, workspace, p).view(1, *shape[1:])
-        product(put_back(mixed, window, o, moment), w_o, out[images, rows])
+        product(put_back(mixed, window, o, term), w_o, out[images, rows])
     return out
 
 
@@ -221,7 +221,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor]:
     """Gradients of x, w_qkv, time, gain, bias and w_o; all but that of x in the dtype of ``bias``, as the sums are.
 
-    ``saved`` is what the forward put there, by strips of as many tokens.
+    ``saved`` was filled by the forward, in strips of as many tokens.
     """
     wide, product_dtype, channels, workspace = bias.dtype, w_qkv.dtype, w_o.shape[0], Workspace(x)
     dx = in_large_pages(torch.empty(x.shape, dtype=x.dtype, device=x.device))
@@ -300,12 +300,12 @@ def core(qkv: Tensor, time: Tensor | None, bias: Tensor, window: int, num_heads:
     workspace = Workspace(qkv)
     for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
         z = qkv[images, rows]
-        moment = None if time is None else time[images]
-        pieces = cut(z, window, workspace("pieces", pieces_shape(z, window, num_heads, 3), bias.dtype), moment)
+        term = None if time is None else time[images]
+        pieces = cut(z, window, workspace("pieces", pieces_shape(z, window, num_heads, 3), bias.dtype), term)
         q, k, v = pieces.flatten(1, 3)
         mixed = attend(q, k, v, bias, workspace).view(1, *pieces.shape[1:])
         shape = (*z.shape[:3], out.shape[-1])
-        out[images, rows] = put_back(mixed, window, workspace("o", shape, out.dtype), moment)
+        out[images, rows] = put_back(mixed, window, workspace("o", shape, out.dtype), term)
     return out
 
 
@@ -319,8 +319,8 @@ def core_gradients(
     dbias = torch.zeros(bias.shape, dtype=bias.dtype, device=qkv.device)
     for images, rows, _ in strips(qkv, window, tokens_at_once(qkv, bias.dtype)):
         z, g = qkv[images, rows], grad[images, rows]
-        moment = None if time is None else time[images]
-        pieces = cut(z, window, workspace("pieces", pieces_shape(z, window, num_heads, 3), bias.dtype), moment)
+        term = None if time is None else time[images]
+        pieces = cut(z, window, workspace("pieces", pieces_shape(z, window, num_heads, 3), bias.dtype), term)
         do = cut(g, window, workspace("do", (1, *pieces.shape[1:]), bias.dtype))
         grads = workspace("grads", pieces.shape, bias.dtype)
         q, k, v = pieces.flatten(1, 3)

@@ -52,7 +52,8 @@ def call(layer: nn.Module, x: Tensor) -> Tensor:
 
 def apply_plain(layer: Any, x: Tensor) -> Tensor:
     """The equation of a plain layer, in the dtype of ``x``."""
-    weight, bias = layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype)
+    weight: Tensor = layer.weight.to(x.dtype)
+    bias: Any = None if layer.bias is None else layer.bias.to(x.dtype)
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
     if isinstance(layer, nn.LayerNorm):

@@ -64,9 +64,9 @@ class TMSA(nn.Module):
     def weights(self) -> TMSAWeights:
         """The weights of the functional form, for the time token (x_t, 1): its constant entry multiplies the biases."""
         time = [self.w_qt, self.w_kt, self.w_vt]
-        rows = [w.weight.mT if w.bias is None else torch.cat([w.weight.mT, w.bias[None]]) for w in time]
-        space = [w.weight.mT for w in (self.w_qs, self.w_ks, self.w_vs)]
-        return TMSAWeights(*space, *rows, self.w_o.weight.mT, self.bias_table)
+        w_qt, w_kt, w_vt = (w.weight.mT if w.bias is None else torch.cat([w.weight.mT, w.bias[None]]) for w in time)
+        w_qs, w_ks, w_vs, w_o = (w.weight.mT for w in (self.w_qs, self.w_ks, self.w_vs, self.w_o))
+        return TMSAWeights(w_qs, w_ks, w_vs, w_qt, w_kt, w_vt, w_o, self.bias_table)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self._require_tokens(x, t)

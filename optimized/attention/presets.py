@@ -78,7 +78,7 @@ def stage_sides(resolution: int, stages: int) -> tuple[int, ...]:
 
 
 def stage_window(window: int | None, side: int) -> int:
-    """The window of a stage: the whole grid where none is asked for, or where the grid is smaller."""
+    """The window of a stage: the whole grid where it is None or the grid is smaller."""
     return side if window is None else min(window, side)
 
 

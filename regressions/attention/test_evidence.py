@@ -77,11 +77,12 @@ def test_a_row_without_keys_has_finite_gradients_ATLAS_13b() -> None:
 def test_torch_multihead_answers_a_row_without_keys_as_it_is_asked_for_weights_ATLAS_13b(
     asked: bool, blank: str
 ) -> None:
-    """One module, one input, two results: the argument should only say what else is returned."""
+    """One module, one input, two results: the argument should only say what else is returned. Ours: always 0."""
     module = torch.nn.MultiheadAttention(4, 1, bias=False, batch_first=True, dtype=torch.float64)
     q, k, mask = (torch.from_numpy(a) for a in (masks.QUERIES, masks.KEYS, masks.BLANK))
     out, _ = module(q, k, k, attn_mask=~mask, need_weights=asked)
     assert {str(float(x)) for x in out.detach()[0, 1].abs()} == {blank}
+    assert (fast.masked_attention(q, k, k, mask)[0, 1] == 0).all()
 
 
 def test_an_added_mask_hides_a_key_by_a_factor_e_only_ATLAS_13c() -> None:
@@ -96,8 +97,19 @@ def test_choosing_a_mask_with_or_raises_ATLAS_13d() -> None:
     context = {"context_mask": torch.ones(2, 3, dtype=torch.bool), "mask": None}
     with pytest.raises(RuntimeError, match="Boolean value of Tensor with more than one value is ambiguous"):
         context.get("context_mask") or context.get("mask")
-    found = context["context_mask"] if context["context_mask"] is not None else context["mask"]
-    assert found is context["context_mask"]
+
+
+def test_optional_tensors_are_told_from_none_and_not_by_their_truth_ATLAS_13d() -> None:
+    """Labels of 0 and a dropping of nothing are false numbers, but they were given."""
+    torch.manual_seed(0)
+    model = fast.DiffiT(4, 1, 4, num_heads=2, classes=3, groups=2, window=2)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    x, t, zeros = torch.randn(2, 1, 4, 4), torch.tensor([3, 700]), torch.zeros(2, dtype=torch.long)
+    labelled = model(x, t, zeros)
+    assert not torch.equal(labelled, model(x, t))
+    assert torch.equal(model(x, t, zeros, zeros.bool()), labelled)
+    assert torch.equal(model(x, t, zeros, ~zeros.bool()), model(x, t))
 
 
 # -- time-dependent self-attention ------------------------------------------------------------------------------------

@@ -336,16 +336,16 @@ def backward(
     blocks, squares = plan.tokens // plan.rows, (plan.tokens // BIAS["ROWS"]) ** 2
     splits = min(SPLITS, count)
     parts = min(batch * count, max(1, PROGRAMS // (heads * squares))) if plan.in_blocks else batch * splits
-    kept: dict[str, Any] = {"dtype": torch.float32, "device": qkv.device}
+    options: dict[str, Any] = {"dtype": torch.float32, "device": qkv.device}
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
-    stats = torch.empty(2, batch, heads, count, plan.tokens, **kept)
-    of_time = (count if plan.in_blocks else splits) * blocks
-    dtime = torch.empty(batch, of_time, 2, channels if time is not None else 0, **kept)
-    dbias = torch.empty(parts, heads, area, area, **kept)
+    stats = torch.empty(2, batch, heads, count, plan.tokens, **options)
+    time_parts = (count if plan.in_blocks else splits) * blocks
+    dtime = torch.empty(batch, time_parts, 2, channels if time is not None else 0, **options)
+    dbias = torch.empty(parts, heads, area, area, **options)
     place = place_for(dqkv)
     if dqkv.numel():
-        moment = bias if time is None else time
-        given = [a.contiguous() for a in (grad, qkv, moment, bias)]
+        time_or_bias = bias if time is None else time
+        given = [a.contiguous() for a in (grad, qkv, time_or_bias, bias)]
         numbers = (1 / math.sqrt(channels // heads), stats[0].numel(), columns, width, count, channels, heads)
         known = constants_of(plan, window, channels // heads, qkv.dtype)
         known |= {"TIME": time is not None, "num_warps": plan.warps, "num_stages": 1}
