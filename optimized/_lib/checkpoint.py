@@ -1,4 +1,4 @@
-"""What the backward computes once more instead of keeping it."""
+"""Activation checkpointing."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ Result = TypeVar("Result")
 
 
 def checkpointed(function: Callable[..., Result], *arguments: Any) -> Result:
-    """``function(*arguments)``, of which the graph keeps the arguments alone: the backward calls it once more.
+    """``function(*arguments)``; its intermediate results are not saved but computed again in the backward pass.
 
-    A transform of functorch keeps everything: checkpoints and its levels do not go together.
+    Under a functorch transform everything is saved: torch's checkpoint does not support its levels.
     """
-    watched = torch.is_grad_enabled() and any(x.requires_grad for x in _tensors(arguments))
-    if not watched or under_functorch():
+    needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in _tensors(arguments))
+    if not needs_gradient or under_functorch():
         return function(*arguments)
-    found: Result = checkpoint(
+    result: Result = checkpoint(
         function, *arguments, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
     )
-    return found
+    return result
 
 
 def _tensors(x: Any) -> Iterator[torch.Tensor]:
+    """The tensors among nested tuples."""
     if isinstance(x, torch.Tensor):
         yield x
     elif isinstance(x, tuple):

@@ -1,4 +1,4 @@
-"""Which path a call may take: what autograd, a transform or a trace of it would miss."""
+"""Predicates that choose between in-place code, plain operations and CUDA kernels."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ import torch
 
 
 def under_functorch() -> bool:
-    """Whether a transform of functorch (vmap, grad, jvp) is at work."""
+    """Whether a functorch transform (vmap, grad, jvp) is active."""
     active: bool = torch._C._are_functorch_transforms_active()
     return active
 
 
+def under_transform() -> bool:
+    """Whether the call is traced by torch.compile, transformed by functorch, or in forward-mode differentiation."""
+    return torch.compiler.is_compiling() or under_functorch() or torch.autograd.forward_ad._current_level >= 0
+
+
 def can_write_in_place(tensor: torch.Tensor) -> bool:
-    """Whether values may be read and written in place: on the CPU, no gradient wanted, no transform or trace."""
+    """Whether values may be read and written in place: a plain CPU tensor that needs no gradient, no transform."""
     return (
-        not torch.compiler.is_compiling()
+        not under_transform()
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"
         and not (torch.is_grad_enabled() and tensor.requires_grad)
-        and not under_functorch()
-        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def cuda_supported(tensor: torch.Tensor) -> bool:
+    """Whether a CUDA kernel that computes in float32 may take ``tensor``: on CUDA, not float64, no transform."""
+    return (
+        tensor.is_cuda
+        and tensor.dtype != torch.float64
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and not under_transform()
     )

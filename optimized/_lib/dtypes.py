@@ -18,5 +18,5 @@ def upcast(x: torch.Tensor) -> torch.Tensor:
 
 
 def autocast_disabled(x: torch.Tensor) -> torch.autocast:
-    """No autocast inside: what is computed in float32 stays in float32."""
+    """A context without autocast on the device of ``x``, so that float32 results stay float32."""
     return torch.autocast(x.device.type, enabled=False)

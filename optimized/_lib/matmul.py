@@ -1,7 +1,7 @@
-"""Matrix products on the CPU: oneDNN's kernels where MKL's are slower.
+"""Matrix products on the CPU, by oneDNN where it is faster than MKL.
 
-``torch.mm`` of float32 calls MKL, which keeps its AVX-512 kernels to one maker's processors; oneDNN asks the processor
-what it can. bfloat16 products add in float32 and are rounded once, where the processor has instructions for them.
+``torch.mm`` of float32 calls MKL, which uses AVX-512 on Intel processors only; oneDNN uses it wherever the processor
+supports it. bfloat16 products accumulate in float32 and are rounded once, if the processor has such instructions.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-SMALL = 1 << 20  # multiplications below which a call of oneDNN costs more than it saves
+SMALL = 1 << 20  # multiplications below which the overhead of a oneDNN call exceeds its gain
 
 Tensor = torch.Tensor
 
 
 def _onednn() -> Any:
-    """The operator x wᵀ + b that torch's own compiler emits, or None where torch was built without it."""
+    """The operator x wᵀ + b that torch.compile emits, or None if torch was built without oneDNN."""
     available = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return torch.ops.mkldnn._linear_pointwise if available else None
 
@@ -25,25 +25,25 @@ ONEDNN = _onednn()
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 by itself."""
+    """Whether the processor has bfloat16 multiplication."""
     return ONEDNN is not None and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def prefers(x: Tensor) -> bool:
-    """Whether oneDNN is the quicker one for products of such numbers, if they are large enough."""
+    """Whether oneDNN is faster for large products of tensors like ``x``."""
     return ONEDNN is not None and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
-def pointwise(x: Tensor, turned: Tensor, b: Tensor | None = None) -> Tensor:
-    """x turnedᵀ + b by oneDNN, in memory of its own."""
-    found: Tensor = ONEDNN(x, turned, b, "none", [], "")
-    return found
+def pointwise(x: Tensor, weight: Tensor, b: Tensor | None = None) -> Tensor:
+    """x weightᵀ + b by oneDNN, in a new tensor."""
+    y: Tensor = ONEDNN(x, weight, b, "none", [], "")
+    return y
 
 
 def product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
-    """x w over the last axis of ``x``, into ``out`` if it is given; not differentiable, float32 through oneDNN.
+    """x w over the last axis of ``x``, into ``out`` if it is given; not differentiable.
 
-    torch.mm of bfloat16 is oneDNN's already; it writes where it is told, and reads transposed tokens where they lie.
+    float32 goes through oneDNN. torch.mm of bfloat16 already does; it writes into ``out`` and reads strided input.
     """
     if out is not None and out.dtype == x.dtype == torch.bfloat16 and out.is_contiguous():
         torch.mm(x.flatten(0, -2), w, out=out.view(-1, w.shape[1]))

@@ -1,6 +1,6 @@
-"""Threads of our own, for work whose parts are independent: torch's own wait on each other at every operation.
+"""A thread pool for independent parts of a computation: torch's own threads synchronize at every operation.
 
-They are started once and kept: what torch and oneDNN set up on a new thread takes a millisecond.
+The threads are started once and reused, because torch and oneDNN take about a millisecond to set up a new one.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from typing import TypeVar
 
 import torch
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass
 class ThreadPool:
-    """The threads so far; a forked process has none."""
+    """The threads started so far; a forked process starts with none."""
 
     pool: ThreadPoolExecutor | None = None
     count: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.pool, self.count, self.lock = None, 0, threading.Lock()
 
     def at_least(self, threads: int) -> ThreadPoolExecutor:
+        """A pool of at least so many threads."""
         with self.lock:
             if self.pool is None or self.count < threads:
                 self.pool, self.count = _started(threads), threads
@@ -36,15 +37,15 @@ class ThreadPool:
 
 
 def _started(threads: int) -> ThreadPoolExecutor:
-    """Each of them tells torch to stay on it; the number of threads of the process is put back before any work."""
+    """A pool in which every thread runs torch on one thread; the thread count of the process is restored."""
     before, ready = torch.get_num_threads(), threading.Barrier(threads + 1)
 
-    def alone() -> None:
-        torch.get_num_threads()  # the number of the process is taken over once, here, and not later in the work
+    def single_threaded() -> None:
+        torch.get_num_threads()  # initializes the count of this thread now, so that it does not override the next line
         torch.set_num_threads(1)
         ready.wait()
 
-    pool = ThreadPoolExecutor(threads, "trueness", alone)
+    pool = ThreadPoolExecutor(threads, "trueness", single_threaded)
     for _ in range(threads):
         pool.submit(int)
     ready.wait()
@@ -54,19 +55,19 @@ def _started(threads: int) -> ThreadPoolExecutor:
 
 _POOL = ThreadPool()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_POOL.forget)
+    os.register_at_fork(after_in_child=_POOL.reset)
 
 
-def parallel(work: Callable[[int, int], Found], points: int, threads: int) -> list[Found]:
-    """``work(start, stop)`` for as many ranges of 0 … ``points`` as there are threads, each on a thread of its own.
+def parallel(work: Callable[[int, int], Result], points: int, threads: int) -> list[Result]:
+    """``work(start, stop)`` for as many ranges of 0 … ``points`` as there are threads, each range on its own thread.
 
-    With one thread it is the caller's. An exception is raised once all have ended.
+    A single range runs on the calling thread. An exception is raised after all ranges have ended.
     """
     if threads == 1:
         return [work(0, points)]
     inference = torch.is_inference_mode_enabled()
 
-    def part(k: int) -> Found:
+    def part(k: int) -> Result:
         with torch.inference_mode(inference), torch.no_grad():
             return work(points * k // threads, points * (k + 1) // threads)
 

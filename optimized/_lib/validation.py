@@ -1,6 +1,9 @@
-"""Shared argument validation: each helper raises ValueError with one sentence."""
+"""Shared argument validation: each helper returns its argument or raises ValueError, "X was Y; it must be Z."."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 
@@ -10,7 +13,7 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def require_floating(tensor: object, name: str) -> torch.Tensor:
-    """``tensor``, or one sentence on why it is refused."""
+    """A tensor of a floating dtype."""
     if not isinstance(tensor, torch.Tensor):
         raise ValueError(f"{name} was {type(tensor).__name__}; it must be a torch.Tensor.")
     if not tensor.is_floating_point():
@@ -19,7 +22,7 @@ def require_floating(tensor: object, name: str) -> torch.Tensor:
 
 
 def require_out(out: torch.Tensor, like: torch.Tensor, *others: torch.Tensor) -> None:
-    """Refuse an ``out`` that cannot take the result, or that lies across an input without being it."""
+    """An ``out`` like ``like`` that needs no gradient and overlaps no input without being that input."""
     if out.shape != like.shape or out.dtype != like.dtype or out.device != like.device:
         raise ValueError(
             f"out was {tuple(out.shape)} {out.dtype} on {out.device}; "
@@ -32,23 +35,74 @@ def require_out(out: torch.Tensor, like: torch.Tensor, *others: torch.Tensor) ->
         raise ValueError("out was a part of an input's memory; it must be an input itself or memory of its own.")
 
 
+def is_integer(value: object) -> bool:
+    """Whether ``value`` is an int and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is an int or float and no bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def require_count(value: object, name: str, least: int = 1) -> int:
-    """``value``, an integer of at least ``least``; ValueError names it otherwise. Traced sizes count as integers."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or value < least:
+    """An integer of at least ``least``; sizes traced by torch.compile count as integers."""
+    if not (is_integer(value) or isinstance(value, torch.SymInt)) or value < least:  # type: ignore[operator]
         raise ValueError(f"{name} was {value!r}; it must be an integer of at least {least}.")
     return value  # type: ignore[return-value]
 
 
-def require_integer(value: object, name: str, least: int, most: int | None = None, why: str = "") -> int:
-    """``value`` as an int in [least, most], or the sentence that refuses it."""
-    allowed = f"at least {least}" if most is None else f"from {least} to {most}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
-        raise ValueError(f"{name} was {value!r}; it must be an integer {allowed}{why}.")
+def require_integer(value: object, name: str, least: int | None = None, most: int | None = None, why: str = "") -> int:
+    """An integer in [least, most], without a limit where it is None; ``why`` ends the sentence."""
+    low, high = -math.inf if least is None else least, math.inf if most is None else most
+    if not is_integer(value) or not low <= value <= high:  # type: ignore[operator]
+        limits = "" if least is None else f" at least {least}" if most is None else f" from {least} to {most}"
+        raise ValueError(f"{name} was {value!r}; it must be an integer{limits}{why}.")
+    return value  # type: ignore[return-value]
+
+
+def require_number(
+    value: object,
+    name: str,
+    allowed: str,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> float:
+    """A number with above < value < below and least ≤ value ≤ most, which excludes NaN and, by default, ±inf."""
+    if not (is_number(value) and above < value < below and least <= value <= most):  # type: ignore[operator]
+        raise ValueError(f"{name} was {value!r}; it must be {allowed}.")
+    return value  # type: ignore[return-value]
+
+
+def require_positive(value: object, name: str, allowed: str = "a finite number above 0") -> float:
+    """A number in (0, ∞)."""
+    return require_number(value, name, allowed, above=0)
+
+
+def require_not_negative(value: object, name: str, allowed: str = "a finite number of at least 0") -> float:
+    """A number in [0, ∞)."""
+    return require_number(value, name, allowed, least=0)
+
+
+def require_flag(value: object, name: str) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} was {value!r}; it must be True or False.")
     return value
 
 
+def require_choice(value: object, name: str, choices: Sequence[str]) -> str:
+    """One of the strings ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} was {value!r}; allowed are {', '.join(choices)}.")
+    return value  # type: ignore[return-value]
+
+
 def require_tokens(tokens: object, name: str, ndim: int | None = None) -> torch.Tensor:
-    """``tokens`` as a tensor of integers, or the sentence that refuses it."""
+    """A tensor of integers, with ``ndim`` axes where that is given."""
     if not isinstance(tokens, torch.Tensor):
         raise ValueError(f"{name} was {type(tokens).__name__}; it must be a torch.Tensor of integers.")
     if tokens.dtype not in INTEGERS:
@@ -59,12 +113,13 @@ def require_tokens(tokens: object, name: str, ndim: int | None = None) -> torch.
 
 
 def require_shape(tensor: torch.Tensor, name: str, shape: tuple[int, ...], why: str) -> None:
+    """A tensor of the shape ``shape``."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} had shape {tuple(tensor.shape)}; it must be {shape}, {why}.")
 
 
 def require_range(tokens: torch.Tensor, name: str, below: int, what: str, also: int | None = None) -> None:
-    """Refuse what lies outside [0, below) and is not ``also``; left to the kernel where looking would cost a wait."""
+    """Values in [0, below) or equal to ``also``; not checked on CUDA, where reading values would synchronize."""
     if torch.compiler.is_compiling() or tokens.device.type != "cpu" or not tokens.numel():
         return
     if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -74,5 +129,5 @@ def require_range(tokens: torch.Tensor, name: str, below: int, what: str, also: 
         wrong &= tokens != also
     if bool(wrong.any()):
         first = int(tokens[wrong][0])
-        besides = "" if also is None else f", or {also}"
-        raise ValueError(f"{name} held {first}; it must lie in 0 … {below - 1}{besides}: {what}.")
+        alternative = "" if also is None else f", or {also}"
+        raise ValueError(f"{name} held {first}; it must lie in 0 … {below - 1}{alternative}: {what}.")

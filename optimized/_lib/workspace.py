@@ -1,4 +1,4 @@
-"""Memory that the pieces of one call use one after the other: what is freed between them is cleared again and again."""
+"""Buffers reused between the steps of one call: newly allocated memory would be cleared by the system each time."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 
 
 class Workspace:
-    """Memory by name, used again by every piece; of the largest that was asked for so far."""
+    """Buffers by name; a buffer grows to the largest size requested so far and is reused by later requests."""
 
     def __init__(self, like: torch.Tensor) -> None:
-        self.like, self.held = like, dict[str, torch.Tensor]()
+        self.like, self.buffers = like, dict[str, torch.Tensor]()
 
     def __call__(self, name: str, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Contiguous and not initialized; ``dtype`` is that of the tensor the room was made for if not given."""
-        size, place = math.prod(shape), self.held.get(name)
+        """A contiguous, uninitialized tensor; ``dtype`` defaults to that of ``like``."""
+        size, buffer = math.prod(shape), self.buffers.get(name)
         dtype = dtype or self.like.dtype
-        if place is None or place.numel() < size or place.dtype != dtype:
-            place = self.held[name] = self.like.new_empty(size, dtype=dtype)
-        return place[:size].view(shape)
+        if buffer is None or buffer.numel() < size or buffer.dtype != dtype:
+            buffer = self.buffers[name] = self.like.new_empty(size, dtype=dtype)
+        return buffer[:size].view(shape)
 
     def copy(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """The elements of x, contiguous."""

@@ -13,7 +13,7 @@ import math
 import torch
 
 from trueness.optimized._lib.dtypes import HALVES, compute_dtype
-from trueness.optimized._lib.elementwise import TILE, tiled
+from trueness.optimized._lib.elementwise import TILE, apply_in_chunks
 
 ROOT = 1e18  # beyond it s² leaves float32 and ε has long been lost: s/(s² + ε) is 1/s
 Table = torch.Tensor | None
@@ -88,7 +88,7 @@ def value_in_tiles(
         elif step:
             o.copy_(divided(s, fisher))
 
-    return tiled(fill, (score,), out, _columns(table, 1, score.dtype), one_pass=not step)
+    return apply_in_chunks(fill, (score,), out, _columns(table, 1, score.dtype), one_pass=not step)
 
 
 def pulled_in_tiles(
@@ -108,7 +108,7 @@ def pulled_in_tiles(
         if len(columns) > 2 or b != 1:
             o.mul_(columns[2] if len(columns) > 2 else b)
 
-    return tiled(fill, (score, grad), None, _columns(table, 3, score.dtype), saturate=False)
+    return apply_in_chunks(fill, (score, grad), None, _columns(table, 3, score.dtype), saturate=False)
 
 
 def drift_in_tiles(
@@ -134,4 +134,4 @@ def drift_in_tiles(
         else:
             torch.addcdiv(scaled, s, fisher, value=b, out=o)
 
-    return tiled(fill, (x, score), out, _columns(table, 3, score.dtype))
+    return apply_in_chunks(fill, (x, score), out, _columns(table, 3, score.dtype))

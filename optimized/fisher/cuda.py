@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from trueness.optimized._lib.dtypes import HALVES
-from trueness.optimized._lib.memory import align_storage, flat, in_order_of, to_dense
+from trueness.optimized._lib.memory import align_storage, flat_view, match_layout, to_dense
 
 BLOCK = 1024
 WARPS = 4
@@ -288,8 +288,8 @@ def _pull(
     of_x = torch.empty_like(like) if kind == 2 else of_score
     n = like.numel()
     if n:
-        g, s = _loaded(flat(in_order_of(grad, like))), _loaded(flat(like))
-        targets = [flat(of_x), flat(of_score)]
+        g, s = _loaded(flat_view(match_layout(grad, like))), _loaded(flat_view(like))
+        targets = [flat_view(of_x), flat_view(of_score)]
         places = [_stored(target) for target in targets]
         grid, common = (triton.cdiv(n, BLOCK),), {"BLOCK": BLOCK, "num_warps": WARPS}
         if table is not None:

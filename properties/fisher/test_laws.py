@@ -15,7 +15,7 @@ from scipy import ndimage, stats
 
 from trueness.optimized import fisher as fast
 from trueness.optimized._lib.elementwise import TILE
-from trueness.optimized.fisher import operators
+from trueness.optimized.fisher import functional, operators
 from trueness.properties._lib import digits
 from trueness.reference import fisher as true
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
@@ -271,7 +271,7 @@ def call(name: str, x: torch.Tensor, s: torch.Tensor, alpha: Any, **more: Any) -
 
 def plain(name: str, x: torch.Tensor, s: torch.Tensor, alpha: Any) -> torch.Tensor:
     """The same in plain torch operations, without tiles."""
-    eps, a, b, table = fast._table(alpha, s, *((0.9, 0.1) if name == "drift_step" else ()))
+    eps, a, b, table = functional._table(alpha, s, *((0.9, 0.1) if name == "drift_step" else ()))
     if name == "drift_step":
         return operators.drift_plain(x, s, eps, a, b, table)
     return operators.plain(s, eps, name == "preconditioned_step", table)

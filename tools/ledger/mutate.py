@@ -93,7 +93,7 @@ MUTATIONS = (
     ),
     Mutation(
         "_lib/memory.py",
-        "    source = tensor if dense(tensor) else tensor.contiguous()\n",
+        "    source = tensor if is_dense(tensor) else tensor.contiguous()\n",
         "    source = tensor\n",
         "fisher",
         "strided input read as if it were dense",
