@@ -172,6 +172,10 @@ def accumulated(tiles: Any, rows: Any, columns: Any, height: int, width: int, wi
     return total / mass
 
 
+def blended(tiles: Any, rows: Any, columns: Any, height: int, width: int, window: str) -> Any:
+    return filters.blend(tiles, rows, columns, height=height, width=width, window=window)
+
+
 def blend(tiny: bool) -> Pair:
     side, tile, channels = (40, 16, 4) if tiny else (1024, 256, 12)
     starts = filters.tile_starts(side, tile, 0.5).tolist()
@@ -187,7 +191,7 @@ def blend(tiny: bool) -> Pair:
         f"tile blending, {channels}×{side}²",
         "filters.blend",
         drawn,
-        Side("trueness", quiet(filters.blend)),
+        Side("trueness", quiet(blended)),
         (Side("accumulate", quiet(accumulated)),),
         part=part,
     )

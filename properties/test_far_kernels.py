@@ -1,4 +1,4 @@
-"""Every family's Triton kernels on more than 2³¹ elements, interpreted; and what offsets of 32 bits would do there."""
+"""Every family's Triton kernels on more than 2³¹ elements, interpreted, and copies of them with 32-bit offsets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trueness.properties._lib.interpreted import printed
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
 
-def test_the_last_of_more_than_two_to_the_31_elements_is_what_it_is_alone() -> None:
+def test_the_last_of_more_than_two_to_the_31_elements_equals_a_call_on_it_alone() -> None:
     assert printed("_lib/far_interpreted.py") == [f"{name}: right" for name in PROBLEMS]
 
 

@@ -1,4 +1,4 @@
-"""What every reference owes: one text in four arithmetics. Certificates are in test_conformance.py (“reference”)."""
+"""Requirements of every reference: it runs in all four arithmetics. Certificates: check “reference” of a run."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def drawn(formula: Formula, examples: int = 5) -> list[list[object]]:
     return [trial.arguments_f64(case) for case in found]
 
 
-def moved(arguments: list[object], u: float) -> list[object]:
-    """Floating arguments as stochastic arrays."""
+def as_stochastic(arguments: list[object], u: float) -> list[object]:
+    """The arguments, floating ones as stochastic arrays of unit roundoff ``u``."""
     noise = Noise(0, 1)
     return [stochastic(x, u, 0.0, noise) if is_inexact(x) else x for x in arguments]
 
 
 def raw(argument: object) -> object:
-    """The bytes of an array, of every array of a list, or what numbers and strings are."""
+    """The bytes of an argument, for lists of every item."""
     return [raw(x) for x in argument] if isinstance(argument, (list, tuple)) else np.array(argument).tobytes()
 
 
 def exact(formula: Formula) -> bool:
-    """Whether it only moves and counts: then nothing is rounded."""
+    """Whether the formula only moves or counts elements, without rounding."""
     return all(i.limit == "exact" for i in formula.implementations)
 
 
@@ -50,19 +50,19 @@ def exact(formula: Formula) -> bool:
 def test_stochastic_arithmetic_without_roundoff_is_float64_bit_for_bit(formula: Formula) -> None:
     for arguments in drawn(formula):
         plain = outputs(formula.reference(*arguments))
-        still = outputs(formula.reference(*moved(arguments, 0.0)))
+        still = outputs(formula.reference(*as_stochastic(arguments, 0.0)))
         for a, b in zip(plain, still, strict=True):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 @pytest.mark.parametrize("formula", FORMULAS, ids=lambda f: f.name)
 def test_stochastic_arithmetic_with_roundoff_moves_the_result(formula: Formula) -> None:
-    """Otherwise D would be zero, and the bound would be the last rounding alone: right for what only moves elements."""
+    """Otherwise D is zero and the bound is the final rounding alone, which is right only for exact formulas."""
     different = 0
     for arguments in drawn(formula):
-        with np.errstate(invalid="ignore"):  # a root may leave its domain; that run then does not count
+        with np.errstate(invalid="ignore"):  # a perturbed argument may leave the domain of a root
             plain = outputs(formula.reference(*arguments))
-            shaken = outputs(formula.reference(*moved(arguments, 2.0**-11)))
+            shaken = outputs(formula.reference(*as_stochastic(arguments, 2.0**-11)))
         different += any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(plain, shaken, strict=True))
     assert bool(different) != exact(formula)
 

@@ -29,7 +29,7 @@ def gaussian_transfer(height, width, sigma):
     height   H  int            number of rows: f_y runs 0, 1/H, …, −1/H, as fftfreq
     width    W  int            number of columns: f_x runs 0, 1/W, …, ½, as rfftfreq
     sigma    σ  number         standard deviation in pixels, ≥ 0
-    returns  G  (H, W//2 + 1)  in (0, 1], 1 at f = 0; to be multiplied to rfft2
+    returns  G  (H, W//2 + 1)  in (0, 1], 1 at f = 0; the factor of rfft2
     """
     return _gains(_signed(height)[:, None] / height, np.arange(width // 2 + 1) / width, sigma)
 
@@ -42,7 +42,7 @@ def _waves(n):
 
 
 def _filtered(x, gains):
-    """F⁻¹(K · F x) for gains K that are real and even: F x = A − iB, and back the real part"""
+    """F⁻¹(K · F x) for real, even gains K: F x = A − iB, then the real part of the inverse"""
     height, width = x.shape[-2:]
     (cos_y, sin_y), (cos_x, sin_x) = _waves(height), _waves(width)
     a = (cos_y @ x @ cos_x - sin_y @ x @ sin_x) * gains
@@ -103,7 +103,7 @@ def fft_operator_vjp(cotangent, x, epsilon):
 def gaussian_taps(k, sigma):
     """c_j = exp(−(j − (k−1)/2)²/(2σ²)) / Σ,  j = 0 … k−1
 
-    k        k  int     number of taps; `blur` wants it odd, so that there is a middle
+    k        k  int     number of taps; odd for `blur`
     sigma    σ  number  standard deviation in pixels, > 0
     returns  c  (k,)    symmetric, sum 1
     """
@@ -149,13 +149,13 @@ def blur_vjp(cotangent, x, k, sigma):
 # -- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def tile_window(n, kind):
+def tile_window(n, kind="hann"):
     """triangular: w_i = 2 m/(n + 1) for odd n, (2 m − 1)/n for even, m = min(i + 1, n − i)
     hann: w_i = sin²(π (i + 1)/(n + 1))
 
     n        n  int   length
     kind        "triangular" (scipy.signal.windows.triang) or "hann" (hann(n + 2) without its two zeros)
-    returns  w  (n,)  symmetric and nowhere zero, so that a pixel seen by one tile alone keeps its value
+    returns  w  (n,)  symmetric and nowhere zero, so that a pixel of a single tile keeps its value
     """
     i = np.arange(n)
     if kind == "triangular":
@@ -163,12 +163,12 @@ def tile_window(n, kind):
     return np.sin(np.pi * (i + 1) / (n + 1)) ** 2
 
 
-def tile_starts(length, tile, overlap):
+def tile_starts(length, tile, overlap=0.125):
     """s_k = min(k · stride, L − T),  stride = max(1, ⌊T (1 − overlap)⌋),  k = 0 … ⌈(L − T)/stride⌉
 
     length   L  int     length of the axis
     tile     T  int     length of a tile, at most L
-    overlap     number  share of a tile that the next one covers again, in [0, 1)
+    overlap     number  share of a tile that overlaps the next one, in [0, 1)
     returns  s  (K,)    strictly increasing; the last tile is moved back to end with the axis
     """
     stride = max(1, int(tile * (1 - overlap)))
@@ -189,10 +189,10 @@ def _mass(h, w, rows, columns, height, width, window):
     return weights, sum(_placed(weights, top, left, height, width) for top, left in places)
 
 
-def blend(tiles, rows, columns, height, width, window):
+def blend(tiles, rows, columns, *, height, width, window="hann"):
     """y = Σ_k w_k t_k / Σ_k w_k, tile k placed at (rows[k], columns[k]), w = w_y w_xᵀ of `tile_window`
 
-    tiles    t  (N, ..., h, w)  what was computed for every tile
+    tiles    t  (N, ..., h, w)  the tiles
     rows        (N,)            first row of every tile
     columns     (N,)            and first column
     height   H  int             of the image
@@ -214,13 +214,13 @@ def blend_vjp(cotangent, tiles, rows, columns, height, width, window):
     return np.stack([weights * share[..., top : top + h, left : left + w] for top, left in places])
 
 
-def tiled(model, x, tile, overlap, window):
+def tiled(model, x, tile, *, overlap=0.125, window="hann"):
     """y = blend of model(x cut out at s_k),  s_k = `tile_starts` of both axes
 
     model       callable     (..., h, w) → (..., h, w)
     x        x  (..., H, W)  image
     tile     T  int          side of a tile; an axis shorter than it is one tile
-    overlap     number       share of a tile that the next one covers again, in [0, 1)
+    overlap     number       share of a tile that overlaps the next one, in [0, 1)
     window      "triangular" or "hann"
     returns  y  (..., H, W)  x itself where model is the identity
     """
@@ -231,4 +231,4 @@ def tiled(model, x, tile, overlap, window):
     )
     places = zip(rows.tolist(), columns.tolist(), strict=True)
     tiles = np.stack([model(x[..., top : top + h, left : left + w]) for top, left in places])
-    return blend(tiles, rows, columns, height, width, window)
+    return blend(tiles, rows, columns, height=height, width=width, window=window)

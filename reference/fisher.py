@@ -22,7 +22,7 @@ def floor(alpha):
 
 
 def alpha_from_time(t):
-    """ᾱ ≈ 1 − t, cut to [0, 1]: exact only for β_i = 1/(T − i + 1), and 0.42 off for the linear schedule.
+    """ᾱ ≈ 1 − t, clipped to [0, 1]: exact only for β_i = 1/(T − i + 1), and 0.42 off for the linear schedule.
 
     t        t  scalar  time, 0 (clean) to 1 (noise)
     returns  ᾱ
@@ -30,8 +30,8 @@ def alpha_from_time(t):
     return np.clip(1 - t, 0, 1)
 
 
-def _beside(number, x):
-    """A number as it is; (B,) of them as (B, 1, ..., 1), to be multiplied to x (B, ...)"""
+def _over_samples(number, x):
+    """A number unchanged; (B,) numbers as (B, 1, ..., 1), to be multiplied by x (B, ...)"""
     return np.reshape(number, np.shape(number) + (1,) * (np.ndim(x) - 1)) if np.ndim(number) else number
 
 
@@ -39,10 +39,10 @@ def diagonal(score, alpha):
     """F = s² + ε(ᾱ)        (Amari 1998; Martens 2020 §11)
 
     score  s  (...)           gradient of the log density, 1/unit of x
-    alpha  ᾱ  scalar or (B,)  share of signal left, in [0, 1]; of every sample, the first axis of s, or of all
+    alpha  ᾱ  scalar or (B,)  share of signal left, in [0, 1]; a number, or one for each sample (first axis of s)
     returns F (...)           strictly positive, 1/unit² of x
     """
-    return score * score + _beside(floor(alpha), score)
+    return score * score + _over_samples(floor(alpha), score)
 
 
 def diagonal_vjp(cotangent, score, alpha):
@@ -68,12 +68,12 @@ def preconditioned_step(score, alpha):
 def preconditioned_step_vjp(cotangent, score, alpha):
     """∂/∂s ⟨d̄, d⟩ = d̄ (ε − s²) / F²"""
     fisher = diagonal(score, alpha)
-    return cotangent * (_beside(floor(alpha), score) - score * score) / (fisher * fisher)
+    return cotangent * (_over_samples(floor(alpha), score) - score * score) / (fisher * fisher)
 
 
 def preconditioned_step_second(h, cotangent, score, alpha):
     """∂⟨h, d̄-vjp⟩ by d̄ and by s: (h (ε − s²)/F², 2 s h d̄ (s² − 3 ε)/F³)"""
-    fisher, square, eps = diagonal(score, alpha), score * score, _beside(floor(alpha), score)
+    fisher, square, eps = diagonal(score, alpha), score * score, _over_samples(floor(alpha), score)
     return h * (eps - square) / (fisher * fisher), 2 * score * h * cotangent * (square - 3 * eps) / fisher**3
 
 
@@ -83,22 +83,22 @@ def drift_step(x, score, alpha, a, b):
     x      x  (B, ...)        where the step starts
     score  s  (B, ...)        gradient of the log density at x, 1/unit of x
     alpha  ᾱ  scalar or (B,)  share of signal left, in [0, 1]
-    a         scalar or (B,)  what x is multiplied by
-    b         scalar or (B,)  length of the step
+    a         scalar or (B,)  factor of x
+    b         scalar or (B,)  step size
     returns x' (B, ...)       unit of x
     """
-    return _beside(a, x) * x + _beside(b, x) * preconditioned_step(score, alpha)
+    return _over_samples(a, x) * x + _over_samples(b, x) * preconditioned_step(score, alpha)
 
 
 def drift_step_vjp(cotangent, x, score, alpha, a, b):
     """∂/∂x and ∂/∂s of ⟨x̄', x'⟩: (a x̄', b x̄' (ε − s²)/F²)"""
-    return _beside(a, x) * cotangent, preconditioned_step_vjp(_beside(b, x) * cotangent, score, alpha)
+    return _over_samples(a, x) * cotangent, preconditioned_step_vjp(_over_samples(b, x) * cotangent, score, alpha)
 
 
 def drift_step_second(h_x, h_score, cotangent, x, score, alpha, a, b):
     """∂⟨h, vjp⟩ by x̄', by x and by s: (a h_x + b h_s (ε − s²)/F², 0, 2 s h_s b x̄' (s² − 3 ε)/F³)"""
-    by_cotangent, by_score = preconditioned_step_second(_beside(b, x) * h_score, cotangent, score, alpha)
-    return _beside(a, x) * h_x + by_cotangent, 0 * x, by_score
+    by_cotangent, by_score = preconditioned_step_second(_over_samples(b, x) * h_score, cotangent, score, alpha)
+    return _over_samples(a, x) * h_x + by_cotangent, 0 * x, by_score
 
 
 def binomial(n, padding):
@@ -110,7 +110,7 @@ def smooth(fisher, padding):
     """F' = K_y F K_xᵀ: the 3×3 binomial filter [1 2 1]ᵀ[1 2 1]/16 over the last two axes
 
     fisher   F  (..., H, W)  any array
-    padding     "zeros", "reflect", "replicate" or "circular": what lies beyond the border
+    padding     "zeros", "reflect", "replicate" or "circular": how the border is extended
     returns  F' (..., H, W)
     """
     return _taps(_taps(fisher, -1, padding), -2, padding)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from pairs.harness import Pair, Side
 from trueness.optimized import filters
 
-ROOM = 16 << 20  # a strip, and what the allocator rounds up
+SLACK = 16 << 20  # a strip, and what the allocator rounds up
 BLOCKS = 8 << 20  # of two threads, each its transforms and what the library sets up for them
 BOTH = (1, 2)
 
@@ -69,10 +69,11 @@ def first_image(values: list[Any]) -> Any:
 def blend(out: bool) -> Any:
     def prepare(tiles: torch.Tensor, rows: Any, columns: Any, height: int, width: int, window: str) -> Any:
         places = [int(i) for i in rows], [int(i) for i in columns]
+        options = {"height": height, "width": width, "window": window}
         if not out:
-            return lambda: filters.blend(tiles, *places, height, width, window)
+            return lambda: filters.blend(tiles, *places, **options)
         image = torch.zeros((*tiles.shape[1:-2], height, width), dtype=tiles.dtype)
-        return lambda: filters.blend(tiles, *places, height, width, window, out=image)
+        return lambda: filters.blend(tiles, *places, **options, out=image)
 
     return prepare
 
@@ -175,7 +176,7 @@ PAIRS = (
             Side("trueness", blend(out)),
             (ACCUMULATED,),
             goals={("accumulate and divide", n): 6.0 if out else 1.9 for n in BOTH},
-            extra=(0 if out else OUTPUT) + ROOM,
+            extra=(0 if out else OUTPUT) + SLACK,
             part=first_image,
         )
         for out in (False, True)

@@ -13,7 +13,7 @@ from trueness.optimized import fisher
 
 SHAPE = (4, 3, 1024, 1024)
 BYTES = 4 * 4 * 3 * 1024 * 1024
-ROOM = 12 << 20  # scratch of a few tiles, and what the allocator rounds up
+SLACK = 12 << 20  # scratch of a few tiles, and what the allocator rounds up
 
 
 def scores(rng: np.random.Generator) -> list[Any]:
@@ -90,7 +90,7 @@ MADE = (
         Side("trueness", plain(fisher.diagonal)),
         (EAGER, COPY),
         goals=dict.fromkeys(BOTH, 1.9),
-        extra=BYTES + ROOM,
+        extra=BYTES + SLACK,
     ),
     Pair(
         "diagonal, out=",
@@ -99,7 +99,7 @@ MADE = (
         Side("trueness", into(fisher.diagonal)),
         (EAGER, COPY),
         goals=dict.fromkeys(BOTH, 10.0),
-        extra=ROOM,
+        extra=SLACK,
     ),
     Pair(
         "drift step, fresh",
@@ -108,7 +108,7 @@ MADE = (
         Side("trueness", plain(fisher.drift_step)),
         (DRIFT, COPY),
         goals=dict.fromkeys(BOTH, 5.0),
-        extra=BYTES + ROOM,
+        extra=BYTES + SLACK,
     ),
     Pair(
         "drift step, out=",
@@ -116,7 +116,7 @@ MADE = (
         starts,
         Side("trueness", into(fisher.drift_step)),
         (DRIFT, COPY),
-        extra=ROOM,
+        extra=SLACK,
     ),
     Pair(
         "drift step by sample, fresh",
@@ -124,7 +124,7 @@ MADE = (
         samples,
         Side("trueness", plain(fisher.drift_step)),
         (DRIFT,),
-        extra=BYTES + ROOM,
+        extra=BYTES + SLACK,
     ),
     *(
         Pair(

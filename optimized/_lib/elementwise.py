@@ -9,23 +9,23 @@ import torch
 from trueness.optimized._lib.dtypes import HALVES
 from trueness.optimized._lib.memory import align_storage
 
-TILE = 1 << 19  # elements of a chunk: small enough to stay in the last-level cache, large enough to hide call overhead
+CHUNK = 1 << 19  # elements of a chunk: small enough to stay in the last-level cache, large enough to hide call overhead
 
 
 def iter_chunks(size: int, samples: int | None) -> Iterator[tuple[int, int, slice]]:
-    """(start, stop, samples) of chunks of at most TILE elements, each of whole samples or inside one sample."""
+    """(start, stop, samples) of chunks of at most CHUNK elements, each of whole samples or inside one sample."""
     if samples is None:
-        for start in range(0, size, TILE):
-            stop = min(start + TILE, size)
+        for start in range(0, size, CHUNK):
+            stop = min(start + CHUNK, size)
             yield start, stop, slice(0, 1)
         return
     each = size // max(samples, 1)
-    if each >= TILE:
+    if each >= CHUNK:
         for k in range(samples):
             for start, stop, _ in iter_chunks(each, None):
                 yield k * each + start, k * each + stop, slice(k, k + 1)
     elif each:
-        count = TILE // each
+        count = CHUNK // each
         for k in range(0, samples, count):
             last = min(k + count, samples)
             yield k * each, last * each, slice(k, last)
@@ -49,7 +49,7 @@ def apply_in_chunks(
     half = target.dtype in HALVES
     size, samples = target.numel(), len(columns[0]) if by_sample else None
     if half:
-        buffers = [torch.empty(min(size, TILE), dtype=torch.float32) for _ in range(len(sources) + 1)]
+        buffers = [torch.empty(min(size, CHUNK), dtype=torch.float32) for _ in range(len(sources) + 1)]
     largest = torch.finfo(target.dtype).max
     whole = one_pass and not half and not by_sample
     for start, stop, of in [(0, size, slice(0, 1))] if whole else iter_chunks(size, samples):

@@ -1,8 +1,8 @@
-"""Tiles of a whole grid put together, and the adjoint.
+"""Blending the tiles of a whole grid, and the adjoint.
 
-Where neighbours lie evenly and at most two meet along an axis, the pieces that are copied and those that are mixed have
-one shape for many tiles: they are views, planned once for a grid and taken a few planes at a time, so that what was
-copied is mixed while it is in the cache. Any other grid goes tile by tile through `Strips`.
+On an even grid (constant stride, at most two tiles per pixel along an axis) the copied and the blended regions of many
+tiles have one shape. A plan of strided views is computed once per grid and executed for a few planes at a time, so that
+regions are blended while they are in the cache. Other grids are blended tile by tile by `Strips`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from trueness.optimized._lib.dtypes import compute_dtype
 from trueness.optimized._lib.memory import in_large_pages
 from trueness.optimized.filters.tiles import Axis, Grid, Strips, Sums
 
-CHUNK = 2 << 20  # elements for every thread of the planes put together at a time, unless one plane has more
-SMALL = 1 << 18  # elements of a plane up to which calls cost more than memory does
+CHUNK = 2 << 20  # elements per thread of a batch of planes; a batch has at least one plane
+SMALL = 1 << 18  # elements of a plane up to which the number of calls matters more than memory traffic
 
-TILES, IMAGE, APART = range(3)  # where a piece lies
+TILES, IMAGE, SCRATCH = range(3)  # buffers
 
 
-class Part(NamedTuple):
-    """Pixels ``left`` … ``right`` of ``number`` tiles from tile ``at`` on; ``mixed`` into those that are there."""
+class Span(NamedTuple):
+    """Pixels ``left`` … ``right`` of ``number`` tiles from tile ``at`` on; copied, or ``mixed`` with the target."""
 
     at: int
     number: int
@@ -34,44 +34,44 @@ class Part(NamedTuple):
     mixed: bool = False
 
 
-def parts(axis: Axis, single: bool) -> Iterator[Part]:
-    """How the tiles of an even axis are put down: the first whole, of every other what is new, then what is shared.
+def iter_spans(axis: Axis, single: bool) -> Iterator[Span]:
+    """The first tile of an even axis; of all others the new pixels, then those that overlap the previous tile.
 
-    single   tile after tile, so that what is shared is mixed soon after it was put down
+    single   one tile at a time, so that overlaps are mixed while they are in the cache
     """
     last, n, shared = len(axis.starts) - 1, axis.n, axis.n - axis.stride
-    yield Part(0, 1, 0, n)
+    yield Span(0, 1, 0, n)
     for at, number in [(j, 1) for j in range(1, last + 1)] if single else [(1, last)] * (last > 0):
-        yield Part(at, number, shared, n)
+        yield Span(at, number, shared, n)
         if shared:
-            yield Part(at, number, 0, shared, True)
+            yield Span(at, number, 0, shared, True)
 
 
-class Piece(NamedTuple):
-    """Some pixels of every plane: where they lie, from which element of the first plane on, how."""
+class View(NamedTuple):
+    """A strided view of each plane of a buffer, from element ``begin`` of the plane on."""
 
-    where: int
+    buffer: int
     begin: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
 
 class Step(NamedTuple):
-    """``target`` becomes ``second``, or with a ramp its mean with ``first``; without a second it is looked at."""
+    """target ← second, or first + ramp (second − first); without a second the target is checked to be finite."""
 
-    target: Piece
-    first: Piece
-    second: Piece | None = None
+    target: View
+    first: View
+    second: View | None = None
     ramp: torch.Tensor | None = None
 
 
-class Rows(NamedTuple):
-    """``number`` runs of ``length`` rows, from row ``top`` of the image and element ``begin`` of ``where`` on.
+class RowBlocks(NamedTuple):
+    """``number`` blocks of ``length`` rows, from row ``top`` of the image and element ``begin`` of ``buffer`` on.
 
-    down, step   from one run to the next: rows of the image, elements of ``where``
+    down, step   distance of the blocks: rows of the image, elements of ``buffer``
     """
 
-    where: int
+    buffer: int
     number: int
     length: int
     top: int = 0
@@ -81,147 +81,150 @@ class Rows(NamedTuple):
 
 
 class Plan:
-    """How ``planes`` planes of tiles (R, C, P, h, w) on an even grid are put into an image (P, H, W).
+    """The steps that blend ``planes`` planes of tiles (R, C, P, h, w) on an even grid into an image (P, H, W).
 
-    Small planes are put together along y first, apart, where rows of a tile follow one another, and then along x: the
-    fewest calls. Of large ones what lies apart would not stay in the cache: only where four tiles meet something does.
+    Small planes are blended along y into scratch memory, where the rows of a tile are contiguous, and then along x:
+    this needs the fewest calls. Large planes would not stay in the cache: they use scratch memory only where four
+    tiles overlap.
 
-    What was mixed is looked at soon afterwards, while it is in the cache: whether every mean exists. What was copied
-    needs no second look.
+    Mixed regions are checked for non-finite values soon afterwards, while they are in the cache.
 
     steps    in their order
-    apart    elements of a plane that lie apart
+    scratch  elements of scratch memory per plane
     """
 
-    def __init__(self, grid: Grid, planes: int, wide: torch.dtype, small: bool) -> None:
-        self.rows, self.columns, self.wide, self.apart = grid.rows, grid.columns, wide, 0
+    def __init__(self, grid: Grid, planes: int, inner: torch.dtype, small: bool) -> None:
+        self.rows, self.columns, self.inner, self.scratch = grid.rows, grid.columns, inner, 0
         h, w, height, width = grid.rows.n, grid.columns.n, grid.rows.length, grid.columns.length
         self.of_column = planes * h * w
         self.of_band = len(grid.columns.starts) * self.of_column
         self.steps: list[Step] = []
         if small:
             self._along_y()
-            self._along_x(Rows(APART, 1, height), height * w)
-            self._look(0, (height * width,), (1,))
+            self._along_x(RowBlocks(SCRATCH, 1, height), height * w)
+            self._check(0, (height * width,), (1,))
         else:
-            self._in_runs()
+            self._large_planes()
 
-    def _look(self, begin: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    def _check(self, begin: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        """Add a check that a region of the image is finite."""
         if all(shape):
-            there = Piece(IMAGE, begin, shape, strides)
-            self.steps.append(Step(there, there))
+            target = View(IMAGE, begin, shape, strides)
+            self.steps.append(Step(target, target))
 
     def _along_y(self) -> None:
-        """Every column of tiles as one tall tile."""
+        """Blend every column of tiles into one tall tile."""
         rows, w, count = self.rows, self.columns.n, len(self.columns.starts)
         tall = rows.length * w
-        for at, number, above, below, mixed in parts(rows, single=False):
+        for at, number, above, below, mixed in iter_spans(rows, single=False):
             shape = (number, count, (below - above) * w)
-            there = Piece(APART, (at * rows.stride + above) * w, shape, (rows.stride * w, tall, 1))
-            pieces = Piece(TILES, at * self.of_band + above * w, shape, (self.of_band, self.of_column, 1))
-            self.steps.append(Step(there, there, pieces, rows.ramp(self.wide, w) if mixed else None))
-        self.apart = count * tall
+            target = View(SCRATCH, (at * rows.stride + above) * w, shape, (rows.stride * w, tall, 1))
+            source = View(TILES, at * self.of_band + above * w, shape, (self.of_band, self.of_column, 1))
+            self.steps.append(Step(target, target, source, rows.ramp(self.inner, w) if mixed else None))
+        self.scratch = count * tall
 
-    def _in_runs(self) -> None:
-        """The first and the last rows; those between that lie in one row of tiles; those that two share."""
+    def _large_planes(self) -> None:
+        """The first and last rows; the rows between of a single row of tiles; the rows in which two overlap."""
         last, stride, shared = len(self.rows.starts) - 1, self.rows.stride, self.rows.n - self.rows.stride
         if not last:
-            self._large(Rows(TILES, 1, self.rows.n))
+            self._single_rows(RowBlocks(TILES, 1, self.rows.n))
             return
         begin = shared * self.columns.n
-        ends = Rows(TILES, 2, stride, down=last * stride + shared, step=last * self.of_band + begin)
-        self._large(ends)
+        ends = RowBlocks(TILES, 2, stride, down=last * stride + shared, step=last * self.of_band + begin)
+        self._single_rows(ends)
         if last > 1 and stride > shared:
             begin += self.of_band
-            between = Rows(TILES, last - 1, stride - shared, stride + shared, begin, stride, self.of_band)
-            self._large(between)
+            between = RowBlocks(TILES, last - 1, stride - shared, stride + shared, begin, stride, self.of_band)
+            self._single_rows(between)
         if shared:
             self._shared_rows(last, shared)
 
-    def _large(self, rows: Rows) -> None:
-        """Rows of tiles side by side, and the look at the columns that they share."""
+    def _single_rows(self, rows: RowBlocks) -> None:
+        """Rows of a single row of tiles, and the check of the columns in which tiles overlap."""
         self._along_x(rows, self.of_column)
         stride, width = self.columns.stride, self.columns.length
         shape = rows.number, len(self.columns.starts) - 1, rows.length, self.columns.n - stride
-        self._look(rows.top * width + stride, shape, (rows.down * width, stride, width, 1))
+        self._check(rows.top * width + stride, shape, (rows.down * width, stride, width, 1))
 
-    def _along_x(self, rows: Rows, of_column: int) -> None:
-        """The same rows of several rows of tiles, each put together along x; their columns lie ``of_column`` apart."""
-        stride, width, w, ramp = self.columns.stride, self.columns.length, self.columns.n, self.columns.ramp(self.wide)
-        for at, _, left, right, mixed in parts(self.columns, single=True):
+    def _along_x(self, rows: RowBlocks, of_column: int) -> None:
+        """Blend the same rows of several rows of tiles along x; neighbouring tiles are ``of_column`` elements apart."""
+        stride, width, w, ramp = self.columns.stride, self.columns.length, self.columns.n, self.columns.ramp(self.inner)
+        for at, _, left, right, mixed in iter_spans(self.columns, single=True):
             shape = (rows.number, rows.length, right - left)
             begin = rows.top * width + at * stride + left
-            there = Piece(IMAGE, begin, shape, (rows.down * width, width, 1))
-            pieces = Piece(rows.where, rows.begin + at * of_column + left, shape, (rows.step, w, 1))
-            self.steps.append(Step(there, there, pieces, ramp if mixed else None))
+            target = View(IMAGE, begin, shape, (rows.down * width, width, 1))
+            source = View(rows.buffer, rows.begin + at * of_column + left, shape, (rows.step, w, 1))
+            self.steps.append(Step(target, target, source, ramp if mixed else None))
 
     def _shared_rows(self, last: int, shared: int) -> None:
-        """Mixed along y: of every column of tiles what is new, then apart what it shares, which is mixed in along x."""
-        stride, width, w, ramp = self.columns.stride, self.columns.length, self.columns.n, self.rows.ramp(self.wide)
+        """Blend along y: the new pixels of every column; then the overlaps in scratch memory, blended along x next."""
+        stride, width, w, ramp = self.columns.stride, self.columns.length, self.columns.n, self.rows.ramp(self.inner)
         top, up = self.rows.stride * width, self.rows.stride * w
-        for at, _, left, right, mixed in parts(self.columns, single=True):
+        for at, _, left, right, mixed in iter_spans(self.columns, single=True):
             if not mixed:
                 shape, begin = (last, shared, right - left), at * self.of_column + left
-                above, below = (Piece(TILES, begin + k, shape, (self.of_band, w, 1)) for k in (up, self.of_band))
-                there = Piece(IMAGE, top + at * stride + left, shape, (top, width, 1))
-                self.steps.append(Step(there, above, below, ramp[:, None]))
-        meeting = last, len(self.columns.starts) - 1, shared, w - stride
-        self.apart = math.prod(meeting)
-        if self.apart:
+                above, below = (View(TILES, begin + k, shape, (self.of_band, w, 1)) for k in (up, self.of_band))
+                target = View(IMAGE, top + at * stride + left, shape, (top, width, 1))
+                self.steps.append(Step(target, above, below, ramp[:, None]))
+        overlap = last, len(self.columns.starts) - 1, shared, w - stride
+        self.scratch = math.prod(overlap)
+        if self.scratch:
             strides = (self.of_band, self.of_column, w, 1)
-            above, below = (Piece(TILES, self.of_column + k, meeting, strides) for k in (up, self.of_band))
-            apart = Piece(APART, 0, meeting, (math.prod(meeting[1:]), math.prod(meeting[2:]), meeting[3], 1))
-            there = Piece(IMAGE, top + stride, meeting, (top, stride, width, 1))
-            across = self.columns.ramp(self.wide)
-            self.steps += [Step(apart, above, below, ramp[:, None]), Step(there, there, apart, across)]
-        self._look(top, (last, shared * width), (top, 1))
+            above, below = (View(TILES, self.of_column + k, overlap, strides) for k in (up, self.of_band))
+            scratch = View(SCRATCH, 0, overlap, (math.prod(overlap[1:]), math.prod(overlap[2:]), overlap[3], 1))
+            target = View(IMAGE, top + stride, overlap, (top, stride, width, 1))
+            across = self.columns.ramp(self.inner)
+            self.steps += [Step(scratch, above, below, ramp[:, None]), Step(target, target, scratch, across)]
+        self._check(top, (last, shared * width), (top, 1))
 
 
 plan_of = lru_cache(maxsize=16)(Plan)
 
 
-class Even:
-    """Tiles (N, P, h, w) on an even grid and the image (P, H, W) that they are put into, ``together`` planes a turn.
+class EvenGridBlend:
+    """Blends tiles (N, P, h, w) on an even grid into an image (P, H, W), ``batch`` planes at a time.
 
-    Memory beside the image: what the plan keeps apart; of a half format the planes of a turn in float32.
+    Additional memory: the scratch space of the plan; for half formats also the planes of a batch in float32.
     """
 
     def __init__(self, tiles: torch.Tensor, image: torch.Tensor, grid: Grid) -> None:
-        self.wide, (self.planes, height, width) = compute_dtype(image.dtype), image.shape
-        self.plan = plan_of(grid, self.planes, self.wide, height * width <= SMALL)
-        self.together = min(max(1, CHUNK * torch.get_num_threads() // (height * width)), self.planes)
-        found = image
-        if image.dtype != self.wide:
-            found = torch.empty((self.together, height, width), dtype=self.wide)
-        self.found, self.turning = found, (True, found is image, False)  # whether the next turn has the next planes
-        self.memory = tiles, found, found.new_empty(self.together * self.plan.apart)
-        self.pitches = math.prod(tiles.shape[2:]), height * width, self.plan.apart
+        self.inner, (self.planes, height, width) = compute_dtype(image.dtype), image.shape
+        self.plan = plan_of(grid, self.planes, self.inner, height * width <= SMALL)
+        self.batch = min(max(1, CHUNK * torch.get_num_threads() // (height * width)), self.planes)
+        result = image
+        if image.dtype != self.inner:
+            result = torch.empty((self.batch, height, width), dtype=self.inner)
+        self.result, self.advances = result, (True, result is image, False)  # whether the next batch has new memory
+        self.memory = tiles, result, result.new_empty(self.batch * self.plan.scratch)
+        self.pitches = math.prod(tiles.shape[2:]), height * width, self.plan.scratch
 
-    def put(self, k: int) -> bool:
-        """Planes ``k`` and on, as many as a turn has; whether the mean of every pixel exists."""
-        count, wide, sums = min(self.together, self.planes - k), self.wide, []
-        turn = zip(self.memory, self.pitches, self.turning, strict=True)
-        begins = [m.storage_offset() + (k * pitch if turning else 0) for m, pitch, turning in turn]
+    def blend_batch(self, k: int) -> bool:
+        """Blend the planes from ``k`` on, as many as a batch has; whether every mean is a number."""
+        count, inner, sums = min(self.batch, self.planes - k), self.inner, []
+        buffers = zip(self.memory, self.pitches, self.advances, strict=True)
+        begins = [m.storage_offset() + (k * pitch if advances else 0) for m, pitch, advances in buffers]
 
-        def view(piece: Piece) -> torch.Tensor:
-            at, begin, shape, strides = piece
-            return self.memory[at].as_strided((count, *shape), (self.pitches[at], *strides), begins[at] + begin)
+        def view(part: View) -> torch.Tensor:
+            buffer, begin, shape, strides = part
+            return self.memory[buffer].as_strided(
+                (count, *shape), (self.pitches[buffer], *strides), begins[buffer] + begin
+            )
 
         for target, first, second, ramp in self.plan.steps:
-            there = view(target)
+            y = view(target)
             if second is None:
-                sums.append(there.sum(-1).sum())  # of pixels side by side: it exists where each of them does
+                sums.append(y.sum(-1).sum())  # finite only if all pixels are
             elif ramp is None:
-                there.copy_(view(second))
+                y.copy_(view(second))
             elif first is target:
-                there.lerp_(view(second).to(wide), ramp)
+                y.lerp_(view(second).to(inner), ramp)
             else:
-                torch.lerp(view(first).to(wide), view(second).to(wide), ramp, out=there)
-        return all(math.isfinite(found.item()) for found in sums)
+                torch.lerp(view(first).to(inner), view(second).to(inner), ramp, out=y)
+        return all(math.isfinite(total.item()) for total in sums)
 
 
-def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
-    """The blend of an even grid; None where the grid or the memory is otherwise."""
+def blend_even_grid(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor | None:
+    """The blend of an even grid; None if the grid is uneven or a tensor is not contiguous."""
     if not (grid.rows.stride and grid.columns.stride and grid.in_order and tiles.is_contiguous()):
         return None
     if out is not None and not out.is_contiguous():
@@ -230,25 +233,25 @@ def at_once(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) ->
     image = in_large_pages(tiles.new_empty((*tiles.shape[1:-2], *size))) if out is None else out
     if not image.numel():
         return image
-    flat, pieces = image.view(-1, *size), tiles.view(len(tiles), -1, *tiles.shape[-2:])
-    even = Even(pieces, flat, grid)
-    for k in range(0, len(flat), even.together):
-        part, exist = flat[k : k + even.together], even.put(k)
-        if not exist:
+    planes, tile_planes = image.view(-1, *size), tiles.view(len(tiles), -1, *tiles.shape[-2:])
+    blend = EvenGridBlend(tile_planes, planes, grid)
+    for k in range(0, len(planes), blend.batch):
+        target, finite = planes[k : k + blend.batch], blend.blend_batch(k)
+        if not finite:  # ±inf or NaN in a tile: m + α (t − m) may differ from the weighted sum
             sums = Sums(size, "", grid)
             for (top, left), i in grid.at.items():
-                sums.add(pieces[i, k : k + even.together], top, left)
-            part.copy_(sums.mean(even.wide))
-        elif even.found is not flat:
-            part.copy_(even.found[: len(part)])
+                sums.add(tile_planes[i, k : k + blend.batch], top, left)
+            target.copy_(sums.mean(blend.inner))
+        elif blend.result is not planes:
+            target.copy_(blend.result[: len(target)])
     return image
 
 
-def put_together(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor:
+def blend_grid(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = None) -> torch.Tensor:
     """The blend of tiles (N, ..., h, w) on a grid."""
-    found = at_once(tiles, grid, out)
-    if found is not None:
-        return found
+    image = blend_even_grid(tiles, grid, out)
+    if image is not None:
+        return image
     strips = Strips(grid, tiles[0], out)
     for i, top in enumerate(grid.rows.starts):
         for j, left in enumerate(grid.columns.starts):
@@ -256,8 +259,8 @@ def put_together(tiles: torch.Tensor, grid: Grid, out: torch.Tensor | None = Non
     return strips.image
 
 
-def cut(image: torch.Tensor, grid: Grid, tiles: torch.Tensor | None = None) -> torch.Tensor:
-    """The adjoint: tile k is w_k times the image at its place; into ``tiles``, or differentiable where None."""
+def cut_tiles(image: torch.Tensor, grid: Grid, tiles: torch.Tensor | None = None) -> torch.Tensor:
+    """The adjoint: tile k is w_k times its part of the image; written to ``tiles``, or differentiable if None."""
     h, w = grid.rows.n, grid.columns.n
     found: list[Any] = [None] * len(grid.at)
     for i, top in enumerate(grid.rows.starts):
@@ -273,16 +276,16 @@ def cut(image: torch.Tensor, grid: Grid, tiles: torch.Tensor | None = None) -> t
 
 
 class Blend(torch.autograd.Function):
-    """The blend of a grid; its gradient is a slice times the same weights."""
+    """The blend of a grid; the gradient of a tile is its slice of the image's gradient times the same weights."""
 
     @staticmethod
     def forward(ctx: Any, tiles: torch.Tensor, grid: Grid) -> torch.Tensor:  # type: ignore[override]
         ctx.grid, ctx.shape = grid, tiles.shape
-        return put_together(tiles, grid)
+        return blend_grid(tiles, grid)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         if torch.is_grad_enabled():
-            return cut(grad, ctx.grid), None
+            return cut_tiles(grad, ctx.grid), None
         fresh = in_large_pages(torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device))
-        return cut(grad, ctx.grid, fresh), None
+        return cut_tiles(grad, ctx.grid, fresh), None

@@ -2,11 +2,10 @@
 
     G(f) = exp(−2π²σ²|f|²)        the transfer function of N(0, σ²), f in cycles per sample
 
-Filters in frequency go through the real transform, a few planes at a time; filters in space through shifted sums: a
-convolution would be computed in TF32 on CUDA unless told otherwise. Tiles are blended into one image as they come and
-may be dropped at once. Tables are made in float64; float16 and bfloat16 data is computed in float32 and rounded once.
-Channels-last images stay channels-last. Every filter is symmetric or has its adjoint written down: no gradient keeps
-more than the arguments.
+Filters in frequency use the real transform, a few planes at a time. Filters in space use sums of shifted rows, because
+convolutions on CUDA use TF32 by default. `tiled` adds each tile to the image as soon as it is computed. Tables are
+computed in float64; float16 and bfloat16 images are computed in float32 and rounded once. Channels-last images stay
+channels-last. Every filter is symmetric or has an explicit adjoint, so that gradients save only the arguments.
 Sources: the Gaussian transform pair (Bracewell); Harris 1978 for the windows; Allen & Rabiner 1977 for overlap-add.
 """
 
@@ -17,14 +16,22 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trueness.optimized._lib.dispatch import can_write_in_place
+from trueness.optimized._lib.dispatch import can_write_in_place, cuda_supported
 from trueness.optimized._lib.dtypes import compute_dtype
 from trueness.optimized._lib.memory import spans_overlap
-from trueness.optimized._lib.validation import require_count, require_floating, require_out
+from trueness.optimized._lib.validation import (
+    require_choice,
+    require_count,
+    require_floating,
+    require_not_negative,
+    require_number,
+    require_out,
+    require_positive,
+)
 from trueness.optimized.filters import blending, blurring, fft
 from trueness.optimized.filters import tiles as grids
 from trueness.optimized.filters.cuda import operators
-from trueness.optimized.filters.fft import gaussian_gains, like, multiplied
+from trueness.optimized.filters.fft import apply_gains, gaussian_gains, match_memory_format
 
 __all__ = [
     "blend",
@@ -39,17 +46,12 @@ __all__ = [
 ]
 
 WINDOWS = ("triangular", "hann")
+POSITIVE = "a finite number above 0, in pixels"
+NOT_NEGATIVE = "a finite number of at least 0, in pixels"
 Device = torch.device | str | None
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------
-
-
-def _require_width(width: float, name: str, zero: bool) -> None:
-    allowed = "of at least 0" if zero else "above 0"
-    number = isinstance(width, (int, float)) and not isinstance(width, bool)
-    if not number or not 0 <= width < math.inf or (width == 0 and not zero):
-        raise ValueError(f"{name} was {width!r}; it must be a finite number {allowed}, in pixels.")
+# -- validation -------------------------------------------------------------------------------------------------------
 
 
 def _require_image(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -59,33 +61,24 @@ def _require_image(x: torch.Tensor, name: str) -> torch.Tensor:
     return x
 
 
-def _require_window(kind: str) -> None:
-    if kind not in WINDOWS:
-        raise ValueError(f"window was {kind!r}; allowed are {', '.join(WINDOWS)}.")
-
-
-def _require_overlap(overlap: float) -> None:
-    if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 <= overlap < 1:
-        raise ValueError(f"overlap was {overlap!r}; it must be a number in [0, 1).")
-
-
 def _require_sigma(sigma: float | torch.Tensor) -> None:
     if not isinstance(sigma, torch.Tensor):
-        _require_width(sigma, "sigma", zero=True)
+        require_not_negative(sigma, "sigma", NOT_NEGATIVE)
     elif sigma.ndim or not sigma.is_floating_point():
         raise ValueError(f"sigma was {tuple(sigma.shape)} {sigma.dtype}; a tensor must be one floating number, ().")
 
 
-# -- who may look at values -------------------------------------------------------------------------------------------
+# -- dispatch ---------------------------------------------------------------------------------------------------------
 
 
-def _open(*arguments: object) -> bool:
-    """Whether values may be looked at: on the CPU, under no trace, transform or forward mode; gradient or not."""
+def _can_read_values(*arguments: object) -> bool:
+    """Whether values may be read: plain CPU tensors, with or without gradient, outside traces and transforms."""
     tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
     return not torch.compiler.is_compiling() and all(can_write_in_place(x.detach()) for x in tensors)
 
 
-def _wanted(*arguments: object) -> bool:
+def _needs_gradient(*arguments: object) -> bool:
+    """Whether any of the arguments needs a gradient."""
     return torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in arguments)
 
 
@@ -100,12 +93,12 @@ def gaussian_transfer(
     height   H  int            number of rows: f_y runs 0, 1/H, …, −1/H, as fftfreq
     width    W  int            number of columns: f_x runs 0, 1/W, …, ½, as rfftfreq
     sigma    σ  number         standard deviation in pixels, ≥ 0
-    returns  G  (H, W//2 + 1)  in (0, 1] or rounded to 0, 1 at f = 0; to be multiplied to rfft2
+    returns  G  (H, W//2 + 1)  in (0, 1] or rounded to 0, 1 at f = 0; the factor of rfft2
     raises   ValueError        if height or width is below 1, or sigma is negative or not finite
     """
     require_count(height, "height")
     require_count(width, "width")
-    _require_width(sigma, "sigma", zero=True)
+    require_not_negative(sigma, "sigma", NOT_NEGATIVE)
     return gaussian_gains(height, width, sigma, device).to(dtype)
 
 
@@ -113,27 +106,27 @@ def fft_gaussian(x: torch.Tensor, sigma: float | torch.Tensor, *, out: torch.Ten
     """y = F⁻¹(G · F x), G(f) = exp(−2π²σ²|f|²): the Gaussian filter of a periodic image
 
     x        x  (..., H, W)       images; any floating dtype, strides and device
-    sigma    σ  number or tensor  standard deviation in pixels, ≥ 0; a tensor without axes may want a gradient
-    out         (..., H, W)       optional: where the result is written, no gradient then; it may be x itself
+    sigma    σ  number or tensor  standard deviation in pixels, ≥ 0; a tensor without axes may require a gradient
+    out         (..., H, W)       optional output, without gradient; it may be x itself
     returns  y  (..., H, W)       dtype and memory format of x, same mean
     raises   ValueError           if x is not floating or has no axes (H, W), sigma is negative or not finite, or out
-                                  does not fit; the value of a sigma that is a tensor is not looked at
+                                  does not fit; the value of a sigma that is a tensor is not checked
     """
     _require_image(x, "x")
     _require_sigma(sigma)
     height, width = x.shape[-2:]
     if out is not None:
         require_out(out, x)
-    if operators.launched(x):
+    if cuda_supported(x):
         number = sigma if isinstance(sigma, torch.Tensor) else torch.tensor(sigma, dtype=torch.float64)
         y = operators.fft_gaussian(x, number)
         return y if out is None else out.copy_(y)
-    if not _open(x, sigma):
-        y = multiplied(x, gaussian_gains(height, width, sigma, x.device))
+    if not _can_read_values(x, sigma):
+        y = apply_gains(x, gaussian_gains(height, width, sigma, x.device))
         return y if out is None else out.copy_(y)
-    if out is None and _wanted(x, sigma):
-        return fft.Gaussian.apply(x, sigma)  # type: ignore[no-any-return, no-untyped-call]
-    return fft.filtered(x, fft.gaussian(height, width, float(sigma)), out)
+    if out is None and _needs_gradient(x, sigma):
+        return fft.GaussianFilter.apply(x, sigma)  # type: ignore[no-any-return, no-untyped-call]
+    return fft.apply_factors(x, fft.gaussian_factors(height, width, float(sigma)), out)
 
 
 def fft_operator(x: torch.Tensor, epsilon: float, *, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -141,22 +134,22 @@ def fft_operator(x: torch.Tensor, epsilon: float, *, out: torch.Tensor | None = 
 
     x        x  (..., H, W)  images, periodic; any floating dtype, strides and device
     epsilon  ε  number       standard deviation in pixels, > 0 (entropic transport means the variance by it)
-    out         (..., H, W)  optional: where the result is written, no gradient then; it may be x itself
+    out         (..., H, W)  optional output, without gradient; it may be x itself
     returns  y  (..., H, W)  dtype and memory format of x, same mean
     raises   ValueError      if x is not floating or has no axes (H, W), epsilon is not positive and finite, or out
                              does not fit
     """
     _require_image(x, "x")
-    _require_width(epsilon, "epsilon", zero=False)
+    require_positive(epsilon, "epsilon", POSITIVE)
     if out is not None:
         require_out(out, x)
-    factors = fft.sampled(x.shape[-2], x.shape[-1], epsilon)
-    if not _open(x):
-        y = multiplied(x, (factors.rows[:, None] * factors.columns).to(x.device))
+    factors = fft.sampled_factors(x.shape[-2], x.shape[-1], epsilon)
+    if not _can_read_values(x):
+        y = apply_gains(x, (factors.rows[:, None] * factors.columns).to(x.device))
         return y if out is None else out.copy_(y)
-    if out is None and _wanted(x):
-        return fft.Sampled.apply(x, factors)  # type: ignore[no-any-return, no-untyped-call]
-    return fft.filtered(x, factors, out)
+    if out is None and _needs_gradient(x):
+        return fft.FixedFilter.apply(x, factors)  # type: ignore[no-any-return, no-untyped-call]
+    return fft.apply_factors(x, factors, out)
 
 
 # -- blur -------------------------------------------------------------------------------------------------------------
@@ -165,13 +158,13 @@ def fft_operator(x: torch.Tensor, epsilon: float, *, out: torch.Tensor | None = 
 def gaussian_taps(k: int, sigma: float, *, dtype: torch.dtype = torch.float64, device: Device = None) -> torch.Tensor:
     """c_j = exp(−(j − (k−1)/2)²/(2σ²)) / Σ,  j = 0 … k−1
 
-    k        k  int     number of taps; `blur` wants it odd, so that there is a middle
+    k        k  int     number of taps; odd for `blur`
     sigma    σ  number  standard deviation in pixels, > 0
     returns  c  (k,)    symmetric, sum 1
     raises   ValueError if k is below 1, or sigma is not positive and finite
     """
     require_count(k, "k")
-    _require_width(sigma, "sigma", zero=False)
+    require_positive(sigma, "sigma", POSITIVE)
     j = torch.arange(k, dtype=torch.float64, device=device) - (k - 1) / 2
     taps = torch.exp(-(j**2) / (2 * sigma**2))
     normed: torch.Tensor = taps / taps.sum()
@@ -184,7 +177,7 @@ def blur(x: torch.Tensor, k: int, sigma: float, *, out: torch.Tensor | None = No
     x        x  (..., H, W)  images, H and W above k//2; any floating dtype, strides and device
     k        k  int          number of taps, odd: an even number has no middle
     sigma    σ  number       standard deviation in pixels, > 0
-    out         (..., H, W)  optional: where the result is written, no gradient then; not x, whose rows are still read
+    out         (..., H, W)  optional output, without gradient; not x, whose rows are read again
     returns  y  (..., H, W)  shape, dtype and memory format of x
     raises   ValueError      if x is not floating or too small to reflect, k is even, sigma is not above 0, or out does
                              not fit
@@ -201,19 +194,21 @@ def blur(x: torch.Tensor, k: int, sigma: float, *, out: torch.Tensor | None = No
         if not torch.compiler.is_compiling() and out.numel() and out.data_ptr() == x.data_ptr():
             raise ValueError("out was x; it must be memory of its own, because rows of x are read again.")
     taps = taps.to(compute_dtype(x.dtype))
-    if not _open(x):
+    if not _can_read_values(x):
         taps = taps.to(x.device)
-        y = like(blurring.along(blurring.along(x.to(taps.dtype), taps, -1), taps, -2), x)
+        y = match_memory_format(blurring.filter_axis(blurring.filter_axis(x.to(taps.dtype), taps, -1), taps, -2), x)
         return y if out is None else out.copy_(y)
-    if out is None and _wanted(x):
+    if out is None and _needs_gradient(x):
         return blurring.Blur.apply(x, taps)  # type: ignore[no-any-return, no-untyped-call]
-    return blurring.in_tiles(x, taps, out)
+    return blurring.blur_in_chunks(x, taps, out)
 
 
 # -- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def tile_window(n: int, kind: str, *, dtype: torch.dtype = torch.float64, device: Device = None) -> torch.Tensor:
+def tile_window(
+    n: int, kind: str = "hann", *, dtype: torch.dtype = torch.float64, device: Device = None
+) -> torch.Tensor:
     """triangular: w_i = 2 m/(n + 1) for odd n, (2 m − 1)/n for even, m = min(i + 1, n − i)
     hann: w_i = sin²(π (i + 1)/(n + 1))
 
@@ -223,25 +218,25 @@ def tile_window(n: int, kind: str, *, dtype: torch.dtype = torch.float64, device
     raises   ValueError if n is below 1, or for another kind
     """
     require_count(n, "n")
-    _require_window(kind)
+    require_choice(kind, "window", WINDOWS)
     i = torch.arange(n, dtype=torch.float64, device=device)
     if kind == "triangular":
         return ((2 * torch.minimum(i + 1, n - i) - (1 - n % 2)) / (n + n % 2)).to(dtype)
     return torch.sin(math.pi * (i + 1) / (n + 1)).square().to(dtype)
 
 
-def tile_starts(length: int, tile: int, overlap: float, *, device: Device = None) -> torch.Tensor:
+def tile_starts(length: int, tile: int, overlap: float = 0.125, *, device: Device = None) -> torch.Tensor:
     """s_k = min(k · stride, L − T),  stride = max(1, ⌊T (1 − overlap)⌋),  k = 0 … ⌈(L − T)/stride⌉
 
     length   L  int     length of the axis
     tile     T  int     length of a tile, at most L
-    overlap     number  share of a tile that the next one covers again, in [0, 1)
+    overlap     number  share of a tile that overlaps the next one, in [0, 1)
     returns  s  (K,)    int64, strictly increasing: no tile is computed twice
     raises   ValueError if length or tile is below 1, tile is above length, or overlap is outside [0, 1)
     """
     require_count(length, "length")
     require_count(tile, "tile")
-    _require_overlap(overlap)
+    require_number(overlap, "overlap", "a number in [0, 1)", least=0, below=1)
     if tile > length:
         raise ValueError(f"tile was {tile}; it must not exceed the length {length}.")
     stride = max(1, int(tile * (1 - overlap)))
@@ -262,7 +257,7 @@ def _require_cover(tops: Sequence[int], lefts: Sequence[int], h: int, w: int, he
             raise ValueError(f"a tile of {h}×{w} was at ({top}, {left}); it must lie in the image of {height}×{width}.")
 
 
-def _whole(places: Sequence[int] | torch.Tensor) -> list[int]:
+def _as_ints(places: Sequence[int] | torch.Tensor) -> list[int]:
     return [int(i) for i in (places.tolist() if isinstance(places, torch.Tensor) else places)]
 
 
@@ -270,32 +265,32 @@ def blend(
     tiles: torch.Tensor,
     rows: Sequence[int] | torch.Tensor,
     columns: Sequence[int] | torch.Tensor,
+    *,
     height: int,
     width: int,
-    window: str,
-    *,
+    window: str = "hann",
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """y = Σ_k w_k t_k / Σ_k w_k, tile k placed at (rows[k], columns[k]), w = w_y w_xᵀ of `tile_window`
 
-    tiles    t  (N, ..., h, w)  what was computed for every tile; any floating dtype, strides and device
+    tiles    t  (N, ..., h, w)  the tiles; any floating dtype, strides and device
     rows        (N,)            first row of every tile, in the image
     columns     (N,)            and first column
     height   H  int             of the image
     width    W  int             of the image; every pixel must lie in some tile
     window      "triangular" or "hann"
-    out         (..., H, W)     optional: where the result is written, no gradient then
+    out         (..., H, W)     optional output, without gradient
     returns  y  (..., H, W)     dtype of tiles; of tiles on a grid, equal ones give back their value bit for bit
     raises   ValueError         if tiles is not floating, a place lies outside, a pixel lies in no tile, or out does not
                                 fit
     """
     require_count(height, "height")
     require_count(width, "width")
-    _require_window(window)
+    require_choice(window, "window", WINDOWS)
     require_floating(tiles, "tiles")
     if tiles.ndim < 3:
         raise ValueError(f"tiles had shape {tuple(tiles.shape)}; it must have the axes (N, ..., h, w).")
-    tops, lefts = _whole(rows), _whole(columns)
+    tops, lefts = _as_ints(rows), _as_ints(columns)
     if not len(tops) == len(lefts) == len(tiles):
         raise ValueError(
             f"rows and columns were {len(tops)} and {len(lefts)} long; both must be {len(tiles)}, as tiles."
@@ -306,13 +301,13 @@ def blend(
         _require_cover(tops, lefts, h, w, height, width)
     if out is not None:
         _require_canvas(out, tiles, (height, width))
-    if grid is not None and operators.launched(tiles):
+    if grid is not None and cuda_supported(tiles):
         blended: torch.Tensor = operators.blend(tiles, tops, lefts, height, width, window)
         return blended if out is None else out.copy_(blended)
-    if grid is not None and _open(tiles):
-        if out is None and _wanted(tiles):
+    if grid is not None and _can_read_values(tiles):
+        if out is None and _needs_gradient(tiles):
             return blending.Blend.apply(tiles, grid)  # type: ignore[no-any-return, no-untyped-call]
-        return blending.put_together(tiles, grid, out)
+        return blending.blend_grid(tiles, grid, out)
     sums = grids.Sums((height, width), window, grid)
     for tile, top, left in zip(tiles.unbind(0), tops, lefts, strict=True):
         sums.add(tile, top, left)
@@ -327,28 +322,33 @@ def _require_canvas(out: torch.Tensor, tiles: torch.Tensor, size: tuple[int, int
             f"out was {tuple(out.shape)} {out.dtype} on {out.device}; "
             f"it must be {shape} {tiles.dtype} on {tiles.device}."
         )
-    if out.requires_grad or _wanted(tiles):
-        raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or leave out= away.")
+    if out.requires_grad or _needs_gradient(tiles):
+        raise ValueError("out was given where a gradient is wanted; call under torch.no_grad() or omit out=.")
     if can_write_in_place(tiles) and spans_overlap(out, tiles):
         raise ValueError("out shared memory with tiles; it must be memory of its own.")
 
 
 def tiled(
-    model: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, tile: int, overlap: float, window: str
+    model: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    tile: int,
+    *,
+    overlap: float = 0.125,
+    window: str = "hann",
 ) -> torch.Tensor:
-    """y = blend of model(x cut out at s_k),  s_k = `tile_starts` of both axes, one tile in memory at a time
+    """y = blend of model(x cut out at s_k),  s_k = `tile_starts` of both axes, with one tile in memory at a time
 
     model       callable      (..., h, w) → (..., h, w); it may change the number of channels
     x        x  (..., H, W)   image
     tile     T  int           side of a tile; an axis shorter than it is one tile, the other is still cut
-    overlap     number        share of a tile that the next one covers again, in [0, 1)
+    overlap     number        share of a tile that overlaps the next one, in [0, 1)
     window      "triangular" or "hann"
-    returns  y  (..., H, W)   dtype of what model returns; x itself, but for rounding, where model is the identity
+    returns  y  (..., H, W)   dtype of what model returns; x up to rounding where model is the identity
     raises   ValueError       if x has no axes (H, W), tile is below 1, or model changes the size of a tile
     """
     _require_image(x, "x")
     require_count(tile, "tile")
-    _require_window(window)
+    require_choice(window, "window", WINDOWS)
     height, width = x.shape[-2:]
     h, w = min(tile, height), min(tile, width)
     starts = tile_starts(height, h, overlap).tolist(), tile_starts(width, w, overlap).tolist()
@@ -361,7 +361,7 @@ def tiled(
         y = model(x[..., top : top + h, left : left + w])
         if tuple(y.shape[-2:]) != (h, w):
             raise ValueError(f"model returned {tuple(y.shape)} for a tile of {h}×{w}; it must keep the last two axes.")
-        if grid is not None and k == 0 and _open(y) and not _wanted(y):
+        if grid is not None and k == 0 and _can_read_values(y) and not _needs_gradient(y):
             strips = grids.Strips(grid, y)
         if strips is None:
             sums.add(y, top, left)

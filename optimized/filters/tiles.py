@@ -1,13 +1,13 @@
-"""Overlapping tiles put together as they come: y = Σ_k w_k t_k / Σ_k w_k with w = w_y w_xᵀ.
+"""Blending overlapping tiles one at a time: y = Σ_k w_k t_k / Σ_k w_k with w = w_y w_xᵀ.
 
-Tiles on a grid of rows and columns have weights whose sum factors: Σ w = (Σ w_y)(Σ w_x). Each factor is divided by its
-sum once, in float64 and along one axis, so that every pixel's weights sum to one; there is no image of weights and no
-division of the image. In strips, a pixel of one tile is copied, and one of several is their running mean
+For tiles on a grid of rows and columns the sum of the weights factors: Σ w = (Σ w_y)(Σ w_x). Each factor is normalised
+once, in float64 and along one axis, so that the weights of every pixel sum to one without an image of weights. `Strips`
+copies a pixel of a single tile, and computes a pixel of several tiles as the running mean
 
     m ← m + α (t − m),  α = w_k / Σ_{j ≤ k} w_j
 
-along x first and then along y: equal tiles give back their value bit for bit. Where a tile holds ±inf, t − m would not
-exist, and the running mean is (1 − α) m + α t.
+along x first and then along y: equal tiles return their value bit for bit. If a tile holds ±inf, t − m may be NaN, and
+the running mean is (1 − α) m + α t instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trueness.optimized._lib.memory import in_large_pages
 
 
 def window(n: int, kind: str) -> np.ndarray[Any, Any]:
-    """The weights of `tile_window` in float64"""
+    """`tile_window` in float64"""
     i = np.arange(n)
     if kind == "triangular":
         return (2 * np.minimum(i + 1, n - i) - (1 - n % 2)) / (n + n % 2)
@@ -36,18 +36,18 @@ Windows = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 def windows_of(h: int, w: int, kind: str) -> Windows:
-    """The weights along both axes of a tile; one array where it is square"""
+    """The windows along both axes of a tile; the same array for a square tile"""
     along_y = window(h, kind)
     return along_y, along_y if h == w else window(w, kind)
 
 
 class Axis:
-    """The places of the tiles along one axis and their weights, in float64.
+    """The positions of the tiles along one axis and their weights, in float64.
 
-    stride   between any two neighbours; 0 where they differ, or where three tiles meet in a pixel
-    shares   (K, n)  w_k / Σ w: of one pixel they sum to one
-    steps    (K, n)  α = w_k / Σ_{j ≤ k} w_j: 1 where tile k is the first
-    ramp     (n − stride,)  of an even axis the steps in what two neighbours share, in some dtype
+    stride   distance of neighbours if it is constant and no pixel lies in three tiles, else 0
+    shares   (K, n)  w_k / Σ w, which sum to one over the tiles of a pixel
+    steps    (K, n)  α = w_k / Σ_{j ≤ k} w_j, which is 1 where tile k is the first
+    ramp     (n − stride,)  for a constant stride: the steps in the overlap of two neighbours
     """
 
     def __init__(self, starts: Sequence[int], length: int, w: np.ndarray[Any, Any]) -> None:
@@ -75,7 +75,7 @@ class Axis:
         return np.stack(steps), np.stack([self.w / total[start : start + self.n] for start in self.starts])
 
     def ramp(self, dtype: torch.dtype, times: int = 1) -> torch.Tensor:
-        """The steps in what two neighbours share, each ``times`` times one after the other; kept."""
+        """The steps in the overlap of two neighbours, each repeated ``times`` times; cached."""
         if (dtype, times) not in self._ramps:
             shared = self.w[: self.n - self.stride]
             steps = np.repeat(shared / (shared + self.w[self.stride :]), times)
@@ -84,22 +84,24 @@ class Axis:
 
     @staticmethod
     def covers(starts: Sequence[int], n: int, length: int) -> bool:
+        """Whether tiles of length ``n`` at the sorted ``starts`` cover 0 … ``length`` − 1."""
         ends = [0, *(start + n for start in starts)]
         return all(start <= end for start, end in zip(starts, ends, strict=False)) and ends[-1] == length
 
     def shared(self, k: int) -> int:
-        """How many of the first pixels of tile k lie in the tile before."""
+        """The number of leading pixels of tile k that lie in the previous tile."""
         return self.starts[k - 1] + self.n - self.starts[k] if k else 0
 
     def finished(self, k: int) -> int:
-        """How many pixels of tile k lie in no later tile."""
+        """The number of pixels of tile k that lie in no later tile."""
         return (self.starts[k + 1] - self.starts[k]) if k + 1 < len(self.starts) else self.n
 
 
 class Grid:
-    """Tiles at every row of ``rows`` and every column of ``columns``; ``at`` says which tile is where.
+    """Tiles at every pair of a row of ``rows`` and a column of ``columns``.
 
-    in_order  whether tiles come row after row, and from left to right in each
+    at        (top, left) → index of the tile
+    in_order  whether the tiles are sorted by rows, then columns
     """
 
     def __init__(self, rows: Axis, columns: Axis, at: dict[tuple[int, int], int]) -> None:
@@ -108,7 +110,7 @@ class Grid:
         self.in_order = places == sorted(places)
 
     def weight(self, i: int, j: int, like: torch.Tensor) -> torch.Tensor:
-        """(h, w) weights of a tile, normalised"""
+        """The normalised weights (h, w) of a tile."""
         product = self.rows.shares[i][:, None] * self.columns.shares[j]
         return torch.from_numpy(product).to(like.device, compute_dtype(like.dtype))
 
@@ -116,15 +118,15 @@ class Grid:
 def grid_of(
     tops: Sequence[int], lefts: Sequence[int], size: tuple[int, int], tile: tuple[int, int], kind: str
 ) -> Grid | None:
-    """The grid on which the tiles lie, each place once; None where they lie otherwise or leave a pixel out.
+    """The grid of tiles at these positions; None if they form no grid, repeat a position or leave a pixel uncovered.
 
-    The last few grids are kept: an image is put together as often as a model takes a step.
+    The last few grids are cached, because a sampler blends the same grid in every step.
     """
-    known = _grid_of if torch.compiler.is_compiling() else _kept
-    return known(tuple(tops), tuple(lefts), size, tile, kind)
+    make = _make_grid if torch.compiler.is_compiling() else _cached_grid
+    return make(tuple(tops), tuple(lefts), size, tile, kind)
 
 
-def _grid_of(
+def _make_grid(
     tops: tuple[int, ...], lefts: tuple[int, ...], size: tuple[int, int], tile: tuple[int, int], kind: str
 ) -> Grid | None:
     rows, columns = sorted(set(tops)), sorted(set(lefts))
@@ -139,22 +141,21 @@ def _grid_of(
     return Grid(of_rows, of_rows if same else Axis(columns, width, windows[1]), at)
 
 
-_kept = lru_cache(maxsize=16)(_grid_of)
+_cached_grid = lru_cache(maxsize=16)(_make_grid)
 
 
-def _mean(m: torch.Tensor, t: torch.Tensor, step: torch.Tensor) -> None:
+def _update_mean(m: torch.Tensor, t: torch.Tensor, step: torch.Tensor) -> None:
     """m ← m + α (t − m)"""
-    found = torch.lerp(m, t, step)
-    if not bool(found.sum().isfinite()):
-        found = (1 - step) * m + step * t
-        found = torch.where(step == 1, t, found)
-    m.copy_(found)
+    mean = torch.lerp(m, t, step)
+    if not bool(mean.sum().isfinite()):
+        mean = torch.where(step == 1, t, (1 - step) * m + step * t)
+    m.copy_(mean)
 
 
 class Strips:
-    """The image under construction on the CPU, tile after tile in the order of rows, then columns.
+    """A blended image on the CPU; tiles are added in the order of rows, then columns.
 
-    Memory beside the image: the rows that two rows of tiles share; of a half format one row of tiles in float32.
+    Additional memory: the rows in which two rows of tiles overlap; for half formats one row of tiles in float32.
     """
 
     def __init__(self, grid: Grid, like: torch.Tensor, out: torch.Tensor | None = None) -> None:
@@ -169,62 +170,64 @@ class Strips:
         self.strip = torch.empty((*self.lead, rows, grid.columns.length), dtype=self.wide)
         self.steps = [torch.from_numpy(axis.steps).to(self.wide) for axis in (grid.rows, grid.columns)]
 
-    def _place(self, target: torch.Tensor, tile: torch.Tensor, j: int) -> None:
-        """The tile's part of a strip: the running mean where the tile before reaches, a copy beyond."""
+    def _add_to_strip(self, target: torch.Tensor, tile: torch.Tensor, j: int) -> None:
+        """Update the running mean where the tile overlaps its left neighbour, and copy the rest."""
         left, shared = self.grid.columns.starts[j], self.grid.columns.shared(j)
         if shared:
-            _mean(target[..., left : left + shared], tile[..., :shared].to(self.wide), self.steps[1][j, :shared])
+            _update_mean(target[..., left : left + shared], tile[..., :shared].to(self.wide), self.steps[1][j, :shared])
         target[..., left + shared : left + tile.shape[-1]] = tile[..., shared:]
 
     def add(self, tile: torch.Tensor, i: int, j: int) -> None:
+        """Add the tile at row ``i`` and column ``j`` of the grid."""
         rows, last = self.grid.rows, j + 1 == len(self.grid.columns.starts)
         top, shared = rows.starts[i], rows.shared(i)
         if self.half:
-            self._place(self.strip, tile, j)
+            self._add_to_strip(self.strip, tile, j)
             if last:
                 self._finish(i)
             return
-        self._place(self.image[..., top + shared : top + rows.n, :], tile[..., shared:, :], j)
+        self._add_to_strip(self.image[..., top + shared : top + rows.n, :], tile[..., shared:, :], j)
         if shared:
-            self._place(self.strip[..., :shared, :], tile[..., :shared, :], j)
+            self._add_to_strip(self.strip[..., :shared, :], tile[..., :shared, :], j)
             if last:
                 step = self.steps[0][i, :shared, None]
-                _mean(self.image[..., top : top + shared, :], self.strip[..., :shared, :], step)
+                _update_mean(self.image[..., top : top + shared, :], self.strip[..., :shared, :], step)
 
     def _finish(self, i: int) -> None:
-        """A half format is rounded once, when no later tile reaches a row."""
+        """Round the rows of a half format that no later tile overlaps."""
         rows = self.grid.rows
         shared, done = rows.shared(i), rows.finished(i)
         if shared and self.carried is not None:
             step = self.steps[0][i, :shared, None]
-            _mean(self.carried, self.strip[..., :shared, :], step)
+            _update_mean(self.carried, self.strip[..., :shared, :], step)
             self.strip[..., :shared, :] = self.carried
         self.image[..., rows.starts[i] : rows.starts[i] + done, :] = self.strip[..., :done, :]
         self.carried = self.strip[..., done:, :].clone() if done < rows.n else None
 
 
 class Sums:
-    """Σ w t in plain operations, for gradients through a model, traces and other devices.
+    """Σ w t in torch operations, for gradients through a model, traces and other devices.
 
-    On a grid w is normalised and there is nothing to divide by; elsewhere Σ w is an image of its own.
+    On a grid the weights are normalised; otherwise Σ w is accumulated and the image divided by it.
     """
 
     def __init__(self, size: tuple[int, int], kind: str, grid: Grid | None) -> None:
         self.size, self.kind, self.grid = size, kind, grid
         self.total: torch.Tensor | None = None
-        self.mass = torch.zeros(0)
+        self.weights = torch.zeros(0)
 
     def add(self, tile: torch.Tensor, top: int, left: int) -> None:
+        """Add a tile whose corner is at (top, left)."""
         h, w = tile.shape[-2:]
         wide = tile.to(compute_dtype(tile.dtype))
         if self.total is None:
             self.total = wide.new_zeros((*wide.shape[:-2], *self.size))
             if self.grid is None:
-                self.mass = torch.zeros(self.size, dtype=torch.float64, device=tile.device)
+                self.weights = torch.zeros(self.size, dtype=torch.float64, device=tile.device)
         if self.grid is None:
             of_rows, of_columns = windows_of(h, w, self.kind)
             weight = torch.from_numpy(of_rows[:, None] * of_columns).to(tile.device)
-            self.mass[top : top + h, left : left + w] += weight
+            self.weights[top : top + h, left : left + w] += weight
             weight = weight.to(wide.dtype)
         else:
             i, j = self.grid.rows.starts.index(top), self.grid.columns.starts.index(left)
@@ -232,5 +235,6 @@ class Sums:
         self.total[..., top : top + h, left : left + w] += wide * weight
 
     def mean(self, dtype: torch.dtype) -> torch.Tensor:
+        """The blended image."""
         assert self.total is not None
-        return (self.total if self.grid is not None else self.total / self.mass.to(self.total.dtype)).to(dtype)
+        return (self.total if self.grid is not None else self.total / self.weights.to(self.total.dtype)).to(dtype)

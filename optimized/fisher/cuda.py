@@ -1,9 +1,9 @@
 """The Triton kernels of fisher: value and backward of F = s² + ε and d = s/F, and of the drift a x + b s/F.
 
-Flat, BLOCK elements a program; full blocks are unmasked, so that they load and store 16 bytes at a time whatever n is,
-and the last program alone is masked. Offsets are 64-bit. Arithmetic is float32; ``limit`` is the largest number of the
-output's format (infinite for float32), at which half formats stop. ε, a and b are runtime scalars, so that one
-compilation serves all, or rows of a table (3, B) with one number for every sample, the outermost axis in memory.
+One axis, BLOCK elements per program. Only the last program is masked: the others load and store 16 bytes at a time for
+any n. Offsets are 64-bit and arithmetic is float32. ``limit`` is the largest number of the output's format, at which
+half formats saturate (infinite for float32). ε, a and b are runtime scalars, so that one compilation serves all values,
+or rows of a table (3, B) with one number per sample; the samples are the outermost axis in memory.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def drift_backward_kernel(grad, score, of_x, of_score, floor, a, b, n, BLOCK: tl
         tl.store(of_score + offs, b * _pullback(g, s, floor, True), mask=mask)
 
 
-# -- one number for every sample --------------------------------------------------------------------------------------
+# -- one number per sample ---------------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -204,13 +204,13 @@ def _interpreted() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def _stored(result: torch.Tensor) -> torch.Tensor:
-    """Where the kernel writes: the interpreter truncates a bfloat16 store, so it writes float32, cast by torch."""
+def _output_buffer(result: torch.Tensor) -> torch.Tensor:
+    """The tensor a kernel writes: float32 under the interpreter, which truncates bfloat16 instead of rounding."""
     return torch.empty_like(result, dtype=torch.float32) if _interpreted() and result.element_size() == 2 else result
 
 
-def _loaded(source: torch.Tensor) -> torch.Tensor:
-    """What the kernel reads: the interpreter flushes bfloat16 subnormals, so there torch widens them first."""
+def _readable(source: torch.Tensor) -> torch.Tensor:
+    """The tensor a kernel reads: float32 under the interpreter, which flushes bfloat16 subnormals."""
     return source.float() if _interpreted() and source.dtype == torch.bfloat16 else source
 
 
@@ -218,8 +218,8 @@ def _limit(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).max if dtype in HALVES else math.inf
 
 
-def _by_sample(table: torch.Tensor, n: int) -> dict[str, Any]:
-    """The arguments of a kernel that reads its numbers from a table: one row after the other, in float32."""
+def _table_arguments(table: torch.Tensor, n: int) -> dict[str, Any]:
+    """The arguments of a kernel that reads ε, a and b from a table, in float32."""
     samples = table.shape[1]
     each = n // samples
     return {"table": table.float().contiguous(), "each": each, "samples": samples, "SMALL": each < BLOCK}
@@ -239,17 +239,19 @@ def _launch(
     sources, target, result = align_storage(tensors if kind == 2 else tensors[1:], out, table is not None)
     n = target.numel()
     if n:
-        place = _stored(target)
+        buffer = _output_buffer(target)
         grid, common = (triton.cdiv(n, BLOCK),), {"BLOCK": BLOCK, "num_warps": WARPS}
-        x, score = _loaded(sources[0]), _loaded(sources[-1])
+        x, score = _readable(sources[0]), _readable(sources[-1])
         if table is not None:
-            sampled_kernel[grid](x, score, place, limit=_limit(dtype), n=n, KIND=kind, **_by_sample(table, n), **common)
+            sampled_kernel[grid](
+                x, score, buffer, limit=_limit(dtype), n=n, KIND=kind, **_table_arguments(table, n), **common
+            )
         elif kind == 2:
-            drift_kernel[grid](x, score, place, *numbers, _limit(dtype), n, **common)
+            drift_kernel[grid](x, score, buffer, *numbers, _limit(dtype), n, **common)
         else:
-            forward_kernel[grid](score, place, *numbers, _limit(dtype), n, STEP=kind == 1, **common)
-        if place is not target:
-            target.copy_(place)
+            forward_kernel[grid](score, buffer, *numbers, _limit(dtype), n, STEP=kind == 1, **common)
+        if buffer is not target:
+            target.copy_(buffer)
     if out is not None and result is not out:
         return out.copy_(result)
     return result
@@ -282,26 +284,26 @@ def drift(
 def _pull(
     grad: torch.Tensor, score: torch.Tensor, numbers: tuple[float, ...], kind: int, table: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x̄, s̄) of ``kind``; x̄ is s̄ where there is no x."""
+    """The gradients (x̄, s̄) of ``kind``; without x, both are s̄."""
     like = to_dense(score, table is not None)
-    of_score = torch.empty_like(like)
-    of_x = torch.empty_like(like) if kind == 2 else of_score
+    grad_score = torch.empty_like(like)
+    grad_x = torch.empty_like(like) if kind == 2 else grad_score
     n = like.numel()
     if n:
-        g, s = _loaded(flat_view(match_layout(grad, like))), _loaded(flat_view(like))
-        targets = [flat_view(of_x), flat_view(of_score)]
-        places = [_stored(target) for target in targets]
+        g, s = _readable(flat_view(match_layout(grad, like))), _readable(flat_view(like))
+        targets = [flat_view(grad_x), flat_view(grad_score)]
+        buffers = [_output_buffer(target) for target in targets]
         grid, common = (triton.cdiv(n, BLOCK),), {"BLOCK": BLOCK, "num_warps": WARPS}
         if table is not None:
-            sampled_backward_kernel[grid](g, s, *places, n=n, KIND=kind, **_by_sample(table, n), **common)
+            sampled_backward_kernel[grid](g, s, *buffers, n=n, KIND=kind, **_table_arguments(table, n), **common)
         elif kind == 2:
-            drift_backward_kernel[grid](g, s, *places, *numbers, n, **common)
+            drift_backward_kernel[grid](g, s, *buffers, *numbers, n, **common)
         else:
-            backward_kernel[grid](g, s, places[1], *numbers, n, STEP=kind == 1, **common)
-        for target, place in zip(targets[kind != 2 :], places[kind != 2 :], strict=True):
-            if place is not target:
-                target.copy_(place)
-    return of_x, of_score
+            backward_kernel[grid](g, s, buffers[1], *numbers, n, STEP=kind == 1, **common)
+        for target, buffer in zip(targets[kind != 2 :], buffers[kind != 2 :], strict=True):
+            if buffer is not target:
+                target.copy_(buffer)
+    return grad_x, grad_score
 
 
 def backward(

@@ -2,10 +2,10 @@
 
     ε(ᾱ) = 10⁻⁴ + 10⁻³ (1 − ᾱ)
 
-The same call on CPU and CUDA: a Triton kernel and its backward on CUDA (operators ``trueness::fisher`` and
-``trueness::fisher_drift``), vectorised torch in cache-sized tiles on the CPU. float16 and bfloat16 are computed in
-float32, stop at their largest number and are rounded once. NaN goes through.
-Sources: Amari 1998; Martens 2020 §11. The score in x is the parameter's score for location families only.
+On CUDA a Triton kernel with its backward (operators ``trueness::fisher`` and ``trueness::fisher_drift``), on the CPU
+vectorised torch in chunks that fit the cache. float16 and bfloat16 are computed in float32, rounded once, and saturate
+at their largest number. NaN propagates.
+Sources: Amari 1998; Martens 2020 §11. The score in x equals the score in the parameter for location families only.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 
 from trueness.optimized._lib.dispatch import can_write_in_place
 from trueness.optimized._lib.dtypes import upcast
-from trueness.optimized._lib.elementwise import TILE
-from trueness.optimized._lib.validation import require_floating, require_out
-from trueness.optimized.fisher.cpu import Table, drift_in_tiles, value_in_tiles
-from trueness.optimized.fisher.operators import Drift, Fisher, drift_operator, drift_plain, operator, plain
+from trueness.optimized._lib.elementwise import CHUNK
+from trueness.optimized._lib.validation import require_choice, require_floating, require_out
+from trueness.optimized.fisher.cpu import Table, drift_in_chunks, value_in_chunks
+from trueness.optimized.fisher.operators import Drift, Fisher, drift_operator, eager_drift, eager_value, operator
 
 __all__ = ["alpha_from_time", "binomial", "diagonal", "drift_step", "floor", "preconditioned_step", "smooth"]
 
@@ -51,7 +51,7 @@ def floor(alpha: float) -> float:
 
 
 def alpha_from_time(t: float) -> float:
-    """ᾱ ≈ 1 − t, cut to [0, 1]: the documented fallback where a schedule is not at hand. It warns.
+    """ᾱ ≈ 1 − t, clipped to [0, 1]: the documented fallback for callers without a schedule. It warns.
 
     Exact only for β_i = 1/(T − i + 1). Off by up to 0.42 for the linear schedule and 0.11 for the cosine one.
 
@@ -65,7 +65,7 @@ def alpha_from_time(t: float) -> float:
 # -- arguments ------------------------------------------------------------------------------------------------------
 
 
-def _by_sample(value: Any, name: str, score: torch.Tensor) -> bool:
+def _is_per_sample(value: Any, name: str, score: torch.Tensor) -> bool:
     """Whether ``value`` holds one number for every sample of ``score``."""
     if not isinstance(value, torch.Tensor) or value.ndim == 0:
         return False
@@ -76,12 +76,12 @@ def _by_sample(value: Any, name: str, score: torch.Tensor) -> bool:
             f"or ({samples},): one for each sample of the shape {tuple(score.shape)}."
         )
     if value.requires_grad:
-        raise ValueError(f"{name} wanted a gradient; there is none, so it must be given detached.")
+        raise ValueError(f"{name} required a gradient, which is not implemented; it must be detached.")
     return True
 
 
-def _finite(value: Any, name: str) -> float:
-    """A factor as a number."""
+def _as_float(value: Any, name: str) -> float:
+    """``value`` as a number; traced numbers stay traced."""
     if torch.compiler.is_compiling() and isinstance(value, (float, int, torch.SymFloat, torch.SymInt)):
         return value  # type: ignore[return-value]
     try:
@@ -90,22 +90,22 @@ def _finite(value: Any, name: str) -> float:
         raise ValueError(f"{name} was {type(value).__name__}; it must be a number.") from None
 
 
-def _table(alpha: Any, score: torch.Tensor, a: Any = 1.0, b: Any = 1.0) -> tuple[float, float, float, Table]:
-    """(ε, a, b, None), or a table (3, B) of them where one differs from sample to sample."""
+def _coefficients(alpha: Any, score: torch.Tensor, a: Any = 1.0, b: Any = 1.0) -> tuple[float, float, float, Table]:
+    """(ε, a, b, None), or a table (3, B) of their values for each sample if one of them is a tensor (B,)."""
     given = {"alpha": alpha, "a": a, "b": b}
-    tall = {name for name, value in given.items() if _by_sample(value, name, score)}
-    if not tall:
-        return floor(alpha), _finite(a, "a"), _finite(b, "b"), None
-    rows = [_rows(value, name, score, name in tall) for name, value in given.items()]
+    per_sample = {name for name, value in given.items() if _is_per_sample(value, name, score)}
+    if not per_sample:
+        return floor(alpha), _as_float(a, "a"), _as_float(b, "b"), None
+    rows = [_row(value, name, score, name in per_sample) for name, value in given.items()]
     return 0.0, 1.0, 1.0, torch.stack([1e-4 + 1e-3 * (1 - rows[0]), rows[1], rows[2]])
 
 
-def _rows(value: Any, name: str, score: torch.Tensor, tall: bool) -> torch.Tensor:
-    """One number for every sample in float64, on the device of ``score``; ᾱ is looked at on the CPU alone."""
-    if not tall:
+def _row(value: Any, name: str, score: torch.Tensor, per_sample: bool) -> torch.Tensor:
+    """(B,) in float64, on the device of ``score``; the range of ᾱ is checked on the CPU only."""
+    if not per_sample:
         if name == "alpha":
             floor(value)
-        return torch.full((score.shape[0],), _finite(value, name), dtype=torch.float64, device=score.device)
+        return torch.full((score.shape[0],), _as_float(value, name), dtype=torch.float64, device=score.device)
     row: torch.Tensor = value.to(score.device, torch.float64)
     if name == "alpha" and can_write_in_place(row) and not bool(((row >= 0) & (row <= 1)).all()):
         raise ValueError(f"alpha held {row[~((row >= 0) & (row <= 1))][0].item()}; all must lie in [0, 1].")
@@ -114,7 +114,7 @@ def _rows(value: Any, name: str, score: torch.Tensor, tall: bool) -> torch.Tenso
 
 def _apply(score: torch.Tensor, alpha: Any, step: bool, out: torch.Tensor | None) -> torch.Tensor:
     require_floating(score, "score")
-    eps, _, _, table = _table(alpha, score)
+    eps, _, _, table = _coefficients(alpha, score)
     if out is not None:
         require_out(out, score)
         if score.is_cuda and score.dtype != torch.float64:
@@ -122,14 +122,14 @@ def _apply(score: torch.Tensor, alpha: Any, step: bool, out: torch.Tensor | None
 
             return cuda.forward(score, eps, step, out, table)
         if score.is_cuda:
-            return out.copy_(plain(score, eps, step, table))
-        return value_in_tiles(score, eps, step, table, out)
+            return out.copy_(eager_value(score, eps, step, table))
+        return value_in_chunks(score, eps, step, table, out)
     if score.is_cuda and not torch.compiler.is_compiling():
         return operator(score, eps, step, table)  # type: ignore[no-any-return]
     if can_write_in_place(score):
-        if score.numel() > TILE:
-            return value_in_tiles(score, eps, step, table)
-        return plain(score, eps, step, table, readable=True)
+        if score.numel() > CHUNK:
+            return value_in_chunks(score, eps, step, table)
+        return eager_value(score, eps, step, table, can_read_values=True)
     return Fisher.apply(score, table, eps, step)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -138,7 +138,7 @@ def diagonal(score: torch.Tensor, alpha: float | torch.Tensor, *, out: torch.Ten
 
     score    s  (...)          gradient of the log density, 1/unit of x; any floating dtype, strides and device
     alpha    ᾱ  number or (B,) share of signal left, in [0, 1]; a tensor has one for each sample, the first axis of s
-    out         (...)          optional: where the result is written, no gradient then; it may be the score itself
+    out         (...)          optional output, without gradient; it may be the score itself
     returns  F  (...)          strictly positive, dtype of score, 1/unit² of x
     raises   ValueError        if score is not floating, alpha is None or outside [0, 1], or out does not fit
     """
@@ -152,7 +152,7 @@ def preconditioned_step(
 
     score    s  (...)          gradient of the log density, 1/unit of x; any floating dtype, strides and device
     alpha    ᾱ  number or (B,) share of signal left, in [0, 1]; a tensor has one for each sample, the first axis of s
-    out         (...)          optional: where the result is written, no gradient then; it may be the score itself
+    out         (...)          optional output, without gradient; it may be the score itself
     returns  d  (...)          at most 1/(2√ε) in size, dtype of score, unit of x
     raises   ValueError        if score is not floating, alpha is None or outside [0, 1], or out does not fit
     """
@@ -173,9 +173,9 @@ def drift_step(
     x        x  (B, ...)       where the step starts; any floating dtype, strides and device
     score    s  (B, ...)       gradient of the log density at x, shape, dtype and device of x
     alpha    ᾱ  number or (B,) share of signal left, in [0, 1]
-    a           number or (B,) what x is multiplied by
-    b           number or (B,) length of the step
-    out         (B, ...)       optional: where the result is written, no gradient then; it may be x or the score itself
+    a           number or (B,) factor of x
+    b           number or (B,) step size
+    out         (B, ...)       optional output, without gradient; it may be x or the score itself
     returns  x' (B, ...)       dtype of x; half formats stop at their largest number
     raises   ValueError        if x is not floating, score is not like x, alpha is None or outside [0, 1], or out does
                                not fit
@@ -187,21 +187,21 @@ def drift_step(
             f"score was {tuple(score.shape)} {score.dtype} on {score.device}; "
             f"it must be {tuple(x.shape)} {x.dtype} on {x.device}, as x."
         )
-    eps, of_x, of_s, table = _table(alpha, score, a, b)
+    eps, a, b, table = _coefficients(alpha, score, a, b)
     if out is not None:
         require_out(out, x, score)
         if x.is_cuda and x.dtype != torch.float64:
             from trueness.optimized.fisher import cuda
 
-            return cuda.drift(x, score, eps, of_x, of_s, table, out)
+            return cuda.drift(x, score, eps, a, b, table, out)
         if x.is_cuda:
-            return out.copy_(drift_plain(x, score, eps, of_x, of_s, table))
-        return drift_in_tiles(x, score, eps, of_x, of_s, table, out)
+            return out.copy_(eager_drift(x, score, eps, a, b, table))
+        return drift_in_chunks(x, score, eps, a, b, table, out)
     if x.is_cuda and not torch.compiler.is_compiling():
-        return drift_operator(x, score, eps, of_x, of_s, table)  # type: ignore[no-any-return]
-    if x.numel() > TILE and can_write_in_place(x) and can_write_in_place(score):
-        return drift_in_tiles(x, score, eps, of_x, of_s, table)
-    return Drift.apply(x, score, table, eps, of_x, of_s)  # type: ignore[no-any-return, no-untyped-call]
+        return drift_operator(x, score, eps, a, b, table)  # type: ignore[no-any-return]
+    if x.numel() > CHUNK and can_write_in_place(x) and can_write_in_place(score):
+        return drift_in_chunks(x, score, eps, a, b, table)
+    return Drift.apply(x, score, table, eps, a, b)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def binomial(
@@ -213,8 +213,7 @@ def binomial(
     padding  "zeros", "reflect", "replicate" or "circular"
     raises   ValueError for another padding, or "reflect" with n < 2
     """
-    if padding not in PADDINGS:
-        raise ValueError(f"padding was {padding!r}; allowed are {', '.join(PADDINGS)}.")
+    require_choice(padding, "padding", PADDINGS)
     if padding == "reflect" and n < 2:
         raise ValueError(f"padding was 'reflect' on an axis of length {n}; it needs at least 2.")
     rows = torch.arange(n, device=device)
@@ -240,15 +239,14 @@ def smooth(fisher: torch.Tensor, padding: str) -> torch.Tensor:
     """F' = K_y F K_xᵀ: the 3×3 binomial filter [1 2 1]ᵀ[1 2 1]/16 over the last two axes
 
     fisher   F  (..., H, W)  any floating tensor
-    padding     "zeros", "reflect", "replicate" or "circular": what lies beyond the border
+    padding     "zeros", "reflect", "replicate" or "circular": how the border is extended
     returns  F' (..., H, W)  dtype of fisher
     raises   ValueError if fisher is not floating or has fewer than two axes, or for another padding
     """
     require_floating(fisher, "fisher")
     if fisher.ndim < 2:
         raise ValueError(f"fisher had shape {tuple(fisher.shape)}; it must have at least the axes (H, W).")
-    if padding not in PADDINGS:
-        raise ValueError(f"padding was {padding!r}; allowed are {', '.join(PADDINGS)}.")
+    require_choice(padding, "padding", PADDINGS)
     return _taps(_taps(upcast(fisher), -1, padding), -2, padding).to(fisher.dtype)
 
 

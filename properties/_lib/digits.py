@@ -19,7 +19,7 @@ def available() -> bool:
 
 @cache
 def table() -> tuple[np.ndarray, np.ndarray]:
-    """Images (1797, 64), 0 … 16, and labels (1797,); read without the seconds that importing sklearn takes."""
+    """Images (1797, 64), 0 … 16, and labels (1797,), read without importing sklearn, which takes seconds."""
     spec = importlib.util.find_spec("sklearn")
     assert spec is not None and spec.origin is not None
     path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
@@ -40,7 +40,7 @@ def digits() -> np.ndarray:
 def mixture() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights (K,), means (K, 64) and covariances (K, 64, 64): one Gaussian for each of the ten digits, by its label.
 
-    The maximum-likelihood fit where the labels are known: closed form, the same on every machine, and quick.
+    The maximum-likelihood fit for known labels, in closed form.
     """
     labels = table()[1]
     groups = [digits()[labels == k] for k in range(10)]

@@ -1,11 +1,11 @@
-"""Run the Triton kernels, interpreted, on tensors of more than 2³¹ elements, and say whether what lies there is right.
+"""Run the Triton kernels, interpreted, on tensors of more than 2³¹ elements, and check the results at their end.
 
     TRITON_INTERPRET=1 python properties/_lib/far_interpreted.py "attention 9 × 9" "Omega rule, l2"
     TRITON_INTERPRET=1 python properties/_lib/far_interpreted.py --narrow …        # with offsets of 32 bits: wrong
 
-Of many images, planes or sequences all are zero but the last. They lie in files without content, and only the programs
-of the last are run: its results must be, bit for bit, those of a call on it alone. Where an operator lays its arguments
-out anew, rows that lie far apart do not reach its kernels; so these are calls of the functions that launch them.
+All images, planes or sequences but the last are zero. They are stored in sparse files, and only the programs of the
+last one are run: its results must equal, bit for bit, those of a call on it alone. Operators copy their arguments to
+another layout, so that large offsets would not reach the kernels; so the functions that launch the kernels are called.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any, NamedTuple
 import torch
 
 import trueness.optimized
-from trueness.optimized.filters.fft import gaussian
+from trueness.optimized.filters.fft import gaussian_factors
 from trueness.optimized.filters.tiles import Grid, grid_of
 from trueness.tools.checks.triton import Sparse
 from trueness.tools.triton.interpreter import watched
 
 FAR = 2**31
-SPARSE = 2**26  # elements from which on a tensor lies in a file
-FEW = 32  # programs along an axis up to which all are run
-HEADS = 4096  # of attention, so that few images are enough: one kernel of its backward sees them all
+SPARSE = 2**26  # elements from which on a tensor is stored in a file
+FEW = 32  # if an axis has at most this many programs, all are run
+HEADS = 4096  # of attention, so that few images suffice: one kernel of its backward reads all of them
 NAMES = (
     "attention.cuda.common",
     "attention.cuda.forward",
@@ -46,11 +46,11 @@ NAMES = (
 )
 
 Tensor = torch.Tensor
-Run = Callable[["Room", int], list[Tensor]]
+Run = Callable[["FarTensors", int], list[Tensor]]
 
 
 def modules(narrow: bool, folder: Path) -> dict[str, Any]:
-    """The modules of the kernels, or, from this folder, what they would be if their offsets were of 32 bits."""
+    """The modules of the kernels, or with ``narrow`` copies of them in ``folder`` whose offsets have 32 bits."""
     found: dict[str, Any] = {}
     for name in NAMES:
         full = f"trueness.optimized.{name}"
@@ -68,8 +68,8 @@ def modules(narrow: bool, folder: Path) -> dict[str, Any]:
     return found
 
 
-class Room:
-    """Where the tensors of a run lie, and what they hold."""
+class FarTensors:
+    """Makes the tensors of a run: zero but for the last entries, large ones in sparse files."""
 
     def __init__(self) -> None:
         self.sparse, self.generator = Sparse(), torch.Generator().manual_seed(1)
@@ -82,7 +82,7 @@ class Room:
         return torch.randn(shape, generator=self.generator)
 
     def last(self, value: Tensor, axes: dict[int, int]) -> Tensor:
-        """``value``, of length 1 along these axes, behind as many zeros as it takes to make them so long."""
+        """Zeros whose last entry along ``axes``, axis → length, is ``value``, of length 1 along them."""
         shape = [axes.get(k, n) for k, n in enumerate(value.shape)]
         large = self.zeros(tuple(shape), value.dtype)
         large[tuple(slice(n - 1, n) if k in axes else slice(None) for k, n in enumerate(shape))] = value
@@ -90,7 +90,7 @@ class Room:
 
     @contextmanager
     def in_files(self) -> Iterator[None]:
-        """What torch makes empty is zero, and lies in a file where it is large."""
+        """torch.empty and empty_like return zeros, in a file if they are large."""
         kept = torch.empty, torch.empty_like
 
         def empty(*shape: Any, dtype: torch.dtype = torch.float32, device: Any = None) -> Tensor:
@@ -106,19 +106,19 @@ class Room:
             vars(torch).update(empty=kept[0], empty_like=kept[1])
 
 
-# -- problems: what a run on so many entries says of the last ---------------------------------------------------------
+# -- problems: the results of the last of many entries ----------------------------------------------------------------
 
 
 def attention(kernels: dict[str, Any], window: int, side: int) -> Run:
     """One head of 64 channels, the last of many where there is more than one image."""
 
-    def run(room: Room, images: int) -> list[Tensor]:
+    def run(memory: FarTensors, images: int) -> list[Tensor]:
         heads, d, area = 1 if images == 1 else HEADS, 64, window * window
         many = {0: images, 4: heads}
-        qkv = room.last(room.drawn(1, side, side, 3, 1, d), many).view(images, side, side, -1)
-        time = room.last(room.drawn(1, 2, 1, d), {0: images, 2: heads}).view(images, 2, -1)
-        bias = room.last(room.drawn(1, area, area), {0: heads})
-        grad = room.last(room.drawn(1, side, side, 1, d), {0: images, 3: heads}).view(images, side, side, -1)
+        qkv = memory.last(memory.drawn(1, side, side, 3, 1, d), many).view(images, side, side, -1)
+        time = memory.last(memory.drawn(1, 2, 1, d), {0: images, 2: heads}).view(images, 2, -1)
+        bias = memory.last(memory.drawn(1, area, area), {0: heads})
+        grad = memory.last(memory.drawn(1, side, side, 1, d), {0: images, 3: heads}).view(images, side, side, -1)
         o = kernels["attention.cuda.forward"].forward(qkv, time, bias, window, heads)
         of_qkv, of_time, of_bias = kernels["attention.cuda.backward"].backward(grad, qkv, time, bias, window, heads)
         return [
@@ -139,18 +139,18 @@ def grid() -> Grid:
 
 def blend(kernels: dict[str, Any]) -> Run:
     module = kernels["filters.cuda.kernels"]
-    return lambda room, planes: [module.blend(room.last(room.drawn(4, 1, 8, 8), {1: planes}), grid())[-1]]
+    return lambda memory, planes: [module.blend(memory.last(memory.drawn(4, 1, 8, 8), {1: planes}), grid())[-1]]
 
 
 def cut(kernels: dict[str, Any]) -> Run:
     module = kernels["filters.cuda.kernels"]
-    return lambda room, planes: [module.cut(room.last(room.drawn(1, 14, 14), {0: planes}), grid())[-1, -1]]
+    return lambda memory, planes: [module.cut(memory.last(memory.drawn(1, 14, 14), {0: planes}), grid())[-1, -1]]
 
 
 def scale(kernels: dict[str, Any]) -> Run:
-    def run(room: Room, planes: int) -> list[Tensor]:
-        spectrum = torch.view_as_complex(room.last(room.drawn(1, 8, 5, 2), {0: planes}))
-        kernels["filters.cuda.kernels"].scale(spectrum, room.drawn(8), room.drawn(5))
+    def run(memory: FarTensors, planes: int) -> list[Tensor]:
+        spectrum = torch.view_as_complex(memory.last(memory.drawn(1, 8, 5, 2), {0: planes}))
+        kernels["filters.cuda.kernels"].scale(spectrum, memory.drawn(8), memory.drawn(5))
         return [torch.view_as_real(spectrum[-1])]
 
     return run
@@ -158,24 +158,26 @@ def scale(kernels: dict[str, Any]) -> Run:
 
 def planes(kernels: dict[str, Any]) -> Run:
     module = kernels["filters.cuda.planes"]
-    return lambda room, count: [module.filtered(room.last(room.drawn(1, 8, 8), {0: count}), gaussian(8, 8, 1.0))[-1]]
+    return lambda memory, count: [
+        module.filtered(memory.last(memory.drawn(1, 8, 8), {0: count}), gaussian_factors(8, 8, 1.0))[-1]
+    ]
 
 
 def omega(kernels: dict[str, Any], mode: int) -> Run:
-    """Two chunks of 64 tokens, 64 features and values; of "exact" too a row is a token, for the window is 1."""
+    """Two chunks of 64 tokens, 64 features and values; the window is 1, so that a row is a token in every mode."""
 
-    def run(room: Room, batch: int) -> list[Tensor]:
+    def run(memory: FarTensors, batch: int) -> list[Tensor]:
         first = {0: batch}
         P, V, N, C = 64, 64, 2, 64
         layout = kernels["atlas_memory.cuda.forward"].Layout(batch, N * C, 1, P, V, N, C, C, 1, mode)
-        q, k, v, grad = (room.last(room.drawn(1, N * C, 1, P) / 8, first) for _ in range(4))
-        M, S, of_M, of_S = (room.last(room.drawn(1, 1, P, V) / 8, first) for _ in range(4))
-        solved = tuple(room.zeros((0,)) for _ in range(2))
+        q, k, v, grad = (memory.last(memory.drawn(1, N * C, 1, P) / 8, first) for _ in range(4))
+        M, S, of_M, of_S = (memory.last(memory.drawn(1, 1, P, V) / 8, first) for _ in range(4))
+        solved = tuple(memory.zeros((0,)) for _ in range(2))
         if mode == 2:
-            v, *given = (room.last(room.drawn(1, 1, N, C, P) / 8, first) for _ in range(3))
+            v, *given = (memory.last(memory.drawn(1, 1, N, C, P) / 8, first) for _ in range(3))
             solved = tuple(given)
         shapes = (C, C), (2, C), (2, C), (3,)
-        gates = tuple(room.last(room.drawn(1, 1, N, *shape) / 8, first) for shape in shapes)
+        gates = tuple(memory.last(memory.drawn(1, 1, N, *shape) / 8, first) for shape in shapes)
         found = kernels["atlas_memory.cuda.forward"].forward(layout, (q, k, v, M, S), solved, gates, "ieee")
         kept, errors = found[3:5], found[5]
         pulled = kernels["atlas_memory.cuda.backward"].backward(
@@ -187,14 +189,14 @@ def omega(kernels: dict[str, Any], mode: int) -> Run:
 
 
 def step(kernels: dict[str, Any]) -> Run:
-    def run(room: Room, batch: int) -> list[Tensor]:
+    def run(memory: FarTensors, batch: int) -> list[Tensor]:
         first = {0: batch}
-        tokens = [room.last(room.drawn(1, 1, 1, 64) / 8, first) for _ in range(3)]
-        tokens += [room.last(room.drawn(1, 1, 1) / 8, first) for _ in range(3)]
-        tokens += [room.last(room.drawn(1, 1, 1, 2), first)]
-        state = [room.last(room.drawn(1, 1, 64, 64) / 8, first) for _ in range(3)]
-        state += [room.last(room.drawn(1, 1, 1, 64) / 8, first) for _ in range(2)]
-        after = room.zeros((batch, 1, 64, 64)), room.zeros((batch, 1, 64, 64))
+        tokens = [memory.last(memory.drawn(1, 1, 1, 64) / 8, first) for _ in range(3)]
+        tokens += [memory.last(memory.drawn(1, 1, 1) / 8, first) for _ in range(3)]
+        tokens += [memory.last(memory.drawn(1, 1, 1, 2), first)]
+        state = [memory.last(memory.drawn(1, 1, 64, 64) / 8, first) for _ in range(3)]
+        state += [memory.last(memory.drawn(1, 1, 1, 64) / 8, first) for _ in range(2)]
+        after = memory.zeros((batch, 1, 64, 64)), memory.zeros((batch, 1, 64, 64))
         read = kernels["atlas_memory.cuda.step"].step(tuple(tokens), tuple(state), after, True, False, True)
         return [read[-1], after[0][-1], after[1][-1]]
 
@@ -202,12 +204,12 @@ def step(kernels: dict[str, Any]) -> Run:
 
 
 def features(kernels: dict[str, Any]) -> Run:
-    """The results alone lie far: rows of the arguments that do are a check of `trueness verify`."""
+    """Only the results are large: rows of the arguments at large offsets are checked by `trueness verify`."""
     module = kernels["kernels.cuda.forward"]
 
-    def run(room: Room, points: int) -> list[Tensor]:
-        x, w, b = room.last(room.drawn(1, 8), {0: points}), room.drawn(8, 4096), room.drawn(4096)
-        y, tile = room.drawn(4096, 8), module.tile(room.zeros((128, 8)), w)
+    def run(memory: FarTensors, points: int) -> list[Tensor]:
+        x, w, b = memory.last(memory.drawn(1, 8), {0: points}), memory.drawn(8, 4096), memory.drawn(4096)
+        y, tile = memory.drawn(4096, 8), module.tile(memory.zeros((128, 8)), w)
         found = module.features(x, w, b, torch.ones(4096), True, tile)[-1, [4095, 8191]]
         return [found, module.gram(x, y, w[:, :16], b[:16], 1.0, tile)[-1, -1:]]
 
@@ -215,7 +217,7 @@ def features(kernels: dict[str, Any]) -> Run:
 
 
 class Problem(NamedTuple):
-    """What runs, on how many entries to reach 2³¹ elements and on how few; the programs along an axis of the last."""
+    """A run, with how many entries to exceed 2³¹ elements, and with how few to compare; the programs of the last."""
 
     make: Callable[..., Run]
     of: tuple[Any, ...]
@@ -239,16 +241,16 @@ PROBLEMS = {
 
 
 def right(problem: Problem, kernels: dict[str, Any]) -> tuple[bool, str]:
-    """Whether the last of many entries is what it is alone, and how that was seen."""
+    """Whether the last of many entries equals the result of a call on it alone, and a description."""
     run = problem.make(kernels, *problem.of)
-    room = Room()
-    with room.in_files():
-        alone = [x.clone() for x in run(room, problem.near)]
-    room = Room()
-    with room.in_files(), watched(lambda n: list(range(n)[-problem.programs if n > FEW else 0 :])) as record:
+    memory = FarTensors()
+    with memory.in_files():
+        alone = [x.clone() for x in run(memory, problem.near)]
+    memory = FarTensors()
+    with memory.in_files(), watched(lambda n: list(range(n)[-problem.programs if n > FEW else 0 :])) as record:
         try:
-            found = [x.clone() for x in run(room, problem.far)]
-        except Exception:  # an overrun ends the launch; anything else says nothing about offsets
+            found = [x.clone() for x in run(memory, problem.far)]
+        except Exception:  # an overrun is a rejection; any other error is not about offsets
             if not record.faults:
                 raise
             return False, str(record.faults[:1])
@@ -258,9 +260,9 @@ def right(problem: Problem, kernels: dict[str, Any]) -> tuple[bool, str]:
 
 
 def main(arguments: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:  # Triton reads the source of a kernel when it is launched
+    with tempfile.TemporaryDirectory() as folder:  # Triton reads a kernel's source file at launch
         kernels = modules("--narrow" in arguments, Path(folder))
-        for name in ("filters.cuda.kernels", "atlas_memory.cuda.forward"):  # the tiles that are compiled
+        for name in ("filters.cuda.kernels", "atlas_memory.cuda.forward"):  # use the compiled tile sizes
             kernels[name].interpreted = lambda: False
         for name in [a for a in arguments if a != "--narrow"] or PROBLEMS:
             found, why = right(PROBLEMS[name], kernels)

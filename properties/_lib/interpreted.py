@@ -1,4 +1,4 @@
-"""A Python of its own in which Triton kernels are interpreted: TRITON_INTERPRET counts when Triton is imported."""
+"""Run programs in a new Python process with TRITON_INTERPRET=1, which Triton reads when it is imported."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def interpreted(script: str, *arguments: str) -> str:
-    """What a program prints; a failing one fails the test with all that it printed. ``script`` is its text."""
+    """The output of the program text ``script``; if it fails, so does the test, and shows the output."""
     return _ran("-c", script, *arguments)
 
 
 def printed(name: str, *arguments: str) -> list[str]:
-    """The lines that a program of ``properties`` prints, likewise."""
+    """The output of a file of ``properties``, line by line."""
     return _ran(str(Path(__file__).parents[1] / name), *arguments).splitlines()
 
 

@@ -35,14 +35,13 @@ def _transformed() -> Any:
     import torch
 
     from trueness.optimized.filters import fft
-    from trueness.optimized.filters.cuda import kernels as _filters_triton
-    from trueness.optimized.filters.cuda import operators
+    from trueness.optimized.filters.cuda import kernels, operators
 
     class Filter(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Any, sigma: Any) -> Any:
             ctx.save_for_backward(x, sigma)
-            return _filters_triton.fft_filter(x, fft.gaussian(*x.shape[-2:], float(sigma)))
+            return kernels.fft_filter(x, fft.gaussian_factors(*x.shape[-2:], float(sigma)))
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="triton is not installed: pip install trito
 
 LAWS = """
 import json, torch
-from trueness.optimized import _filters_operators as operators, _filters_triton as kernels
+from trueness.optimized.filters.cuda import kernels, operators
 
 g = torch.Generator().manual_seed(0)
 rows, columns = [0, 0, 0, 5, 5, 5], [0, 90, 130, 0, 90, 130]
@@ -42,8 +42,8 @@ print(json.dumps(found))
 
 PLANES = """
 import json, torch
-from trueness.optimized import _filters_fft as transforms, _filters_operators as operators
-from trueness.optimized import _filters_triton as large, _filters_triton_planes as small
+from trueness.optimized.filters import fft as transforms
+from trueness.optimized.filters.cuda import kernels as large, operators, planes as small
 
 def compiled(height, width):
     watched, small.interpreted = small.interpreted, lambda: False
@@ -62,10 +62,10 @@ for shape in ((5, 17, 20), (2, 64, 64), (3, 1, 64), (70, 1, 1), (3, 40, 33)):
     x, other = torch.randn(2, *shape, generator=g)
     for sigma in (0.0, 0.6, 5.0):
         height, width = shape[-2:]
-        factors = transforms.gaussian(height, width, sigma)
+        factors = transforms.gaussian_factors(height, width, sigma)
         rows = small.first_rows(factors, width)
         k_y, k_x = matrix(rows[:height]), matrix(rows[height:])
-        wanted = transforms.filtered(x.double(), factors)
+        wanted = transforms.apply_factors(x.double(), factors)
         room = (height + width + 4) * 2.0**-24 * (k_y.abs() @ x.double().abs() @ k_x.abs())
         for small.block in (half, compiled):
             y, back = (operators.fft_gaussian(v, torch.tensor(sigma)) for v in (x, other))
@@ -95,17 +95,16 @@ print(json.dumps(found))
 
 BROKEN = """
 import sys
-from trueness.optimized import _filters_tiles as places, _filters_triton as kernels
-from trueness.optimized import _filters_triton_planes as planes
-from trueness.properties import _filters_triton as declared
+from trueness.optimized.filters.cuda import kernels, planes
+from trueness.properties.filters import cuda as declared
 from trueness.tools.run.runner import Job, run_job
 
 broken, formula, name = sys.argv[1:]
-nearest, table = kernels._nearest, kernels._table
+covering, table = kernels._covering_tiles, kernels._to_device
 if broken == "last tile":
-    kernels._nearest = lambda axis: (nearest(axis)[0], max(nearest(axis)[1] - 1, 1))
+    kernels._covering_tiles = lambda axis: (covering(axis)[0], max(covering(axis)[1] - 1, 1))
 elif broken == "next row":
-    kernels._table = planes._table = lambda values, dtype, device: table(values, dtype, device).roll(1)
+    kernels._to_device = planes._to_device = lambda values, dtype, device: table(values, dtype, device).roll(1)
 elif broken == "next plane":
     block = planes.block
     planes.block = lambda height, width: (height + 1, block(height, width)[1])

@@ -383,8 +383,8 @@ def test_columns_left_out_change_less_than_a_quarter_of_the_roundoff(
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x[1], x[2] = 0, torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(shape[1])[: shape[1]]
     x[1, 3, 5] = 1
-    factors = fft.gaussian(*shape, sigma)
-    kept = factors.kept(dtype)
+    factors = fft.gaussian_factors(*shape, sigma)
+    kept = factors.kept_columns(dtype)
     spectrum = torch.fft.rfft2(x) * factors.rows[:, None] * factors.columns
     spectrum[..., :kept] = 0
     left = torch.fft.irfft2(spectrum, s=shape)
@@ -459,7 +459,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_blocks_of_a_plane_give_what_the_whole_one_gives(threads: int, width: int, sigma: float) -> None:
     """As many planes at a time as there are threads, then one on all; where the result is and is not a spectrum too."""
     x = torch.randn((4, 450, width), generator=torch.Generator().manual_seed(0))
-    wanted = fft.multiplied(x.double(), fast.gaussian_transfer(450, width, sigma))
+    wanted = fft.apply_gains(x.double(), fast.gaussian_transfer(450, width, sigma))
     room = 64 * precision("float32").u * math.log2(x[0].numel()) * float(x.abs().max())
     memory, own = torch.empty(x.numel() + 1), x.clone()
     places = memory[:-1].view_as(x), memory[1:].view_as(x), torch.empty(4, width, 450).mT

@@ -31,8 +31,8 @@ def given(**strategies: Any) -> Callable[[Any], Any]:
     return lambda law: settings_for(30)(hypothesis.given(**strategies)(law))
 
 
-def tiled_by_torch(model: Any, x: np.ndarray, *rest: Any) -> np.ndarray:
-    return fast.tiled(lambda t: torch.from_numpy(model(t.numpy())), torch.from_numpy(x), *rest).numpy()
+def tiled_by_torch(model: Any, x: np.ndarray, tile: int, **options: Any) -> np.ndarray:
+    return fast.tiled(lambda t: torch.from_numpy(model(t.numpy())), torch.from_numpy(x), tile, **options).numpy()
 
 
 def starts_by_torch(*arguments: Any) -> np.ndarray:
@@ -159,7 +159,7 @@ def test_the_identity_model_gives_the_image_back(
 ) -> None:
     """Partition of unity."""
     x = image(seed, height, width)
-    y = function(lambda t: t, x, tile, overlap, window)
+    y = function(lambda t: t, x, tile, overlap=overlap, window=window)
     assert (np.abs(y - x) <= mean_rounding(x, overlapping(height, width, tile, overlap))).all()
 
 
@@ -170,7 +170,7 @@ def test_a_pointwise_model_gives_what_it_gives_of_the_whole_image(
 ) -> None:
     x = image(seed, height, width)
     whole = np.tanh(x) + x * x
-    y = function(lambda t: np.tanh(t) + t * t, x, tile, overlap, window)
+    y = function(lambda t: np.tanh(t) + t * t, x, tile, overlap=overlap, window=window)
     assert (np.abs(y - whole) <= mean_rounding(whole, overlapping(height, width, tile, overlap))).all()
 
 
@@ -179,7 +179,7 @@ def test_a_pointwise_model_gives_what_it_gives_of_the_whole_image(
 def test_a_constant_model_gives_a_constant(
     function: Any, height: int, width: int, tile: int, overlap: float, window: str
 ) -> None:
-    y = function(lambda t: 0 * t + 3.7, image(0, height, width), tile, overlap, window)
+    y = function(lambda t: 0 * t + 3.7, image(0, height, width), tile, overlap=overlap, window=window)
     assert (np.abs(y - 3.7) <= mean_rounding(np.array(3.7), overlapping(height, width, tile, overlap))).all()
 
 
@@ -190,7 +190,9 @@ def test_every_pixel_is_a_mean_of_what_the_tiles_say(
 ) -> None:
     """A model that answers with numbers between −1 and 1, of no relation between tiles, stays between −1 and 1."""
     generator = np.random.default_rng(seed)
-    y = function(lambda t: generator.uniform(-1, 1, t.shape), image(seed, height, width), tile, overlap, window)
+    y = function(
+        lambda t: generator.uniform(-1, 1, t.shape), image(seed, height, width), tile, overlap=overlap, window=window
+    )
     assert (np.abs(y) <= 1 + mean_rounding(np.array(1.0), overlapping(height, width, tile, overlap))).all()
 
 
@@ -201,7 +203,7 @@ def test_seams_are_softer_the_more_tiles_overlap(function: Any, window: str) -> 
 
     def step(overlap: float) -> float:
         numbers = iter(range(100))
-        y = function(lambda t: 0 * t + next(numbers), np.zeros((1, 1, 64)), 16, overlap, window)
+        y = function(lambda t: 0 * t + next(numbers), np.zeros((1, 1, 64)), 16, overlap=overlap, window=window)
         return float(np.abs(np.diff(y)).max())
 
     steps = [step(overlap) for overlap in (0.0, 0.25, 0.5)]
@@ -216,7 +218,7 @@ def test_an_axis_shorter_than_a_tile_is_one_tile_and_the_other_is_still_cut(func
         seen.append(t.shape)
         return t
 
-    function(model, image(0, 10, 400), 16, 0.25, "hann")
+    function(model, image(0, 10, 400), 16, overlap=0.25, window="hann")
     assert set(seen) == {(2, 10, 16)} and len(seen) == 33
 
 
@@ -230,7 +232,10 @@ def test_the_optimized_tiling_is_the_references(
     def model(t: np.ndarray) -> np.ndarray:
         return t + t[..., :1, :1]
 
-    left, right = tiled_by_torch(model, x, tile, overlap, window), true.tiled(model, x, tile, overlap, window)
+    left, right = (
+        tiled_by_torch(model, x, tile, overlap=overlap, window=window),
+        true.tiled(model, x, tile, overlap=overlap, window=window),
+    )
     size = np.abs(x).max() * 2
     assert (np.abs(left - right) <= 2 * mean_rounding(size, overlapping(height, width, tile, overlap))).all()
 
@@ -241,7 +246,7 @@ def test_the_optimized_tiling_is_the_references(
 def test_a_model_may_change_the_channels_and_gradients_reach_the_image() -> None:
     model = torch.nn.Conv2d(3, 5, 1)
     x = torch.randn(2, 3, 20, 30, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    y = fast.tiled(model, x, 8, 0.25, "hann")
+    y = fast.tiled(model, x, 8, overlap=0.25, window="hann")
     y.sum().backward()
     whole = model(x)
     assert y.shape == whole.shape
@@ -253,14 +258,14 @@ def test_a_model_may_change_the_channels_and_gradients_reach_the_image() -> None
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_the_result_has_the_dtype_of_what_the_model_returns(dtype: torch.dtype) -> None:
-    y = fast.tiled(lambda t: t.to(dtype), torch.ones(1, 9, 9), 4, 0.5, "triangular")
+    y = fast.tiled(lambda t: t.to(dtype), torch.ones(1, 9, 9), 4, overlap=0.5, window="triangular")
     assert y.dtype == dtype and (y == 1).all()
 
 
 def test_the_model_sees_one_tile_at_a_time() -> None:
     alive: list[int] = []
     x = torch.zeros(1, 64, 64)
-    fast.tiled(lambda t: alive.append(t.numel()) or t, x, 16, 0.25, "triangular")  # type: ignore[func-returns-value]
+    fast.tiled(lambda t: alive.append(t.numel()) or t, x, 16, overlap=0.25, window="triangular")  # type: ignore[func-returns-value]
     assert len(alive) == 25 and set(alive) == {256}
 
 
@@ -275,14 +280,17 @@ TILE = torch.ones(1, 2, 2)
         (lambda: fast.tile_starts(5, 6, 0.5), "tile was 6; it must not exceed the length 5"),
         (lambda: fast.tile_starts(5, 3, 1.0), r"overlap was 1.0; it must be a number in \[0, 1\)"),
         (lambda: fast.tile_starts(5, 0, 0.5), "tile was 0"),
-        (lambda: fast.blend(torch.ones(2, 2), [0], [0], 2, 2, "hann"), r"tiles had shape \(2, 2\)"),
-        (lambda: fast.blend(TILE, [0, 1], [0, 0], 2, 2, "hann"), "rows and columns were 2 and 2 long; both must be 1"),
-        (lambda: fast.blend(TILE, [0], [0], 2, 3, "hann"), "tiles left a pixel of the 2×3 image uncovered"),
-        (lambda: fast.blend(TILE, [0], [0], 2, 2, "hann", out=TILE[0]), "out shared memory with tiles"),
-        (lambda: fast.blend(TILE.expand(2, 2, 2), [0, 1], [0, 0], 2, 2, "hann"), r"a tile of 2×2 was at \(1, 0\)"),
-        (lambda: fast.tiled(lambda t: t[..., :1], TILE, 2, 0.5, "hann"), "it must keep the last two axes"),
-        (lambda: fast.tiled(lambda t: t, TILE, 0, 0.5, "hann"), "tile was 0"),
-        (lambda: fast.tiled(lambda t: t, TILE, 2, 0.5, "none"), "window was 'none'"),
+        (lambda: fast.blend(torch.ones(2, 2), [0], [0], height=2, width=2), r"tiles had shape \(2, 2\)"),
+        (
+            lambda: fast.blend(TILE, [0, 1], [0, 0], height=2, width=2),
+            "rows and columns were 2 and 2 long; both must be 1",
+        ),
+        (lambda: fast.blend(TILE, [0], [0], height=2, width=3), "tiles left a pixel of the 2×3 image uncovered"),
+        (lambda: fast.blend(TILE, [0], [0], height=2, width=2, out=TILE[0]), "out shared memory with tiles"),
+        (lambda: fast.blend(TILE.expand(2, 2, 2), [0, 1], [0, 0], height=2, width=2), r"a tile of 2×2 was at \(1, 0\)"),
+        (lambda: fast.tiled(lambda t: t[..., :1], TILE, 2, window="hann"), "it must keep the last two axes"),
+        (lambda: fast.tiled(lambda t: t, TILE, 0, window="hann"), "tile was 0"),
+        (lambda: fast.tiled(lambda t: t, TILE, 2, window="none"), "window was 'none'"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call: Any, sentence: str) -> None:

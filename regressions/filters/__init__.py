@@ -154,27 +154,27 @@ def blended_with(window: Any, tiles: Any, rows: Any, columns: Any, height: int, 
 def zero_at_the_border(tiles: Any, rows: Any, columns: Any, height: int, width: int, window: str) -> Any:
     """The documented linear window"""
     if window != "triangular":
-        return true.blend(tiles, rows, columns, height, width, window)
+        return true.blend(tiles, rows, columns, height=height, width=width, window=window)
     return blended_with(bartlett, tiles, rows, columns, height, width)
 
 
 def clamped_at_a_thousandth(tiles: Any, rows: Any, columns: Any, height: int, width: int, window: str) -> Any:
     """The linear window as it was before"""
     if window != "triangular":
-        return true.blend(tiles, rows, columns, height, width, window)
+        return true.blend(tiles, rows, columns, height=height, width=width, window=window)
     return blended_with(clamped, tiles, rows, columns, height, width)
 
 
 def hann_zero_at_the_border(tiles: Any, rows: Any, columns: Any, height: int, width: int, window: str) -> Any:
     """The hann window, before and after"""
     if window != "hann":
-        return true.blend(tiles, rows, columns, height, width, window)
+        return true.blend(tiles, rows, columns, height=height, width=width, window=window)
     return blended_with(hann_with_zeros, tiles, rows, columns, height, width)
 
 
 def first_window_kept(tiles: Any, rows: Any, columns: Any, height: int, width: int, window: str) -> Any:
     """A cache of windows whose key is the tile's size: the kind asked for first stays"""
-    return true.blend(tiles, rows, columns, height, width, "triangular")
+    return true.blend(tiles, rows, columns, height=height, width=width, window="triangular")
 
 
 def end_computed_twice(length: int, tile: int, overlap: Any) -> Any:

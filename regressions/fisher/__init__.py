@@ -247,7 +247,7 @@ BUGS = (
         claim="all four fixes are verified by the tests listed",
         verdict="claim false",
         source="the changelog's own tests",
-        finding="The test of fix 1 passes with |s| as well at |s| = 1; the thresholds' ratio of 1 000 000 is right.",
+        finding="The test of fix 1 evaluates |s| = 1 only, where |s| and s² are equal: it passes with the bug as well.",
         evidence=show("FSB-10"),
     ),
     Bug(

@@ -1,10 +1,10 @@
-"""Break our own product one line at a time and see whether the tests notice.
+"""Mutation tests of the library: wrong lines and wrong functions that the tests must detect.
 
-Each mutation replaces one line of optimized/ in a copy of the tree; there the family's conformance tests and laws, a
-part of ``make test``, must fail. A mutation that survives is a hole in the checks: exit status 1.
+Each mutation replaces one line of optimized/ in a copy of the repository, where the family's conformance tests and laws
+must fail. A mutation that survives is a gap in the checks: exit status 1.
 
-With ``--ledger`` every wrong variant of the ledger takes the place of our own function in turn, and the value check of
-``make test`` must reject it.
+With ``--ledger`` every wrong variant of the ledger replaces the library's function in turn, and the value check must
+reject it.
 
     python -m trueness.tools.ledger.mutate [--only N …]
     python -m trueness.tools.ledger.mutate --ledger [ID …]
@@ -44,7 +44,7 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "fisher/operators.py",
-        "    value = square_plus(floors, s)\n",
+        "    value = add_square(floors, s)\n",
         "    value = s.abs() + floors\n",
         "fisher",
         "|s| for s²",
@@ -54,21 +54,21 @@ MUTATIONS = (
         "    return 1e-4 + 1e-3 * (1 - alpha)\n",
         "    return 1e-4 + 1e-3 * alpha\n",
         "fisher",
-        "the floor's ᾱ turned round",
+        "ε(ᾱ) reversed",
     ),
     Mutation(
         "fisher/operators.py",
-        "        of_score = 2 * s * g\n",
-        "        of_score = s * g\n",
+        "        grad_score = 2 * s * g\n",
+        "        grad_score = s * g\n",
         "fisher",
         "a factor 2 in the gradient",
     ),
     Mutation(
         "fisher/operators.py",
-        "        return drift_in_tiles(x, score, eps, a, b, table)\n",
-        "        return drift_in_tiles(x, score, eps, a, b, None)\n",
+        "        return drift_in_chunks(x, score, eps, a, b, table)\n",
+        "        return drift_in_chunks(x, score, eps, a, b, None)\n",
         "fisher",
-        "a drift that forgets its samples",
+        "a drift that ignores the samples' own ε, a and b",
     ),
     Mutation(
         "fisher/cuda.py",
@@ -86,10 +86,10 @@ MUTATIONS = (
     ),
     Mutation(
         "_lib/elementwise.py",
-        "        stop = min(start + TILE, size)\n",
-        "        stop = min(start + TILE, size) - (start + TILE > size > 1)\n",
+        "        stop = min(start + CHUNK, size)\n",
+        "        stop = min(start + CHUNK, size) - (start + CHUNK > size > 1)\n",
         "fisher",
-        "the last element of the last tile",
+        "the last element of the last chunk",
     ),
     Mutation(
         "_lib/memory.py",
@@ -130,7 +130,7 @@ MUTATIONS = (
 
 
 def shadow(root: Path, folder: Path) -> Path:
-    """A copy of the rooms as one importable package ``trueness`` under ``folder``."""
+    """A copy of the packages as one importable package ``trueness`` under ``folder``."""
     package = folder / "trueness"
     shutil.copytree(root / "src" / "trueness", package)
     for room in ROOMS:
@@ -147,7 +147,7 @@ def survives(mutation: Mutation, root: Path) -> tuple[bool, str]:
         target = package / "optimized" / mutation.file
         text = target.read_text()
         if mutation.line and text.count(mutation.line) != 1:
-            return True, f"{mutation.file} holds the line {text.count(mutation.line)} times; mend the list"
+            return True, f"{mutation.file} holds the line {text.count(mutation.line)} times; correct MUTATIONS"
         if mutation.line:
             target.write_text(text.replace(mutation.line, mutation.wrong))
         tests = [package / "properties" / "test_conformance.py", package / "properties" / mutation.family]
@@ -161,17 +161,17 @@ def survives(mutation: Mutation, root: Path) -> tuple[bool, str]:
 
 
 def pasted(bug: Bug, dtypes: Sequence[str] = DTYPES) -> str:
-    """The format in which the value check rejects ``bug`` where our own function stood; empty when none does.
+    """The first dtype in which the value check rejects ``bug`` in place of the library's function; empty if none does.
 
-    A function that is declared by an adapter around it is replaced together with the adapter.
-    ValueError when the formula has no implementation of ours.
+    If the implementation is declared through an adapter, the adapter is replaced as well.
+    ValueError if the formula has no implementation in the library.
     """
     formula = registry.formula(bug.formula)
     assert bug.variant is not None
     wrong = as_torch(bug.variant, formula)
     ours = next((i for i in formula.implementations if i.origin == "builtin" and not i.env), None)
     if ours is None:
-        raise ValueError(f"{formula.name} has no implementation of ours.")
+        raise ValueError(f"{formula.name} has no implementation in the library.")
     function = ours.load()
     module, name = sys.modules[function.__module__], function.__name__
     in_module = getattr(module, name, None) is function
@@ -191,7 +191,7 @@ def pasted(bug: Bug, dtypes: Sequence[str] = DTYPES) -> str:
 
 
 def ledger(ids: Sequence[str]) -> int:
-    """Every wrong variant in the place of our function, one line each; 1 when one passes."""
+    """Try every wrong variant in place of the library's function and print one line each; 1 if one passes."""
     bugs = [b for b in registry.bugs().values() if b.variant is not None and (not ids or b.id in ids)]
     unknown = sorted(set(ids) - {b.id for b in bugs})
     if unknown:

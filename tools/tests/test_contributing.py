@@ -1,4 +1,4 @@
-"""The diffs of CONTRIBUTING.md are complete: applied to a copy, each does what the text says."""
+"""Every diff of CONTRIBUTING.md is complete: applied to a copy of the repository, it works as described."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def diffs() -> list[str]:
 
 
 def apply(diff: str, package: Path) -> None:
-    """Context lines say where the added lines before and after them go; without one they go to the end."""
+    """Add lines next to their context line, or at the end of the file if the diff has no context line."""
     for part in re.split(r"^--- a/.*\n", diff, flags=re.M)[1:]:
         name, _, body = part.partition("\n")
         path = package / name.removeprefix("+++ b/")
@@ -81,7 +81,7 @@ def test_the_bug_is_named_once_its_diff_is_applied(tmp_path: Path) -> None:
         "-q",
         "-p",
         "no:cacheprovider",
-        str(package / "regressions" / "test_fisher.py"),
+        str(package / "regressions" / "fisher" / "test_evidence.py"),
         str(package / "regressions" / "test_ledger.py"),
         "-k",
         "FSB_90",

@@ -1,8 +1,8 @@
 """The Triton kernels of filters: tiles gathered into an image and back, and a spectrum times its two factors in place.
 
-Rows of all planes follow one another, so that a program holds a block of rows × columns whatever their number. A pixel
-is the sum of the few tiles that reach it, each times a weight of its row and one of its column, normalised in float64:
-a pixel of one tile is copied. Where rows begin is 64-bit, arithmetic is float32.
+The rows of all planes form one axis, so that a program computes a block of rows × columns for any number of planes. A
+pixel is the sum of the few tiles that cover it, each times a weight of its row and one of its column, normalised in
+float64; a pixel of a single tile is copied. Row offsets are 64-bit and arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def interpreted() -> bool:
 
 
 def _block(rows: int, columns: int) -> dict[str, int]:
-    """Interpreted, about half of each axis: so that it has a second program and a partial block."""
+    """Block sizes; under the interpreter about half of each axis, to test a second program and a partial block."""
     if interpreted():
         tall, wide = (max(1, triton.next_power_of_2(n) // 2) for n in (rows, columns))
         return {"ROWS": tall, "COLUMNS": wide}
@@ -116,12 +116,12 @@ def _launch(kernel: Any, rows: int, columns: int, *arguments: Any, **constants: 
         kernel[grid](*arguments, **constants, **block, num_warps=WARPS)
 
 
-def _table(values: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _to_device(values: Any, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     return torch.as_tensor(values).to(device, dtype).contiguous()
 
 
-def _nearest(axis: Axis) -> tuple[list[int], int]:
-    """(the first tile that reaches every pixel, the most tiles that reach one)"""
+def _covering_tiles(axis: Axis) -> tuple[list[int], int]:
+    """(the first tile that covers each pixel, the largest number of tiles that cover one)"""
     first, most, k = [], 1, 0
     for pixel in range(axis.length):
         while axis.starts[k] + axis.n <= pixel:
@@ -133,17 +133,17 @@ def _nearest(axis: Axis) -> tuple[list[int], int]:
 
 
 def _axes(grid: Grid, device: torch.device) -> list[torch.Tensor]:
-    starts = [_table(axis.starts, torch.int32, device) for axis in (grid.rows, grid.columns)]
-    return starts + [_table(axis.shares, torch.float32, device) for axis in (grid.rows, grid.columns)]
+    starts = [_to_device(axis.starts, torch.int32, device) for axis in (grid.rows, grid.columns)]
+    return starts + [_to_device(axis.shares, torch.float32, device) for axis in (grid.rows, grid.columns)]
 
 
-def _narrowed(x: torch.Tensor) -> torch.Tensor:
-    """What a kernel reads; the interpreter flushes bfloat16 subnormals, so there torch widens them first."""
+def _readable(x: torch.Tensor) -> torch.Tensor:
+    """The contiguous tensor a kernel reads: float32 under the interpreter, which flushes bfloat16 subnormals."""
     return (x.float() if interpreted() and x.dtype == torch.bfloat16 else x).contiguous()
 
 
-def _fresh(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """Where a kernel writes: the interpreter truncates a half store, so there it writes float32."""
+def _empty_output(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """The tensor a kernel writes: float32 under the interpreter, which truncates half formats instead of rounding."""
     wide = interpreted() and like.element_size() == 2
     return torch.empty(shape, dtype=torch.float32 if wide else like.dtype, device=like.device)
 
@@ -152,12 +152,12 @@ def blend(tiles: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The image of tiles (N, ..., h, w) on a grid."""
     lead, (h, w) = tuple(tiles.shape[1:-2]), tiles.shape[-2:]
     height, width, planes = grid.rows.length, grid.columns.length, math.prod(lead)
-    (first_y, most_y), (first_x, most_x) = _nearest(grid.rows), _nearest(grid.columns)
+    (first_y, most_y), (first_x, most_x) = _covering_tiles(grid.rows), _covering_tiles(grid.columns)
     numbers = [[grid.at[top, left] for left in grid.columns.starts] for top in grid.rows.starts]
-    which, near_y, near_x = (_table(t, torch.int32, tiles.device) for t in (numbers, first_y, first_x))
-    out = _fresh((*lead, height, width), tiles)
+    which, near_y, near_x = (_to_device(t, torch.int32, tiles.device) for t in (numbers, first_y, first_x))
+    out = _empty_output((*lead, height, width), tiles)
     _launch(
-        blend_kernel, planes * height, width, _narrowed(tiles), which, near_y, near_x, *_axes(grid, tiles.device), out,
+        blend_kernel, planes * height, width, _readable(tiles), which, near_y, near_x, *_axes(grid, tiles.device), out,
         planes * height, height, width, h, w, len(grid.rows.starts), len(grid.columns.starts), planes,
         MOST_Y=most_y, MOST_X=most_x,
     )  # fmt: skip
@@ -171,11 +171,11 @@ def cut(image: torch.Tensor, grid: Grid) -> torch.Tensor:
     places = sorted(
         (k, grid.rows.starts.index(top), grid.columns.starts.index(left)) for (top, left), k in grid.at.items()
     )
-    of_y, of_x = (_table([p[i] for p in places], torch.int32, image.device) for i in (1, 2))
-    out = _fresh((count, *lead, h, w), image)
+    of_y, of_x = (_to_device([p[i] for p in places], torch.int32, image.device) for i in (1, 2))
+    out = _empty_output((count, *lead, h, w), image)
     rows = count * planes * h
     _launch(
-        cut_kernel, rows, w, _narrowed(image), of_y, of_x, *_axes(grid, image.device), out, rows, height, width, h, w,
+        cut_kernel, rows, w, _readable(image), of_y, of_x, *_axes(grid, image.device), out, rows, height, width, h, w,
         planes,
     )  # fmt: skip
     return out.to(image.dtype)
@@ -190,16 +190,16 @@ def scale(spectrum: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> 
 
 
 def fft_filter(x: torch.Tensor, factors: fft.Factors) -> torch.Tensor:
-    """F⁻¹(g_y g_xᵀ · F x) as `fft.filtered`, the kept columns of the spectrum scaled by one kernel."""
+    """F⁻¹(g_y g_xᵀ · F x) as `fft.apply_factors`, the kept columns of the spectrum scaled by one kernel."""
     height, width = x.shape[-2:]
-    kept = factors.kept(torch.float32)
-    rows = _table(factors.rows, torch.float32, x.device)
-    columns = _table(factors.columns[:kept] / (height * width), torch.float32, x.device)
+    kept = factors.kept_columns(torch.float32)
+    rows = _to_device(factors.rows, torch.float32, x.device)
+    columns = _to_device(factors.columns[:kept] / (height * width), torch.float32, x.device)
     out = torch.empty_like(x)
-    for piece, place in fft.planes(x, out):
+    for piece, target in fft.iter_chunks(x, out):
         spectrum = torch.fft.rfft(piece.float())[..., :kept]
         spectrum = torch.fft.fft(spectrum, dim=-2).contiguous()
         scale(spectrum, rows, columns)
         spectrum = torch.fft.ifft(spectrum, dim=-2, norm="forward")
-        place.copy_(torch.fft.irfft(spectrum, n=width, norm="forward"))
+        target.copy_(torch.fft.irfft(spectrum, n=width, norm="forward"))
     return out

@@ -1,9 +1,9 @@
-"""Filters on CUDA as operators of torch: the blending of tiles, its adjoint, and the Gaussian in frequency.
+"""torch operators around the CUDA kernels: the blending of tiles, its adjoint, and the Gaussian filter in frequency.
 
     trueness::blend, blend_adjoint        each is the other's backward
-    trueness::fft_gaussian                its own backward by x; σ is one number on the CPU
+    trueness::fft_gaussian                its own backward by x; σ is a scalar tensor on the CPU
 
-On the CPU the kernels run under Triton's interpreter alone; what people call there is plain torch.
+On the CPU these operators run only under Triton's interpreter, in tests.
 """
 
 from __future__ import annotations
@@ -12,64 +12,50 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._lib.dispatch import under_functorch
 from trueness.optimized.filters import fft
-from trueness.optimized.filters import tiles as _filters_tiles
+from trueness.optimized.filters import tiles as grids
 
 Tensor = torch.Tensor
 
 
-def launched(x: Tensor) -> bool:
-    """Whether the CUDA kernels take it: on CUDA, not in float64, no trace, transform or forward mode."""
-    return (
-        x.is_cuda
-        and x.dtype != torch.float64
-        and type(x) in (torch.Tensor, torch.nn.Parameter)
-        and not torch.compiler.is_compiling()
-        and not under_functorch()
-        and torch.autograd.forward_ad._current_level < 0
-    )
-
-
 def _grid(rows: list[int], columns: list[int], tile: tuple[int, ...], size: tuple[int, ...], window: str) -> Any:
-    grid = _filters_tiles.grid_of(rows, columns, (size[0], size[1]), (tile[0], tile[1]), window)
+    grid = grids.grid_of(rows, columns, (size[0], size[1]), (tile[0], tile[1]), window)
     if grid is None:
-        raise ValueError("rows and columns were no grid that covers the image; the kernel blends tiles on a grid.")
+        raise ValueError("rows × columns was no grid that covers the image; the kernel needs such a grid.")
     return grid
 
 
 @torch.library.custom_op("trueness::blend", mutates_args=(), device_types=("cpu", "cuda"))
 def blend(tiles: Tensor, rows: list[int], columns: list[int], height: int, width: int, window: str) -> Tensor:
-    from trueness.optimized.filters.cuda import kernels as _filters_triton
+    from trueness.optimized.filters.cuda import kernels
 
-    return _filters_triton.blend(tiles, _grid(rows, columns, tuple(tiles.shape[-2:]), (height, width), window))
+    return kernels.blend(tiles, _grid(rows, columns, tuple(tiles.shape[-2:]), (height, width), window))
 
 
 @torch.library.custom_op("trueness::blend_adjoint", mutates_args=(), device_types=("cpu", "cuda"))
 def blend_adjoint(image: Tensor, rows: list[int], columns: list[int], h: int, w: int, window: str) -> Tensor:
-    from trueness.optimized.filters.cuda import kernels as _filters_triton
+    from trueness.optimized.filters.cuda import kernels
 
-    return _filters_triton.cut(image, _grid(rows, columns, (h, w), tuple(image.shape[-2:]), window))
+    return kernels.cut(image, _grid(rows, columns, (h, w), tuple(image.shape[-2:]), window))
 
 
 @torch.library.custom_op("trueness::fft_gaussian", mutates_args=(), device_types=("cpu", "cuda"))
 def fft_gaussian(x: Tensor, sigma: Tensor) -> Tensor:
-    from trueness.optimized.filters.cuda import kernels as _filters_triton
-    from trueness.optimized.filters.cuda import planes
+    from trueness.optimized.filters.cuda import kernels, planes
 
     height, width = x.shape[-2:]
-    factors = fft.gaussian(height, width, float(sigma.detach()))
+    factors = fft.gaussian_factors(height, width, float(sigma.detach()))
     if planes.fits(height, width):
         return planes.filtered(x, factors)
-    return _filters_triton.fft_filter(x, factors)
+    return kernels.fft_filter(x, factors)
 
 
 @torch.library.custom_op("trueness::fft_gaussian_slope", mutates_args=(), device_types=("cpu", "cuda"))
 def fft_gaussian_slope(grad: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     """∂/∂σ ⟨ȳ, y⟩"""
     number = float(sigma.detach())
-    factors = fft.gaussian(x.shape[-2], x.shape[-1], number)
-    return torch.full_like(sigma, fft.by_sigma(grad, x, factors, number))
+    factors = fft.gaussian_factors(x.shape[-2], x.shape[-1], number)
+    return torch.full_like(sigma, fft.grad_sigma(grad, x, factors, number))
 
 
 @blend.register_fake
@@ -97,11 +83,11 @@ def _save_places(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.size = tuple(first.shape[-2:])
 
 
-def _of_tiles(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _blend_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return blend_adjoint(grad, ctx.rows, ctx.columns, *ctx.size, ctx.window), None, None, None, None, None
 
 
-def _of_image(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _adjoint_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return blend(grad, ctx.rows, ctx.columns, *ctx.size, ctx.window), None, None, None, None, None
 
 
@@ -109,12 +95,12 @@ def _save_sigma(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _of_x(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _gaussian_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, sigma = ctx.saved_tensors
-    of_sigma = fft_gaussian_slope(grad, x, sigma) if ctx.needs_input_grad[1] else None
-    return fft_gaussian(grad, sigma) if ctx.needs_input_grad[0] else None, of_sigma
+    grad_sigma = fft_gaussian_slope(grad, x, sigma) if ctx.needs_input_grad[1] else None
+    return fft_gaussian(grad, sigma) if ctx.needs_input_grad[0] else None, grad_sigma
 
 
-blend.register_autograd(_of_tiles, setup_context=_save_places)
-blend_adjoint.register_autograd(_of_image, setup_context=_save_places)
-fft_gaussian.register_autograd(_of_x, setup_context=_save_sigma)
+blend.register_autograd(_blend_backward, setup_context=_save_places)
+blend_adjoint.register_autograd(_adjoint_backward, setup_context=_save_places)
+fft_gaussian.register_autograd(_gaussian_backward, setup_context=_save_sigma)

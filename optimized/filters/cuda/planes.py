@@ -2,11 +2,11 @@
 
     K_y[i, j] = k_y[|i − j|],  k_y = F⁻¹ g_y        (circulant, and symmetric because the gains are real and even)
 
-A program makes some columns of as many whole planes as 64 rows allow, one below the other: K_x acts on every row, and
-K_y is a block of a matrix that is 0 between planes. The first rows k are made in float64 from the gains and rounded
-once. The products are three TF32 products ("tf32x3"), which keep 22 bits of every factor; half formats are rounded
-once, when stored. Programs that share their planes follow one another, so that these come from memory once.
-The filter is its own adjoint, and so is the kernel.
+A program computes PART columns of as many whole planes, stacked along y, as fit in 64 rows: K_x acts on every row, and
+K_y is block diagonal over the planes. The first rows k are computed in float64 from the gains and rounded once. Each
+product is three TF32 products ("tf32x3"), which keep 22 bits of every factor; half formats are rounded once.
+Programs of the same planes are neighbours, so that the planes are read from memory once.
+The filter, and so the kernel, is its own adjoint.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import triton
 import triton.language as tl
 
 from trueness.optimized.filters import fft
-from trueness.optimized.filters.cuda.kernels import _fresh, _narrowed, _table, interpreted
+from trueness.optimized.filters.cuda.kernels import _empty_output, _readable, _to_device, interpreted
 
 LARGEST = 64  # rows and columns of a plane
-PART = 16  # columns of one program: with more, TF32 taken apart needs all registers there are
+PART = 16  # columns of a program; more would exceed the registers because of the split into TF32 parts
 WARPS = 4
 
 
@@ -56,12 +56,12 @@ def planes_kernel(
 
 
 def fits(height: int, width: int) -> bool:
-    """Whether planes are so small."""
+    """Whether planes of this size can be filtered by this kernel."""
     return max(height, width) <= LARGEST
 
 
 def block(height: int, width: int) -> tuple[int, dict[str, int]]:
-    """(rows of whole planes that a program takes, its tile); interpreted, up to two planes and half of the columns."""
+    """(rows of whole planes that a program takes, its tile); interpreted, two planes and half of the columns."""
     if interpreted():
         wide = triton.next_power_of_2(width)
         tile = {"ROWS": triton.next_power_of_2(2 * height), "COLUMNS": wide, "PART": max(1, wide // 2)}
@@ -77,14 +77,15 @@ def first_rows(factors: fft.Factors, width: int) -> torch.Tensor:
 
 
 def filtered(x: torch.Tensor, factors: fft.Factors) -> torch.Tensor:
-    """F⁻¹(g_y g_xᵀ · F x) as `fft.filtered`, of planes that fit."""
+    """F⁻¹(g_y g_xᵀ · F x) as `fft.apply_factors`, for planes that fit."""
     height, width = x.shape[-2:]
     rows = x.numel() // width
     together, tile = block(height, width)
-    y = _fresh(tuple(x.shape), x)
+    y = _empty_output(tuple(x.shape), x)
     if rows:
         planes_kernel[(triton.cdiv(rows, together) * triton.cdiv(width, tile["PART"]),)](
-            _narrowed(x), _table(first_rows(factors, width), torch.float32, x.device), y, rows, height, width, together,
+            _readable(x), _to_device(first_rows(factors, width), torch.float32, x.device), y, rows, height, width,
+            together,
             **tile, PRECISION="ieee" if interpreted() else "tf32x3", num_warps=WARPS,
         )  # fmt: skip
     return y.to(x.dtype) if x.is_contiguous() else torch.empty_like(x).copy_(y)
