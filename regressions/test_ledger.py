@@ -52,7 +52,8 @@ def defects(bugs: Sequence[Bug], tests: Sequence[str]) -> list[str]:
             "the id has another form": ID.fullmatch(bug.id),
             "a text is empty": all(t.strip() for t in (bug.title, bug.document, bug.claim, bug.source, bug.finding)),
             "its formula is not declared": formula or not bug.formula,
-            "a variant needs a formula and a discriminating input": (bug.variant is None) == (bug.witness is None)
+            "a variant needs a formula and a discriminating input": (bug.variant is None)
+            == (bug.discriminating_input is None)
             and (bug.formula or bug.variant is None),
             "no test function is its evidence": bug.variant or any(selector(bug) in name for name in tests),
             "it is invisible in every dtype": bug.variant is None
@@ -85,9 +86,9 @@ def test_the_registry_has_every_entry() -> None:
         ({"id": "FSB-1"}, "the id has another form"),
         ({"finding": " "}, "a text is empty"),
         ({"formula": "fisher.diagnoal"}, "its formula is not declared"),
-        ({"witness": None}, "a variant needs a formula and a discriminating input"),
+        ({"discriminating_input": None}, "a variant needs a formula and a discriminating input"),
         ({"formula": ""}, "a variant needs a formula and a discriminating input"),
-        ({"variant": None, "witness": None, "evidence": "-k FSB_99"}, "no test function is its evidence"),
+        ({"variant": None, "discriminating_input": None, "evidence": "-k FSB_99"}, "no test function is its evidence"),
         ({"invisible": dict.fromkeys(DTYPES, "a reason")}, "it is invisible in every dtype"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

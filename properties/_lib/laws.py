@@ -12,13 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from trueness.tools.arithmetic.bounds import LIMITS, Bound, bounds
-from trueness.tools.arithmetic.formats import precision
+from trueness.properties._lib.within import allowed_error
 from trueness.tools.checks.core import settings_for
 from trueness.tools.spec.calling import positional
 from trueness.tools.spec.model import Formula
-
-F64 = precision("float64")
 
 
 def given(examples: int, /, **strategies: Any) -> Callable[[Any], Any]:
@@ -85,16 +82,9 @@ def _arrays(result: Any) -> Any:
     return result.numpy() if isinstance(result, torch.Tensor) else result
 
 
-def bound(law: Callable[..., Any], *arguments: Any, reduction: int = 1) -> Bound:
-    """The float64 bound of the first output of ``law(*arguments)``."""
-    units = [F64.u if np.asarray(a).dtype.kind == "f" else 0.0 for a in arguments]
-    with np.errstate(all="ignore"):
-        return bounds(law, arguments, units, F64, reduction)[0]
-
-
-def assert_within(want: Any, out: Any, law: Callable[..., Any], *arguments: Any, reduction: int = 1) -> None:
+def assert_law(want: Any, out: Any, law: Callable[..., Any], *arguments: Any, reduction: int = 1) -> None:
     """``out`` is ``want`` up to the rounding of ``law(*arguments)`` in float64."""
-    allowed = LIMITS["eager"] * bound(law, *arguments, reduction=reduction).B
+    allowed = allowed_error(law, *arguments, reduction=reduction)
     assert (np.abs(np.asarray(out) - want) <= allowed).all()
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
 from trueness.optimized._lib.validation import INTEGERS
-from trueness.properties._lib.laws import F64, assert_refused, assert_within, bound
+from trueness.properties._lib.laws import assert_law, assert_refused
+from trueness.properties._lib.within import F64, bound
 from trueness.properties.diffusion import draws, peers
 from trueness.properties.diffusion.laws import (
     COSINE,
@@ -45,7 +46,7 @@ def test_data_of_unit_variance_keeps_unit_variance(function: Any, beta: np.ndarr
     def law(alpha_bar: Any, q_sample: Any = true.q_sample) -> Any:
         return q_sample(one, t, 0 * one, alpha_bar) ** 2 + q_sample(0 * one, t, one, alpha_bar) ** 2
 
-    assert_within(1, law(alpha_bar, function), law, alpha_bar)
+    assert_law(1, law(alpha_bar, function), law, alpha_bar)
 
 
 @both("q_sample")
@@ -65,7 +66,7 @@ def test_the_estimate_from_the_true_noise_is_the_data(function: Any, seed: int, 
     def law(x_0: Any, noise: Any, alpha_bar: Any, predict_x0: Any = true.predict_x0) -> Any:
         return predict_x0(true.q_sample(x_0, t, noise, alpha_bar), t, noise, alpha_bar)
 
-    assert_within(x_0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar)
+    assert_law(x_0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar)
 
 
 @both("p_losses")
@@ -78,7 +79,7 @@ def test_a_model_that_knows_the_data_has_no_loss(function: Any, seed: int, beta:
         signal, sigma = (true._per_sample(np.sqrt(c), x_0) for c in (alpha_bar, 1 - alpha_bar))
         return p_losses((true.q_sample(x_0, t, noise, alpha_bar) - signal * x_0) / sigma, noise)
 
-    assert_within(0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar, reduction=x_0.size)
+    assert_law(0, law(x_0, noise, alpha_bar, function), law, x_0, noise, alpha_bar, reduction=x_0.size)
     assert function(x_0, x_0) == 0 < function(x_0, noise)
 
 
@@ -103,7 +104,7 @@ def test_the_posterior_mean_of_a_clean_trajectory_stays_on_it(function: Any, bet
         alpha_bar = true.alphas_cumprod(beta)
         return c_0 + c_t * np.sqrt(alpha_bar) - np.sqrt(np.concatenate([np.ones(1), alpha_bar[:-1]]))
 
-    assert_within(0, law(beta, function), law, beta, reduction=len(beta))
+    assert_law(0, law(beta, function), law, beta, reduction=len(beta))
 
 
 @both("posterior")
@@ -117,7 +118,7 @@ def test_a_step_back_from_the_marginal_reaches_the_marginal(function: Any, beta:
         alpha_bar = true.alphas_cumprod(beta)
         return variance + c_t**2 * (1 - alpha_bar) - (1 - np.concatenate([np.ones(1), alpha_bar[:-1]]))
 
-    assert_within(0, law(beta, function), law, beta, reduction=len(beta))
+    assert_law(0, law(beta, function), law, beta, reduction=len(beta))
 
 
 @pytest.mark.parametrize("beta", [LINEAR, COSINE], ids=["linear", "cosine"])
@@ -138,7 +139,7 @@ def test_the_posterior_and_its_identities_at_forty_digits(posterior: Any, beta: 
                 row.append(float(value))
             before = now
     for k, (found, values) in enumerate(zip(weights(posterior, beta, t), want, strict=True)):
-        assert_within(values, found, lambda b, k=k: weights(true.posterior, b, t)[k], beta, reduction=len(beta))
+        assert_law(values, found, lambda b, k=k: weights(true.posterior, b, t)[k], beta, reduction=len(beta))
 
 
 @both("posterior")
@@ -147,7 +148,7 @@ def test_the_first_posterior_is_the_data_without_variance(function: Any, beta: n
     start = np.array([0])
     c_0, c_t, variance = weights(function, beta, start)
     assert c_t[0] == 0 and variance[0] == 0
-    assert_within(1, c_0, lambda b: weights(true.posterior, b, start)[0], beta, reduction=len(beta))
+    assert_law(1, c_0, lambda b: weights(true.posterior, b, start)[0], beta, reduction=len(beta))
 
 
 @both("posterior")
@@ -160,7 +161,7 @@ def test_the_posterior_is_a_product_of_gaussians(function: Any, beta: np.ndarray
         before = true.alphas_cumprod(beta)[:-1]
         return weights(posterior, beta, t)[2] * ((1 - beta[1:]) / beta[1:] + 1 / (1 - before))
 
-    assert_within(1, law(beta, function), law, beta, reduction=len(beta))
+    assert_law(1, law(beta, function), law, beta, reduction=len(beta))
 
 
 @both("p_sample")
@@ -174,7 +175,7 @@ def test_algorithm_2_is_the_posterior_at_the_estimate(function: Any, seed: int, 
         return p_sample(x_t, t, eps, noise, beta, clip)
 
     arguments = (x_t, eps, noise, beta)
-    assert_within(law(*arguments, function, False), law(*arguments, function), law, *arguments, reduction=len(beta))
+    assert_law(law(*arguments, function, False), law(*arguments, function), law, *arguments, reduction=len(beta))
 
 
 @both("p_sample")
@@ -189,7 +190,7 @@ def test_the_last_step_returns_the_clipped_estimate_and_looks_at_no_noise(
         return true.p_sample(x_t, t, eps, noise, beta, clip=c)
 
     want = np.clip(true.predict_x0(x_t, t, eps, alpha_bar), -float(c), float(c))
-    assert_within(want, function(x_t, t, eps, noise, beta, c), law, x_t, eps, beta, reduction=len(beta))
+    assert_law(want, function(x_t, t, eps, noise, beta, c), law, x_t, eps, beta, reduction=len(beta))
     assert np.array_equal(function(x_t, t, eps, noise, beta, c), function(x_t, t, eps, noise * np.nan, beta, c))
 
 
@@ -238,7 +239,7 @@ def test_diffusers_takes_the_noise_it_is_given() -> None:
     def law(beta: Any) -> Any:
         return true.p_sample(zero, t.numpy(), zero, noise.numpy(), beta)
 
-    assert_within(law(LINEAR), found.numpy(), law, LINEAR, reduction=1000)
+    assert_law(law(LINEAR), found.numpy(), law, LINEAR, reduction=1000)
 
 
 @pytest.mark.parametrize("clip", [False, True], ids=["unclipped", "clipped"])

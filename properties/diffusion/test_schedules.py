@@ -12,7 +12,8 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
-from trueness.properties._lib.laws import F64, assert_refused, assert_within, bound
+from trueness.properties._lib.laws import assert_law, assert_refused
+from trueness.properties._lib.within import F64, bound
 from trueness.properties.diffusion.laws import (
     COSINE,
     DIGITS,
@@ -59,7 +60,7 @@ def test_cosine_betas_multiply_back_to_the_cosine_until_the_cap(function: Any, s
         return true.alphas_cumprod(true.cosine_betas(steps, s=s))[:-1]
 
     found = function(true.cosine_betas(steps, s=s))[:-1]
-    assert_within(true.cosine_alphas_cumprod(np.arange(1, steps) / steps, s=s), found, law, s, reduction=steps)
+    assert_law(true.cosine_alphas_cumprod(np.arange(1, steps) / steps, s=s), found, law, s, reduction=steps)
 
 
 @both("cosine_alphas_cumprod")
@@ -71,7 +72,7 @@ def test_the_cosine_is_its_forty_digit_value(function: Any, s: float, u: np.ndar
             return mpmath.cos((mpmath.mpf(u) + mpmath.mpf(s)) / (1 + mpmath.mpf(s)) * mpmath.pi / 2) ** 2
 
         want = np.array([float(f(float(x)) / f(0)) for x in u])
-    assert_within(want, function(u, s), flat.cosine_alphas_cumprod, u, s)
+    assert_law(want, function(u, s), flat.cosine_alphas_cumprod, u, s)
     assert function(np.zeros(1), s)[0] == 1
 
 
@@ -85,7 +86,7 @@ def test_linear_betas_are_evenly_spaced_from_the_first_to_the_last(
 
     beta = function(steps, first, last)
     assert beta[0] == first
-    assert_within(np.linspace(first, last, steps), beta, law, first, last)
+    assert_law(np.linspace(first, last, steps), beta, law, first, last)
 
 
 @both("karras_sigmas")
@@ -96,8 +97,8 @@ def test_karras_sigmas_fall_from_the_largest_to_the_smallest(
     t = np.linspace(0, 1, 20)
     sigma = function(t, low, high, rho)
     assert (np.diff(sigma) < 0).all()
-    assert_within(high, sigma[:1], flat.karras_sigmas, t[:1], low, high, rho)
-    assert_within(low, sigma[-1:], flat.karras_sigmas, t[-1:], low, high, rho)
+    assert_law(high, sigma[:1], flat.karras_sigmas, t[:1], low, high, rho)
+    assert_law(low, sigma[-1:], flat.karras_sigmas, t[-1:], low, high, rho)
 
 
 @both("timesteps")
@@ -105,7 +106,7 @@ def test_karras_sigmas_fall_from_the_largest_to_the_smallest(
 def test_times_fall_from_one_and_never_below_their_end(function: Any, steps: int, end: float) -> None:
     t = function(steps, end)
     assert t[0] == 1 and (np.diff(t) < 0).all()
-    assert_within(end, t[-1:], lambda end: true.timesteps(steps, end=end)[-1:], end)
+    assert_law(end, t[-1:], lambda end: true.timesteps(steps, end=end)[-1:], end)
 
 
 def test_float32_times_stay_apart() -> None:
@@ -131,10 +132,10 @@ def test_the_complex_step_proves_the_vjp_of_a_schedule(function: Any, vjp: Any, 
     def law(g: Any, point: Any) -> Any:
         return np.sum(vjp(g, point, *rest) * v)
 
-    assert_within(g @ tangent, law(g, point), law, g, point, reduction=len(point))
+    assert_law(g @ tangent, law(g, point), law, g, point, reduction=len(point))
     x = torch.from_numpy(point.copy()).requires_grad_()
     (grad,) = torch.autograd.grad(getattr(VERSIONS.optimized, function.__name__)(x, *rest), x, torch.from_numpy(g))
-    assert_within(vjp(g, point, *rest), grad.numpy(), vjp, g, point, *rest, reduction=len(point))
+    assert_law(vjp(g, point, *rest), grad.numpy(), vjp, g, point, *rest, reduction=len(point))
 
 
 # -- rival schedules --------------------------------------------------------------------------------------------------
@@ -157,8 +158,8 @@ def test_betas_grow_and_stay_between_their_ends(version: Any, name: str, steps: 
     def law(first: Any, last: Any) -> Any:
         return getattr(flat, name)(steps, first, last)[[0, -1]]
 
-    assert_within(np.array([first, last]), beta[[0, -1]], law, first, last)
-    assert_within(first, version(name)(1, first, last), lambda a, b: getattr(flat, name)(1, a, b), first, last)
+    assert_law(np.array([first, last]), beta[[0, -1]], law, first, last)
+    assert_law(first, version(name)(1, first, last), lambda a, b: getattr(flat, name)(1, a, b), first, last)
 
 
 @each
@@ -171,7 +172,7 @@ def test_the_sigmoid_is_symmetric_about_its_middle(version: Any, steps: int, fir
         return beta + beta[::-1]
 
     if steps > 1:
-        assert_within(first + last, law(first, last, version("sigmoid_betas")), law, first, last)
+        assert_law(first + last, law(first, last, version("sigmoid_betas")), law, first, last)
 
 
 @each
@@ -183,7 +184,7 @@ def test_the_log_odds_of_the_sigmoid_are_a_line_from_minus_six_to_six(
         beta = betas(steps, first, last)
         return np.log((beta - first) / (last - beta))
 
-    assert_within(np.linspace(-6, 6, steps), law(first, last, version("sigmoid_betas")), law, first, last)
+    assert_law(np.linspace(-6, 6, steps), law(first, last, version("sigmoid_betas")), law, first, last)
 
 
 @each
@@ -193,7 +194,7 @@ def test_the_root_of_scaled_linear_betas_is_a_line(version: Any, steps: int, fir
         return np.sqrt(betas(steps, first, last))
 
     want = true.linear_betas(steps, beta_start=first**0.5, beta_end=last**0.5)
-    assert_within(want, law(first, last, version("scaled_linear_betas")), law, first, last)
+    assert_law(want, law(first, last, version("scaled_linear_betas")), law, first, last)
 
 
 @pytest.mark.parametrize("kind", ["linear", "quadratic"])

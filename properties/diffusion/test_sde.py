@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from trueness.optimized import diffusion as fast
-from trueness.properties._lib.laws import F64, assert_refused, assert_within
+from trueness.properties._lib.laws import assert_law, assert_refused
+from trueness.properties._lib.within import F64
 from trueness.properties.diffusion.laws import both, each, flat, given, schedules, seeds
 from trueness.reference import diffusion as true
 from trueness.tools.arithmetic.complex_step import directional_derivative
@@ -40,7 +41,7 @@ def test_beta_is_minus_the_derivative_of_log_alpha_bar(version: Any, kind: str) 
         """as the schedule has it: rounding of ᾱ' and of ᾱ are those of β and of ᾱ"""
         return getattr(flat, f"{kind}_sde_coefficients")(t, *rest)[1] * (share(t, *rest) / share(t, *rest))
 
-    assert_within(-sign * slope / share(T, *rest), beta, law, T)
+    assert_law(-sign * slope / share(T, *rest), beta, law, T)
 
 
 @kinds
@@ -111,7 +112,7 @@ def test_the_score_of_normal_data_follows_from_its_exact_prediction(
 
     share = true.alphas_cumprod(beta)[:, None]
     want = -x / (share * deviation**2 + 1 - share)
-    assert_within(want, law(x, beta, version("score_from_eps")), law, x, beta, reduction=len(beta))
+    assert_law(want, law(x, beta, version("score_from_eps")), law, x, beta, reduction=len(beta))
 
 
 @both("probability_flow_drift")
@@ -123,7 +124,7 @@ def test_nothing_moves_where_the_data_are_standard_normal(function: Any, seed: i
     def law(x: Any, beta: Any, drift: Any = true.probability_flow_drift) -> Any:
         return drift(x, -x, -beta / 2, beta)
 
-    assert_within(0, law(x, beta, function), law, x, beta)
+    assert_law(0, law(x, beta, function), law, x, beta)
 
 
 @each

@@ -12,7 +12,8 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import diffusion as fast
-from trueness.properties._lib.laws import assert_refused, assert_within, bound
+from trueness.properties._lib.laws import assert_law, assert_refused
+from trueness.properties._lib.within import bound
 from trueness.properties.diffusion.laws import (
     COSINE,
     DIGITS,
@@ -58,7 +59,7 @@ def test_with_eta_one_and_adjacent_steps_ddim_is_ddpm(version: Any, seed: int, b
         return step(x_t, t, t - 1, eps, noise, true.alphas_cumprod(beta), 1.0, False, False)
 
     arguments = (x_t, eps, noise, beta)
-    assert_within(
+    assert_law(
         version("p_sample")(x_t, t, eps, noise, beta, False), law(*arguments, step), law, *arguments, reduction=len(t)
     )
 
@@ -66,7 +67,7 @@ def test_with_eta_one_and_adjacent_steps_ddim_is_ddpm(version: Any, seed: int, b
         return coefficients(t, t - 1, true.alphas_cumprod(beta), 1.0)[2] ** 2
 
     variance = version("posterior_coefficients")(t, beta)[2]
-    assert_within(variance, spread(beta, version("ddim_coefficients")), spread, beta, reduction=len(t))
+    assert_law(variance, spread(beta, version("ddim_coefficients")), spread, beta, reduction=len(t))
 
 
 @both("ddim_coefficients")
@@ -80,7 +81,7 @@ def test_every_eta_reaches_the_same_marginal(function: Any, seed: int, beta: np.
         a, b, sigma = coefficients(t, p, alpha_bar, eta)
         return np.stack([a**2 - signal(alpha_bar, p), b**2 + sigma**2 - (1 - signal(alpha_bar, p))])
 
-    assert_within(0, law(beta, function), law, beta, reduction=len(beta))
+    assert_law(0, law(beta, function), law, beta, reduction=len(beta))
 
 
 @both("ddim_step")
@@ -98,7 +99,7 @@ def test_a_deterministic_step_with_the_true_noise_is_the_forward_process(
 
     share = signal(true.alphas_cumprod(beta), p)[:, None]
     want = np.sqrt(share) * x_0 + np.sqrt(1 - share) * noise
-    assert_within(want, law(x_0, noise, beta, function), law, x_0, noise, beta, reduction=len(beta))
+    assert_law(want, law(x_0, noise, beta, function), law, x_0, noise, beta, reduction=len(beta))
 
 
 @both("ddim_step")
@@ -113,7 +114,7 @@ def test_two_deterministic_steps_with_one_prediction_are_one(function: Any, seed
         return step(half, m, p, eps, 0 * eps, alpha_bar, 0.0, False, False)
 
     want = function(x_t, t, p, eps, 0 * eps, true.alphas_cumprod(beta), 0.0, False, False)
-    assert_within(want, law(x_t, eps, beta, function), law, x_t, eps, beta, reduction=len(beta))
+    assert_law(want, law(x_t, eps, beta, function), law, x_t, eps, beta, reduction=len(beta))
 
 
 @both("ddim_step")
@@ -142,7 +143,7 @@ def test_the_step_to_the_data_is_the_clipped_estimate(
 
     estimate = true.predict_x0(x_t, t, eps, true.alphas_cumprod(beta))
     want = np.clip(estimate, -float(clip), float(clip))
-    assert_within(want, law(x_t, eps, beta, function), law, x_t, eps, beta, reduction=len(beta))
+    assert_law(want, law(x_t, eps, beta, function), law, x_t, eps, beta, reduction=len(beta))
 
 
 @both("ddim_step")
@@ -164,7 +165,7 @@ def test_a_recomputed_prediction_is_the_one_whose_estimate_is_clipped(
         return step(x_t, t, p, again, noise, true.alphas_cumprod(beta), eta, False, False)
 
     want = function(x_t, t, p, eps, noise, true.alphas_cumprod(beta), eta, True, True)
-    assert_within(want, law(x_t, eps, noise, beta, function), law, x_t, eps, noise, beta, reduction=len(beta))
+    assert_law(want, law(x_t, eps, noise, beta, function), law, x_t, eps, noise, beta, reduction=len(beta))
 
 
 @pytest.mark.parametrize("beta", [LINEAR, COSINE], ids=["linear", "cosine"])
@@ -190,7 +191,7 @@ def test_the_coefficients_are_the_printed_ones_at_forty_digits(function: Any, be
         def law(beta: Any, k: int = k) -> Any:
             return true.ddim_coefficients(t, p, true.alphas_cumprod(beta), eta=eta)[k]
 
-        assert_within(values, found, law, beta, reduction=len(beta))
+        assert_law(values, found, law, beta, reduction=len(beta))
 
 
 GOLDEN_DDIM = {
@@ -240,9 +241,7 @@ def predictions(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_weight_one_is_conditional_and_weight_zero_is_not(function: Any, seed: int) -> None:
     cond, uncond = predictions(seed)
     assert np.array_equal(function(cond, uncond, 0.0), uncond)
-    assert_within(
-        cond, function(cond, uncond, 1.0), lambda c, u: true.classifier_free_guidance(c, u, 1.0), cond, uncond
-    )
+    assert_law(cond, function(cond, uncond, 1.0), lambda c, u: true.classifier_free_guidance(c, u, 1.0), cond, uncond)
 
 
 @both("classifier_free_guidance_paper")
@@ -261,12 +260,12 @@ def test_guidance_is_affine_in_its_weight_and_symmetric_in_its_roles(function: A
     def line(c: Any, u: Any, w: Any) -> Any:
         return (1 - w) * u + w * c
 
-    assert_within(line(cond, uncond, w), function(cond, uncond, w), line, cond, uncond, w)
+    assert_law(line(cond, uncond, w), function(cond, uncond, w), line, cond, uncond, w)
 
     def exchanged(c: Any, u: Any, w: Any, guide: Any = true.classifier_free_guidance) -> Any:
         return guide(u, c, 1 - w)
 
-    assert_within(function(cond, uncond, w), exchanged(cond, uncond, w, function), exchanged, cond, uncond, w)
+    assert_law(function(cond, uncond, w), exchanged(cond, uncond, w, function), exchanged, cond, uncond, w)
 
 
 @each
@@ -278,7 +277,7 @@ def test_the_papers_weight_is_smaller_by_one(version: Any, seed: int, w: float) 
         return guide(c, u, 1 + w)
 
     want = version("classifier_free_guidance_paper")(cond, uncond, w)
-    assert_within(want, law(cond, uncond, w, version("classifier_free_guidance")), law, cond, uncond, w)
+    assert_law(want, law(cond, uncond, w, version("classifier_free_guidance")), law, cond, uncond, w)
 
 
 @pytest.mark.parametrize("name", ["classifier_free_guidance", "classifier_free_guidance_paper"])
@@ -290,7 +289,7 @@ def test_where_the_condition_says_nothing_no_weight_does(version: Any, name: str
     def law(c: Any, w: Any) -> Any:
         return getattr(true, name)(c, c, w)
 
-    assert_within(cond, version(name)(cond, cond, w), law, cond, w)
+    assert_law(cond, version(name)(cond, cond, w), law, cond, w)
 
 
 @each
@@ -312,7 +311,7 @@ def test_guidance_sets_in_towards_the_data(function: Any, steps: float, w_max: f
     def start(w_max: Any) -> Any:
         return true.power_cosine_weight(np.zeros(1), steps=steps, w_max=w_max, power=power)
 
-    assert_within(w_max, w[:1], start, w_max)
+    assert_law(w_max, w[:1], start, w_max)
     B = bound(lambda w_max: true.power_cosine_weight(t, steps=steps, w_max=w_max, power=power), w_max).B
     assert (np.diff(w) <= B[1:] + B[:-1]).all() and w[-1] == 1
 

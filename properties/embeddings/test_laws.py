@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trueness.optimized import embeddings as fast
 from trueness.properties._lib import laws
-from trueness.properties._lib.laws import F64
+from trueness.properties._lib.within import F64
 from trueness.properties.embeddings import FORMULAS, ORDERS
 from trueness.reference import embeddings as true
 from trueness.tools.arithmetic.bounds import LIMITS, bounds

@@ -10,8 +10,8 @@ import torch
 from hypothesis import strategies as st
 
 from trueness.optimized import metrics as fast
-from trueness.properties._lib.laws import F64
-from trueness.properties.metrics.laws import assert_within, both, bound, flat, given, ours, seeds
+from trueness.properties._lib.within import F64
+from trueness.properties.metrics.laws import assert_law, both, bound, flat, given, ours, seeds
 from trueness.reference import metrics as true
 from trueness.tools.arithmetic.bounds import LIMITS
 
@@ -36,7 +36,7 @@ def test_a_uniform_guess_has_the_vocabulary_for_its_perplexity(
 ) -> None:
     _, labels = text(seed, 2, 3, vocabulary)
     logits = np.full((2, 3, vocabulary), level)
-    assert_within(vocabulary, function(logits, labels, IGNORED), flat.perplexity, logits, labels, IGNORED)
+    assert_law(vocabulary, function(logits, labels, IGNORED), flat.perplexity, logits, labels, IGNORED)
 
 
 @both("perplexity")
@@ -59,7 +59,7 @@ def test_a_constant_added_to_all_scores_changes_nothing(function: Any, seed: int
     def law(logits: Any, shift: Any) -> Any:
         return true.perplexity(logits + shift, labels)
 
-    assert_within(function(logits, labels, IGNORED), function(logits + shift, labels, IGNORED), law, logits, shift)
+    assert_law(function(logits, labels, IGNORED), function(logits + shift, labels, IGNORED), law, logits, shift)
 
 
 @both("token_losses")
@@ -72,7 +72,7 @@ def test_ignored_labels_add_nothing_whatever_their_scores_are(
     more = np.pad(labels, ((0, 0), (0, width)), constant_values=IGNORED)
     (total, count), (padded, same) = function(logits, labels, IGNORED), function(wide, more, IGNORED)
     assert count == same == (labels != IGNORED).sum()
-    assert_within(total, padded, lambda logits: true.token_losses(logits, labels)[0], logits)
+    assert_law(total, padded, lambda logits: true.token_losses(logits, labels)[0], logits)
 
 
 @both("corpus_perplexity")
@@ -83,7 +83,7 @@ def test_a_corpus_has_the_perplexity_of_its_tokens_however_it_is_cut(function: A
     batches = [true.token_losses(z, w) for z, w in zip(np.split(logits, cuts), np.split(labels, cuts), strict=True)]
     losses, tokens = np.array([s for s, _ in batches]), np.array([n for _, n in batches])
     whole = true.perplexity(logits, labels)
-    assert_within(whole, function(losses, tokens), flat.perplexity, logits, labels, IGNORED)
+    assert_law(whole, function(losses, tokens), flat.perplexity, logits, labels, IGNORED)
 
 
 @both("perplexity")
@@ -132,7 +132,7 @@ def test_ranks_are_a_permutation_and_follow_the_log_likelihood(
     log_p, rank = function(logits, position, np.arange(vocabulary))
     assert sorted(rank) == list(range(1, vocabulary + 1))
     assert (np.argsort(rank) == np.argsort(-log_p)).all() and rank.dtype == np.int64
-    assert_within(
+    assert_law(
         1,
         np.exp(log_p).sum(),
         lambda z: np.sum(np.exp(true.needle_score(z, position, np.arange(vocabulary))[0])),

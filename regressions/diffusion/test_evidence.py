@@ -20,7 +20,6 @@ from trueness.tools.arithmetic.bounds import LIMITS, bounds
 from trueness.tools.arithmetic.formats import precision
 
 F64 = precision("float64")
-FLOAT32 = torch.cumprod(1 - torch.from_numpy(COSINE).float(), 0)
 
 
 # -- ATLAS ------------------------------------------------------------------------------------------------------------
@@ -84,10 +83,10 @@ def column(c: torch.Tensor) -> torch.Tensor:
 @pytest.mark.ledger_fact
 def test_the_old_and_the_new_forward_process_are_the_same_bits_DDPM_01() -> None:
     """Before: ᾱ is looked up and one root is taken. After: a table of roots is looked up."""
-    t = torch.arange(1000)
+    table, t = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0), torch.arange(1000)
     x_0, noise = torch.randn(2, 1000, 16, generator=torch.Generator().manual_seed(0))
-    before = torch.sqrt(column(FLOAT32[t])) * x_0 + torch.sqrt(column((1 - FLOAT32)[t])) * noise
-    after = column(FLOAT32.sqrt()[t]) * x_0 + column((1 - FLOAT32).sqrt()[t]) * noise
+    before = torch.sqrt(column(table[t])) * x_0 + torch.sqrt(column((1 - table)[t])) * noise
+    after = column(table.sqrt()[t]) * x_0 + column((1 - table).sqrt()[t]) * noise
     assert torch.equal(before, after)
 
 

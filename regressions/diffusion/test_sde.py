@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trueness.properties._lib.laws import F64, bound
+from trueness.properties._lib.within import F64, bound
 from trueness.reference import diffusion as true
 from trueness.regressions.diffusion import schedules, sde
 from trueness.tools.arithmetic.bounds import LIMITS

@@ -337,7 +337,6 @@ def test_a_mask_that_is_true_everywhere_counts_padding_MEM_22c() -> None:
     assert true.collate(batch, 0)[2].sum() == 4 != wrong.all_seen(batch, 0)[2].sum()
 
 
-@pytest.mark.ledger_fact
 def test_text_comes_back_from_a_tokenizer_and_not_from_its_stand_in_MEM_23() -> None:
     pytest.importorskip("transformers")
     text = "w1 w5 w2"
