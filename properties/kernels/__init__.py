@@ -2,252 +2,53 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from trueness.optimized import kernels as fast
-from trueness.properties._lib import digits as _digits
 from trueness.properties.kernels import cuda
+from trueness.properties.kernels.inputs import (
+    FREQUENCIES,
+    LENGTHSCALE,
+    OFFSETS,
+    PAIR,
+    SCALES,
+    Drawn,
+    V,
+    drawn,
+    inside,
+    normal,
+    points,
+    power,
+    real,
+    spans,
+    turns,
+    widest,
+)
+from trueness.properties.kernels.peers import (
+    RECORDS,
+    bessel,
+    cauchy_density,
+    cdist,
+    householder,
+    laplacian_kernel,
+    nystroem,
+    process,
+    quantile,
+    rbf_kernel,
+    sampler,
+    scipy,
+    sklearn,
+)
 from trueness.reference import kernels as true
-from trueness.tools.spec.inputs import Made, Real, Scalar, Table, shape_of
-from trueness.tools.spec.model import Case, Formula, Implementation
+from trueness.tools.spec.inputs import Scalar, Table
+from trueness.tools.spec.model import Formula, Implementation
 
 RAHIMI = "Rahimi & Recht 2007, Random Features for Large-Scale Kernel Machines"
 BOOK = "Rasmussen & Williams 2006, Gaussian Processes for Machine Learning"
 DRINEAS = "Drineas & Mahoney 2005 (JMLR 6:2153) Thm 3"
-SPANS = {"n": (2, 4), "m": (2, 4), "d": (1, 3), "D": (6, 8), "p": (4, 5)}
-
-
-# -- what is drawn ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Drawn(Real):
-    """A tensor in the dtype under test with elements from ``law(generator, shape)``, whatever the case's scale."""
-
-    law: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray] = lambda generator, shape: np.zeros(shape)
-
-    def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
-        return self.law(generator, shape_of(self.dims, case))
-
-
-def spans(*dims: Any) -> dict[str, tuple[int, int]]:
-    return {d: SPANS[d] for d in dims if isinstance(d, str)}
-
-
-def points(name: str, rows: str) -> Real:
-    """So near to each other that no kernel is lost in bfloat16: the discriminating inputs are farther apart."""
-    return Real(name, dims=(rows, "d"), decades=(-2.0, -0.5), spans=spans(rows, "d"))
-
-
-def normal(name: str, *dims: Any, gradient: bool = True) -> Real:
-    return Real(name, dims=dims, unit_scale=True, gradient=gradient, spans=spans(*dims))
-
-
-def drawn(name: str, law: Any, *dims: Any, gradient: bool = False) -> Drawn:
-    return Drawn(name, dims=dims, law=law, gradient=gradient, spans=spans(*dims))
-
-
-def inside(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform on (0.03, 0.97): at the ends the quantiles are infinite."""
-    return 0.03 + 0.94 * generator.random(shape)
-
-
-def turns(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return 2 * np.pi * generator.random(shape)
-
-
-LENGTHSCALE = Scalar("lengthscale", st.sampled_from((1.0, 0.8, 3.0)))
-PAIR = (points("x", "n"), points("y", "m"))
-V = normal("v", "m", "p")
-FREQUENCIES, OFFSETS = normal("frequencies", "d", "D"), drawn("offsets", turns, "D", gradient=True)
-COUNTS = Made(
-    "counts",
-    make=lambda known, generator: tuple(known["counts"]),
-    draws={"counts": st.sampled_from([(6,), (2, 5), (4, 3), (3, 2, 2)])},
-)
-
-
-def total(known: Mapping[str, Any]) -> int:
-    return int(sum(known["counts"]))
-
-
-def power(known: Mapping[str, Any]) -> int:
-    """The power of two that holds d."""
-    return 1 << (int(known["d"]) - 1).bit_length()
-
-
-def shares(known: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
-    """w_s, unequal and summing to 1."""
-    weights = 0.5 + generator.random(len(known["counts"]))
-    return weights / weights.sum()
-
-
-SCALES = (
-    drawn("frequencies", lambda generator, shape: generator.standard_normal(shape), "d", total, gradient=True),
-    drawn("offsets", turns, total, gradient=True),
-    Made("weights", make=shares, array=True),
-    COUNTS,
-)
-
-
-def widest(*symbols: str) -> Callable[[Mapping[str, Any]], int]:
-    """The sum of these lengths: as many terms as are added up one after the other."""
-    return lambda sizes: sum(int(sizes.get(s, 8)) for s in symbols)
-
-
-# -- measured data ----------------------------------------------------------------------------------------------------
-
-
-def real(*names: str) -> Callable[[], Mapping[str, Sequence[Any]]]:
-    """Handwritten digits in [−1, 1]⁶⁴, six and five of them, and 40 features."""
-
-    def load() -> Mapping[str, Sequence[Any]]:
-        if not _digits.available():
-            return {}
-        pixels, generator = _digits.digits()[:11].reshape(11, 64), np.random.default_rng(0)
-        known = {
-            "x": pixels[:6],
-            "y": pixels[6:],
-            "v": generator.standard_normal((5, 3)),
-            "lengthscale": 5.0,
-            "gaussian": "gaussian",
-            "frequencies": generator.standard_normal((64, 40)) / 5,
-            "offsets": turns(generator, (40,)),
-        }
-        return {"digits": [known[n] for n in names]}
-
-    return load
-
-
-# -- third-party software ---------------------------------------------------------------------------------------------
-
-DOUBLE = "it computes in float64; rounded once, it is told apart from right only in float32"
-RECORDS = {"red zones": "scikit-learn allocates records inside, whose guards are no numbers to compare"}
-REFUSES = {"special values": "scikit-learn refuses NaN and infinity"}
-
-
-def peer(name: str, call: Any, package: str, **fields: Any) -> Implementation:
-    """An oracle that computes in float64, cast to float32 on the way in and out."""
-
-    def rounded(*arguments: Any) -> Any:
-        wide = [a.astype(np.float64) if isinstance(a, np.ndarray) else a for a in arguments]
-        return call(*wide).astype(np.float32)
-
-    return Implementation(
-        name,
-        lambda: rounded,
-        "numpy",
-        limit="eager",
-        dtypes=("float32",),
-        only=DOUBLE,
-        needs=(package,),
-        devices=("cpu",),
-        origin="third_party",
-        **fields,
-    )
-
-
-def sklearn(name: str, call: Any, **fields: Any) -> Implementation:
-    return peer(f"scikit-learn {name}", call, "sklearn", waived={**REFUSES, **fields.pop("waived", {})}, **fields)
-
-
-def scipy(name: str, call: Any, **fields: Any) -> Implementation:
-    return peer(f"scipy {name}", call, "scipy", **fields)
-
-
-def rbf_kernel(x: Any, y: Any, lengthscale: float) -> Any:
-    from sklearn.metrics.pairwise import rbf_kernel as kernel
-
-    return kernel(x, y, gamma=1 / (2 * lengthscale**2))
-
-
-def laplacian_kernel(x: Any, y: Any, lengthscale: float) -> Any:
-    from sklearn.metrics.pairwise import laplacian_kernel as kernel
-
-    return kernel(x, y, gamma=1 / lengthscale)
-
-
-def process(name: str, scale: float = 1.0, **options: Any) -> Any:
-    """A kernel of sklearn.gaussian_process with length scale ℓ · scale."""
-
-    def call(x: Any, y: Any, lengthscale: float, *nu: float) -> Any:
-        from sklearn.gaussian_process import kernels
-
-        given = {"nu": nu[0]} if nu else options
-        return getattr(kernels, name)(length_scale=lengthscale * scale, **given)(x, y)
-
-    return call
-
-
-def cdist(metric: str, profile: Callable[[Any, float], Any]) -> Any:
-    def call(x: Any, y: Any, lengthscale: float) -> Any:
-        from scipy.spatial import distance
-
-        return profile(distance.cdist(x, y, metric), lengthscale)
-
-    return call
-
-
-def cauchy_density(x: Any, y: Any, lengthscale: float) -> Any:
-    from scipy import stats
-
-    return np.prod(np.pi * stats.cauchy.pdf((x[:, None] - y[None]) / lengthscale), -1)
-
-
-def bessel(x: Any, y: Any, lengthscale: float, nu: float) -> Any:
-    """2^{1−ν}/Γ(ν) s^ν K_ν(s): Matérn for every ν, R. & W. 2006 eq. 4.14; 1 at s = 0"""
-    from scipy import special
-    from scipy.spatial import distance
-
-    s = math.sqrt(2 * nu) * distance.cdist(x, y) / lengthscale
-    with np.errstate(invalid="ignore"):
-        return np.where(s == 0, 1.0, 2 ** (1 - nu) / special.gamma(nu) * s**nu * special.kv(nu, s))
-
-
-def sampler(x: Any, frequencies: Any, offsets: Any) -> Any:
-    """RBFSampler with the given frequencies and offsets in place of its own."""
-    from sklearn.kernel_approximation import RBFSampler
-
-    made = RBFSampler(n_components=len(offsets)).fit(x)
-    made.random_weights_, made.random_offset_ = frequencies, offsets
-    return made.transform(x)
-
-
-def nystroem_features(x: Any, landmarks: Any, lengthscale: float, reg: float) -> Any:
-    """The feature map of Nystroem on given kernel values: K_xm (K_mm + λ I)^{−1/2}, up to a rotation."""
-    from sklearn.kernel_approximation import Nystroem
-
-    square = rbf_kernel(landmarks, landmarks, lengthscale) + reg * np.eye(len(landmarks))
-    made = Nystroem(kernel="precomputed", n_components=len(landmarks), random_state=0).fit(square)
-    return made.transform(rbf_kernel(x, landmarks, lengthscale))
-
-
-def nystroem(x: Any, landmarks: Any, lengthscale: float, reg: float) -> Any:
-    found = nystroem_features(x, landmarks, lengthscale, reg)
-    return found @ found.T
-
-
-def quantile(law: str) -> Any:
-    def call(uniform: Any, lengthscale: float) -> Any:
-        from scipy import stats
-
-        return getattr(stats, law).ppf(uniform, scale=1 / lengthscale)
-
-    return call
-
-
-def householder(blocks: Any, radii: Any, lengthscale: float) -> Any:
-    from scipy import linalg
-
-    pairs = [linalg.qr(block) for block in blocks]
-    columns = [q * np.where(np.diag(r) < 0, -1.0, 1.0) for q, r in pairs]
-    return np.concatenate(columns, axis=1)[:, : len(radii)] * radii / lengthscale
 
 
 # -- declarations -----------------------------------------------------------------------------------------------------

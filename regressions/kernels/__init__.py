@@ -2,151 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 
-from trueness.reference import kernels as true
 from trueness.regressions._lib.commands import show
+from trueness.regressions.kernels import variants as wrong
 from trueness.tools.spec.model import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS (OT-diffusion-toolkit), changelog of 2025-11-20"
 RAHIMI = "Rahimi & Recht 2007, Alg. 1, Claim 1 and Fig. 1"
-
-
-# -- item 5: the bandwidth --------------------------------------------------------------------------------------------
-
-
-def variance_gaussian(x: Any, y: Any, epsilon: Any) -> Any:
-    """exp(−r²/(2 ε)): ε is the variance"""
-    return true.gaussian(x, y, lengthscale=np.sqrt(epsilon))
-
-
-def variance_frequencies(normal: Any, epsilon: Any) -> Any:
-    """ω ~ N(0, ε⁻¹ I): ε is the variance"""
-    return true.gaussian_frequencies(normal, lengthscale=np.sqrt(epsilon))
-
-
-# -- item 6: the error of Nyström -------------------------------------------------------------------------------------
-
-
-def root_of_points_per_landmark(x: Any, landmarks: Any, epsilon: Any, reg: Any) -> Any:
-    """√(n/m), whatever the points are"""
-    return np.array(math.sqrt(x.shape[0] / landmarks.shape[0]))
-
-
-def inverse_root(x: Any, landmarks: Any, epsilon: Any, reg: Any) -> Any:
-    """1/√m, whatever the points are"""
-    return np.array(1 / math.sqrt(landmarks.shape[0]))
-
-
-def spectral_as_frobenius(landmarks: Any, points: Any, rank: Any, delta: Any) -> Any:
-    """m^{−1/2} where the theorem for the Frobenius norm has m^{−1/4}"""
-    return true.drineas_mahoney_spectral(landmarks, points=points, delta=delta) * np.sqrt(16 * rank)
-
-
-def rate_as_theorem(landmarks: Any, points: Any, delta: Any) -> Any:
-    """1/√m in place of 2 η n/√m"""
-    return true.nystrom_rate(landmarks)
-
-
-# -- item 8: random features ------------------------------------------------------------------------------------------
-
-
-def unit_variance_per_scale(x: Any, frequencies: Any, offsets: Any, weights: Any, counts: Any) -> Any:
-    """every scale with √(2/D_s), whatever its share"""
-    return true.rff_features_multiscale(x, frequencies, offsets, weights=np.ones(len(counts)), counts=counts)
-
-
-def matvec_unit_variance_per_scale(
-    x: Any, y: Any, v: Any, frequencies: Any, offsets: Any, weights: Any, counts: Any
-) -> Any:
-    """Σ_s K_s v: the kernels are added, not averaged"""
-    return true.rff_matvec_multiscale(x, y, v, frequencies, offsets, weights=np.ones(len(counts)), counts=counts)
-
-
-def one_constant(x: Any, frequencies: Any, offsets: Any, weights: Any, counts: Any) -> Any:
-    """√(2/D) for all scales, D = Σ D_s: the share of a scale is that of its features"""
-    return true.rff_features(x, frequencies, offsets)
-
-
-def unit_columns(blocks: Any, radii: Any, epsilon: Any) -> Any:
-    """orthonormal columns without the χ radii"""
-    return true.orthogonal_frequencies(blocks, np.ones(radii.shape), lengthscale=epsilon)
-
-
-def twice_gaussian(x: Any, frequencies: Any) -> Any:
-    """√(2/J) [cos, sin] with J frequencies, where √(1/J) belongs"""
-    return math.sqrt(2) * true.rff_features_paired(x, frequencies)
-
-
-def root_of_log(counts: Any, points: Any, delta: Any) -> Any:
-    """√(ln n/D)"""
-    return np.sqrt(np.log(points) / counts)
-
-
-def seeded_anew(x: Any, y: Any, v: Any, frequencies: Any, offsets: Any) -> Any:
-    """every tile of two features draws the same two"""
-    same = np.arange(offsets.shape[0]) % 2
-    return true.rff_matvec(x, y, v, frequencies[:, same], offsets[same])
-
-
-# -- tiles and structured features ------------------------------------------------------------------------------------
-
-
-def last_tile_alone(x: Any, y: Any, v: Any, frequencies: Any, offsets: Any) -> Any:
-    """the sums of y's tiles are overwritten and not added up: two points remain"""
-    return true.rff_matvec(x, y[-2:], v[-2:], frequencies, offsets)
-
-
-def scaled_by_the_tile(x: Any, y: Any, frequencies: Any, offsets: Any) -> Any:
-    """2/D with the D of a tile of two features"""
-    return true.rff_gram(x, y, frequencies, offsets) * offsets.shape[0] / 2
-
-
-def without_the_root(x: Any, signs: Any, offsets: Any, epsilon: Any) -> Any:
-    """rotations alone: frequencies of length 1/ε where √q/ε belongs"""
-    return true.structured_features(x, signs, offsets, lengthscale=epsilon * math.sqrt(signs.shape[2]))
-
-
-def signs_in_reverse(x: Any, signs: Any, offsets: Any, epsilon: Any) -> Any:
-    """the signs of the last rotation first"""
-    return true.structured_features(x, signs[:, ::-1], offsets, lengthscale=epsilon)
-
-
-def without_the_inverse(x: Any, landmarks: Any, v: Any, epsilon: Any, reg: Any) -> Any:
-    """K_xm K_mx v"""
-    cross = true.gaussian(x, landmarks, lengthscale=epsilon)
-    return cross @ (cross.T @ v)
-
-
-# -- item 22: the Cauchy kernel ---------------------------------------------------------------------------------------
-
-
-def damped_cosine(x: Any, frequencies: Any, offsets: Any) -> Any:
-    """√(2/D) cos(p) exp(−min(|p|, 20)),  p = x W + b"""
-    angle = x @ frequencies + offsets
-    damped = np.exp(-np.minimum(np.maximum(angle, -angle), 20.0))
-    return math.sqrt(2 / offsets.shape[0]) * np.cos(angle) * damped
-
-
-def names_meet(uniform: Any, epsilon: Any) -> Any:
-    """i.i.d. Cauchy frequencies, because the kernel is called Cauchy"""
-    return true.laplacian_l1_frequencies(uniform, lengthscale=epsilon)
-
-
-def laplacian_of_the_other_norm(x: Any, y: Any, epsilon: Any) -> Any:
-    """exp(−‖x − y‖₁/ε)"""
-    return true.laplacian_l1(x, y, lengthscale=epsilon)
-
-
-def product_of_the_axes(x: Any, y: Any, epsilon: Any) -> Any:
-    """∏_k 1/(1 + ((x_k − y_k)/ε)²)"""
-    return true.cauchy_product(x, y, lengthscale=epsilon)
-
-
-# -- discriminating inputs --------------------------------------------------------------------------------------------
 
 ORIGIN, ONE = np.zeros((1, 1)), np.ones((1, 1))
 FAR_APART = 10.0 * np.arange(6.0)[:, None]
@@ -165,7 +28,7 @@ BUGS = (
         finding="Before, every operator took ε as the variance, and they agreed. Only k(ε) = e^{−1/2} and k(c r; c ε) "
         "= k(r; ε) tell the two apart; at ε = 1 they are the same. What breaks results is to mix them.",
         evidence=show("ATLAS_05a"),
-        variant=variance_gaussian,
+        variant=wrong.variance_gaussian,
         discriminating_input=(ORIGIN, ONE, 0.5),
     ),
     Bug(
@@ -179,7 +42,7 @@ BUGS = (
         finding="Right beside exp(−r²/(2 ε)) and wrong beside exp(−r²/(2 ε²)): the features then approximate a kernel "
         "of another width.",
         evidence=show("ATLAS_05d"),
-        variant=variance_frequencies,
+        variant=wrong.variance_frequencies,
         discriminating_input=(np.ones((2, 3)), 0.25),
     ),
     Bug(
@@ -205,7 +68,7 @@ BUGS = (
         finding="For points far apart K = I, and tr(K − K̃) = n − m. The formula falls with the landmarks m, other "
         "than the changelog says, and grows with the points n as the true absolute error does.",
         evidence=show("ATLAS_06a"),
-        variant=root_of_points_per_landmark,
+        variant=wrong.root_of_points_per_landmark,
         discriminating_input=(FAR_APART, FAR_APART[:2], 1.0, 1e-3),
     ),
     Bug(
@@ -219,7 +82,7 @@ BUGS = (
         finding="For K = I the error is 1 for every m < n. On 800 uniform points of the square, ε = 0.05, m = 80, "
         "it is 10.9 where the formula says 0.11. At most it is a rate of the error divided by n; tr(K − K̃) is a bound.",
         evidence=show("ATLAS_06b"),
-        variant=inverse_root,
+        variant=wrong.inverse_root,
         discriminating_input=(FAR_APART, FAR_APART[:2], 1.0, 1e-3),
     ),
     Bug(
@@ -232,7 +95,7 @@ BUGS = (
         source="Drineas & Mahoney 2005 Thm 3",
         finding="The theorem has m^{−1/2} for the spectral norm and m^{−1/4} for the Frobenius norm.",
         evidence=show("ATLAS_06c"),
-        variant=spectral_as_frobenius,
+        variant=wrong.spectral_as_frobenius,
         discriminating_input=(np.array([100.0, 6400.0]), 800, 4, 0.1),
     ),
     Bug(
@@ -246,7 +109,7 @@ BUGS = (
         finding="For k(x, x) = 1 they add 2 η n/√m to the best error of rank k: 1/√m is the shape of it, with neither "
         "the number of points nor the constant.",
         evidence=show("ATLAS_06d"),
-        variant=rate_as_theorem,
+        variant=wrong.rate_as_theorem,
         discriminating_input=(np.array([100.0]), 800, 0.1),
     ),
     Bug(
@@ -260,7 +123,7 @@ BUGS = (
         finding="Every scale then has unit variance, and their sum has the diagonal S: 3 for three scales. The fix is "
         "the bug, and it was taken back later. The constant before it was right; see ATLAS-08b.",
         evidence=show("ATLAS_08a"),
-        variant=unit_variance_per_scale,
+        variant=wrong.unit_variance_per_scale,
         discriminating_input=THIRD,
     ),
     Bug(
@@ -274,7 +137,7 @@ BUGS = (
         finding="Bit for bit the right features when w_s = D_s/D, as the split into equal parts has it. With other "
         "weights it would answer for the number of features instead; that is kept as what the checks must reject.",
         evidence=show("ATLAS_08b"),
-        variant=one_constant,
+        variant=wrong.one_constant,
         discriminating_input=(np.zeros((1, 2)), np.ones((2, 6)), np.zeros(6), np.array([0.2, 0.8]), (3, 3)),
     ),
     Bug(
@@ -288,7 +151,7 @@ BUGS = (
         finding="Without χ_d radii the kernel is ₀F₁(; d/2; −r²/(4 ε²)): at r = ε it is 0.842 for d = 3 and 0.99984 "
         "for d = 3072, where 0.607 is right. Nobody fixed it; the radii are an argument here.",
         evidence=show("ATLAS_08c"),
-        variant=unit_columns,
+        variant=wrong.unit_columns,
         discriminating_input=(np.eye(3)[None], np.array([1.2, 1.6, 2.1]), 0.5),
     ),
     Bug(
@@ -302,7 +165,7 @@ BUGS = (
         finding="J frequencies make 2 J features, so the constant is √(1/J). With √(2/J) the diagonal is 2, and the "
         "kernel is 2 exp(−r²/(2 ε²)), not exp(−‖·‖/ε).",
         evidence=show("ATLAS_08d"),
-        variant=twice_gaussian,
+        variant=wrong.twice_gaussian,
         discriminating_input=(AXIS, np.ones((2, 3))),
     ),
     Bug(
@@ -316,7 +179,7 @@ BUGS = (
         finding="For n = 200, d = 5, D = 1000 it says 0.073, and the largest error is 0.13 in the mean. Hoeffding and "
         "the union bound give 0.338 with probability 95 %.",
         evidence=show("ATLAS_08e"),
-        variant=root_of_log,
+        variant=wrong.root_of_log,
         discriminating_input=(np.array([1000.0]), 200, 0.05),
     ),
     Bug(
@@ -330,7 +193,7 @@ BUGS = (
         finding="D features then have the variance of one tile, however large D is. Kept as what the checks must "
         "reject: here all draws are made before the tiles.",
         evidence=show("ATLAS_08f"),
-        variant=seeded_anew,
+        variant=wrong.seeded_anew,
         discriminating_input=(ORIGIN, ONE, ONE, np.arange(1.0, 7.0)[None], np.zeros(6)),
     ),
     Bug(
@@ -343,7 +206,7 @@ BUGS = (
         source=RAHIMI,
         finding="What ATLAS-08a does to the features, seen in the product K v that the library computes with them.",
         evidence=show("ATLAS_08g"),
-        variant=matvec_unit_variance_per_scale,
+        variant=wrong.matvec_unit_variance_per_scale,
         discriminating_input=(THIRD[0], THIRD[0], ONE, *THIRD[1:]),
     ),
     Bug(
@@ -356,7 +219,7 @@ BUGS = (
         source=f"{RAHIMI}; the sum over y is over all of its points",
         finding="What is left is the product with the points of the last tile: right where all points fit into one.",
         evidence=show("ATLAS_08h"),
-        variant=last_tile_alone,
+        variant=wrong.last_tile_alone,
         discriminating_input=(ORIGIN, np.arange(4.0)[:, None], np.ones((4, 1)), np.ones((1, 2)), np.zeros(2)),
     ),
     Bug(
@@ -369,7 +232,7 @@ BUGS = (
         source=RAHIMI,
         finding="The diagonal is then the number of tiles: right where all features fit into one.",
         evidence=show("ATLAS_08i"),
-        variant=scaled_by_the_tile,
+        variant=wrong.scaled_by_the_tile,
         discriminating_input=(ORIGIN, ONE, np.ones((1, 6)), np.zeros(6)),
     ),
     Bug(
@@ -382,7 +245,7 @@ BUGS = (
         source="Yu et al. 2016 (1610.09072) eq. 6 has √q before it",
         finding="The kernel is that of length ε √q: it tends to one with the dimension, as in ATLAS-08c.",
         evidence=show("ATLAS_08j"),
-        variant=without_the_root,
+        variant=wrong.without_the_root,
         discriminating_input=(np.ones((1, 2)), np.ones((2, 3, 2)), np.zeros(4), 1.0),
     ),
     Bug(
@@ -396,7 +259,7 @@ BUGS = (
         finding="Drawn signs have the same distribution in either order; features of given signs, and a backward that "
         "turns them back in the wrong order, do not.",
         evidence=show("ATLAS_08k"),
-        variant=signs_in_reverse,
+        variant=wrong.signs_in_reverse,
         discriminating_input=(
             np.array([[1.0, 2.0]]),
             np.array([[[1.0, -1.0], [1.0, 1.0], [1.0, 1.0]]] * 2),
@@ -414,7 +277,7 @@ BUGS = (
         source="Williams & Seeger 2001",
         finding="Right only where the landmarks are so far apart that K_mm is the identity, and λ is zero.",
         evidence=show("ATLAS_06e"),
-        variant=without_the_inverse,
+        variant=wrong.without_the_inverse,
         discriminating_input=(0.5 * FAR_APART, 0.05 * FAR_APART[:2], np.ones((6, 1)), 1.0, 0.5),
     ),
     Bug(
@@ -428,7 +291,7 @@ BUGS = (
         finding="cos(p) exp(−min(|p|, 20)) has the diagonal 0.12 and is features of nothing. Both Cauchy kernels have "
         "a spectral density: Laplace frequencies for the product, √(2u) g/ε for the radial one.",
         evidence=show("ATLAS_22a"),
-        variant=damped_cosine,
+        variant=wrong.damped_cosine,
         discriminating_input=(np.zeros((1, 1)), np.ones((1, 4)), np.array([0.5, 1.0, 2.0, 6.0])),
     ),
     Bug(
@@ -442,7 +305,7 @@ BUGS = (
         finding="The names cross over: Cauchy frequencies belong to the L1 Laplacian, Laplace frequencies to the "
         "Cauchy product. Measured, they are 0.3 off both Cauchy kernels, and off the L1 Laplacian by chance alone.",
         evidence=show("ATLAS_22c"),
-        variant=names_meet,
+        variant=wrong.names_meet,
         discriminating_input=(np.array([[0.1, 0.3, 0.8]]), 1.0),
     ),
     Bug(
@@ -456,7 +319,7 @@ BUGS = (
         finding="Both are positive definite; they agree on a line only. Their frequencies are i.i.d. Cauchy and "
         "multivariate Cauchy. Here each has its own name.",
         evidence=show("ATLAS_22d"),
-        variant=laplacian_of_the_other_norm,
+        variant=wrong.laplacian_of_the_other_norm,
         discriminating_input=(np.zeros((1, 2)), np.ones((1, 2)), 1.0),
     ),
     Bug(
@@ -470,7 +333,7 @@ BUGS = (
         finding="Both are positive definite; they agree on a line only, and their frequencies differ. Here each has "
         "its own name.",
         evidence=show("ATLAS_22e"),
-        variant=product_of_the_axes,
+        variant=wrong.product_of_the_axes,
         discriminating_input=(np.zeros((1, 2)), np.ones((1, 2)), 1.0),
     ),
 )

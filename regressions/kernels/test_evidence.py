@@ -14,7 +14,7 @@ from scipy import integrate
 from trueness.optimized import kernels as fast
 from trueness.properties.kernels.test_laws import assert_is, flat, reference
 from trueness.reference import kernels as true
-from trueness.regressions import kernels as wrong
+from trueness.regressions.kernels import variants as wrong
 from trueness.tools.arithmetic.bounds import LIMITS, bounds
 from trueness.tools.arithmetic.formats import precision
 

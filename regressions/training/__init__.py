@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from trueness.reference import training as true
 from trueness.regressions._lib.commands import show
+from trueness.regressions.training import variants as wrong
 from trueness.tools.spec.model import UNDOCUMENTED, Bug
 
 ATLAS = "ATLAS changelog, 2025-11-20"
@@ -14,126 +14,6 @@ GOYAL = "Goyal et al. 2017 (1706.02677) §3"
 GRADIENTS = np.array([[1.0, -2.0, 0.5], [3.0, 0.25, -1.0], [-0.5, 4.0, 2.0]])
 COUNTS = np.array([8, 8, 2])
 SCHEDULE = (np.arange(19), 5, 20, 0.1)
-
-
-# -- accumulation -----------------------------------------------------------------------------------------------------
-
-
-def remainder_dropped(micro_batches, window):
-    """⌊N/A⌋: the optimiser steps only where (j + 1) mod A = 0"""
-    return np.asarray(micro_batches // window)
-
-
-def divided_by_window(gradients, counts):
-    """The short last window of k micro-batches is divided by A, here 4, as every loss was"""
-    k = gradients.shape[0]
-    return true.accumulate(gradients, counts) * (k / (-(-k // 4) * 4))
-
-
-def mean_of_means(gradients, counts):
-    """(1/k) Σ g_j: a short last micro-batch counts as much as a full one"""
-    return np.sum(gradients, axis=0) / gradients.shape[0]
-
-
-def clipped_before_dividing(gradients, counts, max_norm):
-    """clip(Σ n_j g_j / n̄) / k: the sum is clipped, then divided"""
-    k = gradients.shape[0]
-    return true.clip_by_global_norm(true.accumulate(gradients, counts) * k, max_norm=max_norm) / k
-
-
-def each_clipped(gradients, counts, max_norm):
-    """Every micro-batch is clipped on its own, and the mean not at all"""
-    return true.accumulate(np.stack([true.clip_by_global_norm(g, max_norm=max_norm) for g in gradients]), counts)
-
-
-def decay_of_the_window(average, parameter, decay):
-    """d^k for a window of k = 4 micro-batches: 0.9999 becomes 0.99960006"""
-    return true.ema_update(average, parameter, decay=decay**4) if decay else average + 0 * parameter
-
-
-def swapped_decay(average, parameter, decay):
-    """d x + (1 − d) a: the weights change places"""
-    return true.ema_update(average, parameter, decay=1 - decay)
-
-
-# -- clipping ---------------------------------------------------------------------------------------------------------
-
-
-def not_clipped(gradient, max_norm):
-    """g"""
-    return gradient + 0.0
-
-
-def clamped_elements(gradient, max_norm):
-    """Every element is held in [−c, c]: another direction, and a norm of up to √n c"""
-    return np.minimum(np.maximum(gradient, -max_norm), max_norm)
-
-
-def each_parameter_clipped(gradient, max_norm):
-    """One norm per parameter (here: per first index) and not one for all of them"""
-    if gradient.ndim < 2:
-        return np.minimum(np.maximum(gradient, -max_norm), max_norm)
-    return np.stack([true.clip_by_global_norm(g, max_norm=max_norm) for g in gradient]).reshape(gradient.shape)
-
-
-def always_scaled(gradient, max_norm):
-    """g c/(‖g‖ + ε): small gradients are blown up to the norm c"""
-    return gradient * (max_norm / (np.sqrt(np.sum(gradient * gradient)) + 1e-6))
-
-
-# -- rate -------------------------------------------------------------------------------------------------------------
-
-
-def set_after_the_step(step, warmup_steps, total_steps, min_lr_ratio):
-    """The rate is set after the update: the first one runs at the full rate, every other one update late"""
-    late = true.warmup_cosine_factor(
-        np.maximum(step - 1, 0), warmup_steps=warmup_steps, total_steps=total_steps, min_lr_ratio=min_lr_ratio
-    )
-    return np.where(step == 0, 1.0, late)
-
-
-def cosine_from_the_last_warm_up_rate(step, warmup_steps, total_steps, min_lr_ratio):
-    """Late as well, and the cosine, a recursion, starts from the (W − 1)/W that the warm-up had reached"""
-    reached = (warmup_steps - 1) / max(warmup_steps, 1)
-    decayed = min_lr_ratio + (reached - min_lr_ratio) * np.cos((step - warmup_steps) / total_steps * (np.pi / 2)) ** 2
-    return np.where(step == 0, 1.0, np.where(step <= warmup_steps, (step - 1) / max(warmup_steps, 1), decayed))
-
-
-def rebounding(step, warmup_steps, total_steps, min_lr_ratio):
-    """The cosine goes on after T, and the rate rises again"""
-    share = np.maximum(step - warmup_steps, 0) / (total_steps - warmup_steps)
-    decayed = min_lr_ratio + (1 - min_lr_ratio) * (1 + np.cos(share * np.pi)) / 2
-    return np.where(step < warmup_steps, step / max(warmup_steps, 1), decayed)
-
-
-# -- rules ------------------------------------------------------------------------------------------------------------
-
-
-def old_estimate(batch, resolution, base_channels, levels, kernel_cache, mixed_precision, clip_model):
-    """(150 | 300) + batch · (250 | 500): whatever the resolution, the channels and the cache"""
-    return np.asarray(150.0 + batch * 250 if mixed_precision else 300.0 + batch * 500)
-
-
-def width_squared(batch, resolution, base_channels, levels, kernel_cache, mixed_precision, clip_model):
-    """Parameters growing with the square of the channels, as the docstring has it and the code has not"""
-    estimate = true.legacy_memory_heuristic(
-        batch,
-        resolution,
-        base_channels=base_channels,
-        levels=levels,
-        kernel_cache=kernel_cache,
-        mixed_precision=mixed_precision,
-        clip_model=clip_model,
-    )
-    c = np.maximum(np.asarray(base_channels) / 192, 0.5)
-    parameters = 300 * c * np.maximum(np.asarray(levels) / 4, 0.5) * (0.5 if mixed_precision else 1.0)
-    return estimate + parameters * (c - 1)
-
-
-def old_tiers(free):
-    """8, 4, 2, 1 from 20, 14, 10, 0 GiB: never more than the new tiers, half of them in four ranges"""
-    return 1 + np.where(free >= 10, 1, 0) + np.where(free >= 14, 2, 0) + 4 * (free >= 20)
-
 
 BUGS = (
     Bug(
@@ -147,7 +27,7 @@ BUGS = (
         finding="Of N = 10 micro-batches with A = 4 only 8 were used, of N = 3 none. What is partial is the window "
         "of accumulation, not the batch.",
         evidence=show("ATLAS_07a"),
-        variant=remainder_dropped,
+        variant=wrong.remainder_dropped,
         discriminating_input=(10, 4),
     ),
     Bug(
@@ -161,7 +41,7 @@ BUGS = (
         finding="Stepping a window of k < A micro-batches whose losses were divided by A shrinks its gradient by k/A; "
         "the repository rescales it.",
         evidence=show("ATLAS_07b"),
-        variant=divided_by_window,
+        variant=wrong.divided_by_window,
         discriminating_input=(GRADIENTS, COUNTS),
     ),
     Bug(
@@ -174,7 +54,7 @@ BUGS = (
         source="Pascanu, Mikolov & Bengio 2013 Alg. 1: the gradient of the loss is clipped",
         finding="Clipped before the division, no update is longer than c/k.",
         evidence=show("ATLAS_07c"),
-        variant=clipped_before_dividing,
+        variant=wrong.clipped_before_dividing,
         discriminating_input=(GRADIENTS, COUNTS, 0.5),
     ),
     Bug(
@@ -188,7 +68,7 @@ BUGS = (
         finding="It is the full-batch gradient only if all micro-batches have the same size; the last of an epoch has "
         "not. Weighted by the numbers of samples it always is.",
         evidence=show("ATLAS_07d"),
-        variant=mean_of_means,
+        variant=wrong.mean_of_means,
         discriminating_input=(GRADIENTS, COUNTS),
     ),
     Bug(
@@ -202,7 +82,7 @@ BUGS = (
         finding="With d = 0.9999 and k = 4 the decay is silently 0.99960006: k updates towards the same weights. Both "
         "are averages; a decay that was tuned for one is wrong for the other.",
         evidence=show("ATLAS_07e"),
-        variant=decay_of_the_window,
+        variant=wrong.decay_of_the_window,
         discriminating_input=(np.array([1.0, -2.0]), np.array([3.0, 0.5]), 0.9),
     ),
     Bug(
@@ -215,7 +95,7 @@ BUGS = (
         source="Pascanu, Mikolov & Bengio 2013 Alg. 1",
         finding="The mean of clipped gradients has another direction than the clipped mean: outliers weigh less.",
         evidence=show("ATLAS_07f"),
-        variant=each_clipped,
+        variant=wrong.each_clipped,
         discriminating_input=(GRADIENTS, COUNTS, 0.5),
     ),
     Bug(
@@ -228,7 +108,7 @@ BUGS = (
         source="Polyak & Juditsky 1992; torch.optim.swa_utils",
         finding="lerp takes the weight of its second argument, 1 − d: with d the average is nearly the last weights.",
         evidence=show("ATLAS_07g"),
-        variant=swapped_decay,
+        variant=wrong.swapped_decay,
         discriminating_input=(np.array([1.0, -2.0]), np.array([3.0, 0.5]), 0.9),
     ),
     *(
@@ -290,7 +170,7 @@ BUGS = (
         "nobody measured; its estimates for 6 and 8 GB went down. Measured on real modules both are off by a factor; "
         "a simulation of the step is off by some percent.",
         evidence=show("ATLAS_14"),
-        variant=old_estimate,
+        variant=wrong.old_estimate,
         discriminating_input=(4, 1024.0, 192, 4, 12, True, False),
     ),
     Bug(
@@ -304,7 +184,7 @@ BUGS = (
         finding="The docstring is right about networks and wrong about the code, which is linear: 192 to 384 channels "
         "double its estimate, while the weights of a 3 × 3 convolution grow fourfold.",
         evidence=show("ATLAS_14"),
-        variant=width_squared,
+        variant=wrong.width_squared,
         discriminating_input=(1, 512.0, 384, 4, 0, True, False),
     ),
     Bug(
@@ -342,7 +222,7 @@ BUGS = (
         finding="The new tiers are never lower than the old ones, and twice as high in [8, 10), [12, 14), [16, 20) and "
         "from 24 GiB on. They are of free memory: a 24 GiB card never reaches 24.",
         evidence=show("ATLAS_16a"),
-        variant=old_tiers,
+        variant=wrong.old_tiers,
         discriminating_input=(24.0,),
     ),
     Bug(
@@ -487,7 +367,7 @@ BUGS = (
         finding="Nothing was changed: the first update runs at the full rate, the second at 0, and the peak of the "
         "warm-up is never reached.",
         evidence=show("MEM_28a"),
-        variant=set_after_the_step,
+        variant=wrong.set_after_the_step,
         discriminating_input=SCHEDULE,
     ),
     Bug(
@@ -501,7 +381,7 @@ BUGS = (
         finding="CosineAnnealingLR multiplies the rate it finds, (W − 1)/W: for W = 5 the rates are 1, 0, 0.2, 0.4, "
         "0.6, 0.8, 0.796.",
         evidence=show("MEM_28b"),
-        variant=cosine_from_the_last_warm_up_rate,
+        variant=wrong.cosine_from_the_last_warm_up_rate,
         discriminating_input=SCHEDULE,
     ),
     Bug(
@@ -515,7 +395,7 @@ BUGS = (
         finding="Up to T it is the same. Whoever trains longer than announced is sent back to the full rate by "
         "2 T − W; here the rate stays at its floor.",
         evidence=show("MEM_28c"),
-        variant=rebounding,
+        variant=wrong.rebounding,
         discriminating_input=(np.arange(31), 5, 20, 0.1),
     ),
     *(
@@ -541,7 +421,7 @@ BUGS = (
                 f"{MEMORY}, train.py",
                 "claim false",
                 "It was there before: the diff of train.py has no line about clipping, warm-up or a schedule.",
-                not_clipped,
+                wrong.not_clipped,
             ),
             (
                 "b",
@@ -549,7 +429,7 @@ BUGS = (
                 "not documented: clip_grad_value_",
                 "convention",
                 "Another operation under a like name: it changes the direction, and the norm may reach √n c.",
-                clamped_elements,
+                wrong.clamped_elements,
             ),
             (
                 "c",
@@ -557,7 +437,7 @@ BUGS = (
                 UNDOCUMENTED,
                 "no bug",
                 "P parameters of norm c each have a global norm of √P c, and the direction is another.",
-                each_parameter_clipped,
+                wrong.each_parameter_clipped,
             ),
             (
                 "d",
@@ -565,7 +445,7 @@ BUGS = (
                 UNDOCUMENTED,
                 "no bug",
                 "Near a minimum the gradient vanishes; normalised to c it does not, and training does not settle.",
-                always_scaled,
+                wrong.always_scaled,
             ),
         )
     ),

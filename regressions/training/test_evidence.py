@@ -19,7 +19,8 @@ from trueness.optimized.training.memory import subjects
 from trueness.properties._lib.flat import Flat
 from trueness.properties.training import FORMULAS
 from trueness.reference import training as true
-from trueness.regressions import training as wrong
+from trueness.regressions.training import GRADIENTS
+from trueness.regressions.training import variants as wrong
 
 U = 2.0**-53
 flat = Flat(FORMULAS)
@@ -85,7 +86,7 @@ def test_the_mean_of_means_is_not_the_gradient_of_the_samples_ATLAS_07d(
 
 
 def test_clipped_before_the_division_no_update_is_longer_than_c_over_k_ATLAS_07c() -> None:
-    gradients, counts = wrong.GRADIENTS, np.array([2, 2, 2])
+    gradients, counts = GRADIENTS, np.array([2, 2, 2])
     late, early = (f(gradients, counts, 0.5) for f in (flat(true.clip_after_average), wrong.clipped_before_dividing))
     norms = [float(np.sqrt((g**2).sum())) for g in (late, early)]
     assert norms[1] <= 0.5 / 3 < norms[0] <= 0.5

@@ -16,7 +16,7 @@ import torch
 
 from trueness.optimized import training as fast
 from trueness.reference import training as true
-from trueness.regressions import training as wrong
+from trueness.regressions.training import variants as wrong
 from trueness.regressions.training.settings import JsonLines, override
 
 U = 2.0**-53
