@@ -24,7 +24,7 @@ def to_record(value: Any) -> dict[str, Any]:
 
 def from_record(kind: type[T], data: Mapping[str, Any]) -> T:
     """The dataclass ``kind`` with these fields; TypeError for a field that it does not have or that is missing."""
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # mypy: a type is not Hashable
     return kind(**{name: _typed(hints.get(name, Any), value) for name, value in data.items()})
 
 

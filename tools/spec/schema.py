@@ -22,7 +22,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schema_of(kind: type[Any], **head: Any) -> dict[str, Any]:
     """The schema of a dataclass; ``head`` holds further keywords for its top level, such as a title."""
-    generated = msgspec.json.schema(_struct(kind))
+    generated = msgspec.json.schema(_struct(kind))  # type: ignore[arg-type]  # mypy: a type is not Hashable
     definitions = generated["$defs"]
     top = definitions.pop(kind.__name__)
     return {"$schema": DIALECT, **top, **head, "$defs": definitions}

@@ -127,7 +127,7 @@ def used(node: ast.AST) -> set[str]:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         found |= {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)}
     fixtures = (c for c in ast.walk(node) if isinstance(c, ast.Call) and ast.unparse(c.func).endswith("usefixtures"))
-    return found | {a.value for c in fixtures for a in c.args if isinstance(a, ast.Constant)}
+    return found | {str(a.value) for c in fixtures for a in c.args if isinstance(a, ast.Constant)}
 
 
 def runs_ours(node: ast.AST) -> bool:
@@ -153,10 +153,10 @@ def unreached(source: str) -> dict[str, str]:
     while more := {n for n, d in definitions.items() if n not in reached and used(d) & (roots | reached)}:
         reached |= more
     refused: dict[str, str] = {}
-    for name, node in definitions.items():
-        if not (name.startswith("test_") and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+    for name, definition in definitions.items():
+        if not (name.startswith("test_") and isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef)):
             continue
-        marked = any(MARKER in ast.unparse(d) for d in node.decorator_list)
+        marked = any(MARKER in ast.unparse(d) for d in definition.decorator_list)
         if marked == (name in reached):
             refused[name] = "is marked, but uses this project" if marked else "uses nothing of this project"
     return refused
