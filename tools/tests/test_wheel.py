@@ -178,11 +178,12 @@ def test_importing_a_family_imports_no_other_and_no_triton(tmp_path: Path) -> No
     assert {f: sorted(u) for f, modules in imported.items() if (u := unrelated(modules, f))} == {}
 
 
-def test_the_pytest_plugin_imports_no_other_package(tmp_path: Path) -> None:
+def test_the_pytest_plugin_imports_its_tables_and_no_other_package(tmp_path: Path) -> None:
     """Every pytest run of whoever installs this package imports the plugin; pytest itself is there by then."""
     rows = import_times("import pytest; import trueness.tools.pytest_plugin", tmp_path)
-    surplus = {name for _, _, name in rows if name.split(".")[0] == "trueness"}
-    assert surplus == {"trueness", "trueness.tools", "trueness.tools.pytest_plugin"}
+    ours = {name for _, _, name in rows if name.split(".")[0] == "trueness"}
+    tools = {f"trueness.tools{name}" for name in ("", ".pytest_plugin", ".spec", ".spec.tables")}
+    assert ours == {"trueness", *tools}
     assert roots(rows).isdisjoint({"torch", "numpy", "msgspec"})
     assert roots(rows) - roots(import_times("import pytest", tmp_path)) <= {"trueness", *sys.stdlib_module_names}
 
