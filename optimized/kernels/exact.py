@@ -170,7 +170,7 @@ def kernel_matvec(
     v            v  (m, p)  vectors in columns, like x
     kernel          name    "gaussian", "laplacian_l1", "laplacian_l2", "cauchy_product" or "cauchy_radial"
     lengthscale  ℓ  number  length scale, > 0
-    row_tile        int     rows of K in memory at a time; the backward makes them once more
+    row_tile        int     rows of K in memory at a time; the backward computes them again
     returns      u  (n, p)  dtype of x
     raises       ValueError for another kernel, or if an argument does not fit
     """

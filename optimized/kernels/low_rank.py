@@ -100,7 +100,7 @@ def nystrom_matvec(
     v            v  (n, p)  vectors in columns, like x
     lengthscale  ℓ  number  length scale, > 0
     reg          λ  number  added to the diagonal, ≥ 0
-    row_tile        int     points whose rows of K_xm are in memory at a time; the backward makes them once more
+    row_tile        int     points whose rows of K_xm are in memory at a time; the backward computes them again
     returns      u  (n, p)  dtype of x, in O(n m (d + p) + m³)
     raises       ValueError if an argument does not fit, or K_mm + λ I has no Cholesky factor
     """

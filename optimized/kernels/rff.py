@@ -213,7 +213,7 @@ def rff_gram(
     frequencies   W  (d, D)  columns from the kernel's spectral density, like x
     offsets       b  (D,)    uniform on [0, 2π), like x
     feature_tile     int     features computed at a time
-    row_tile         int     points they are computed for at a time; the backward makes every tile once more
+    row_tile         int     points they are computed for at a time; the backward computes every tile again
     precision        name    "ieee", or "tf32": on CUDA products keep 11 bits of every factor
     out              (n, m)  optional: where the result is written, no gradient then
     returns       K̂  (n, m)  dtype of x
@@ -246,7 +246,7 @@ def rff_matvec(
     frequencies   W  (d, D)  columns from the kernel's spectral density, like x
     offsets       b  (D,)    uniform on [0, 2π), like x
     feature_tile     int     features computed at a time
-    row_tile         int     points they are computed for at a time; the backward makes every tile once more
+    row_tile         int     points they are computed for at a time; the backward computes every tile again
     precision        name    "ieee", or "tf32": on CUDA products keep 11 bits of every factor
     out              (n, p)  optional: where the result is written, no gradient then
     returns       u  (n, p)  dtype of x; the tiles change the order of summation and nothing else

@@ -1,4 +1,4 @@
-"""Shared by the kernels: what is refused, working precision, distances, and tiles."""
+"""Argument validation, distances and tiles, shared by the modules of kernels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from trueness.optimized._lib import validation
 from trueness.optimized._lib.validation import require_floating
 
-# -- what is refused --------------------------------------------------------------------------------------------------
+# -- validation ------------------------------------------------------------------------------------------------------
 
 
 def require_matrix(tensor: object, name: str, axes: str) -> torch.Tensor:
@@ -86,9 +87,9 @@ def require_share(value: float, name: str) -> float:
 
 
 def require_count(value: int | None, name: str) -> None:
-    """A whole number of at least 1, or None where there is a default."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} was {value!r}; it must be a whole number of at least 1.")
+    """An integer of at least 1, or None where there is a default."""
+    if value is not None:
+        validation.require_count(value, name)
 
 
 def require_precision(precision: str) -> None:
@@ -98,7 +99,7 @@ def require_precision(precision: str) -> None:
 
 
 def require_out(out: torch.Tensor | None, shape: tuple[int, ...], x: torch.Tensor, *others: torch.Tensor) -> None:
-    """An ``out`` that can take a result of this shape like ``x``, where nobody wants a gradient."""
+    """An ``out`` that can take a result of this shape like ``x``, where no gradient is recorded."""
     if out is None:
         return
     if not isinstance(out, torch.Tensor):

@@ -4,7 +4,7 @@
 
 A sum of the elements does not change when rows are permuted. An address survives an edit in place and is given to the
 next tensor when this one is freed. A sample of the elements does not see an edit elsewhere. The whole content does not
-have these holes: two inputs share a key only if blake2b collides, which at 128 bits nobody will see.
+have these holes: two inputs share a key only if blake2b collides, which is negligible at 128 bits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Triton kernels of random features, backward: the angles are made again, nothing of rows × features is stored.
+"""The Triton kernels of random features, backward: the angles are computed again, no rows × features are stored.
 
     ū = −c sin z   (of cos z with cotangent c),   c = ḡ sᵀ for φ s, or the cotangent of φ itself
     x̄ = ū Wᵀ   by rows (rows_kernel),   W̄ = xᵀ ū and b̄ = Σ_i ū_i   by features (columns_kernel)

@@ -6,7 +6,7 @@ A program makes a tile of rows × features of u, takes the cosine in registers a
 rows or features it is cut into slabs, whose number follows from the sizes alone; every slab writes its partial sum and
 torch adds them up: no atomics, the same bits every time and on every device. Offsets are 64-bit, arithmetic is float32.
 Up to 16 dimensions products are fused multiply-adds in float32 ("ieee"); beyond, matrix instructions of three TF32
-products ("tf32x3"), which keep 22 bits of every factor. One TF32 product keeps 11, and is taken only when asked for.
+products ("tf32x3"), which keep 22 bits of every factor. One TF32 product keeps 11, and is used only on request.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     trueness::rff_features, rff_features_paired, rff_gram, rff_matvec        float32, float16 and bfloat16
 
-What is saved is the arguments and, for the product, φ(y)ᵀv (p, D); the backward makes the angles again. float64 takes
-the plain path on every device. On the CPU the kernels run under Triton's interpreter alone.
+The arguments are saved and, for the product, φ(y)ᵀv (p, D); the backward computes the angles again. float64 takes
+the plain path on every device. On the CPU the kernels run only under Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ FEATURE_TILE = 1024  # features of a Gram matrix's backward at a time
 Tensor = torch.Tensor
 
 
-def _turned(frequencies: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """W and b in turns, in float32 and as the kernels read them."""
+def _in_turns(frequencies: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """W and b in turns, contiguous and in float32."""
     w = in_turns(frequencies.float()).contiguous()
     return w, w.new_zeros(w.shape[1]) if offsets is None else in_turns(offsets.float()).contiguous()
 
@@ -38,7 +38,7 @@ def _amplitudes(scales: Tensor | None, count: int, like: Tensor) -> Tensor:
 
 
 def _nothing(x: Tensor) -> Tensor:
-    """In the place of a gradient that is not wanted."""
+    """An empty tensor, in place of a gradient that is not needed."""
     return x.new_empty(0)
 
 
@@ -47,7 +47,7 @@ def _needs(ctx: Any, count: int) -> tuple[bool, ...]:
     return (*ctx.needs_input_grad, *(False,) * count)[:count]
 
 
-def _wanted(ctx: Any, gradients: tuple[Tensor, ...], more: int) -> tuple[Any, ...]:
+def _needed(ctx: Any, gradients: tuple[Tensor, ...], more: int) -> tuple[Any, ...]:
     found = [g if need else None for g, need in zip(gradients, _needs(ctx, len(gradients)), strict=True)]
     return (*found, *(None,) * more)
 
@@ -74,7 +74,7 @@ def features_into(
     from trueness.optimized.kernels.cuda import forward as kernels
 
     _require_kernel(x)
-    w, b = _turned(frequencies, offsets)
+    w, b = _in_turns(frequencies, offsets)
     paired = offsets is None
     amplitudes = _amplitudes(scales, w.shape[1] * (2 if paired else 1), x)
     return kernels.features(x, w, b, amplitudes, paired, kernels.tile(x, w, tf32=tf32), out)
@@ -94,7 +94,7 @@ def _features_backward(
     from trueness.optimized.kernels.cuda import backward
     from trueness.optimized.kernels.cuda import forward as kernels
 
-    w, b = _turned(frequencies, offsets)
+    w, b = _in_turns(frequencies, offsets)
     kind = backward.PAIRS if offsets is None else backward.COSINES
     count = w.shape[1] * (2 if offsets is None else 1)
     arguments = (x, grad, _amplitudes(scales, count, x), w, b, kind, kernels.tile(x, w, tf32=tf32))
@@ -139,7 +139,7 @@ def _pull_features(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     x, frequencies, offsets, scales = ctx.saved_tensors
     needs = _needs(ctx, 3 if offsets is not None else 2)
     found = _features_backward(grad, x, frequencies, offsets, scales, ctx.tf32, needs[0], any(needs[1:3]))
-    return _wanted(ctx, found, 2) if offsets is not None else _wanted(ctx, found[:2], 1)
+    return _needed(ctx, found, 2) if offsets is not None else _needed(ctx, found[:2], 1)
 
 
 features.register_autograd(_pull_features, setup_context=_save_features)
@@ -154,7 +154,7 @@ def gram(x: Tensor, y: Tensor, frequencies: Tensor, offsets: Tensor, tf32: bool 
     from trueness.optimized.kernels.cuda import forward as kernels
 
     _require_kernel(x)
-    w, b = _turned(frequencies, offsets)
+    w, b = _in_turns(frequencies, offsets)
     return kernels.gram(x, y, w, b, 2 / w.shape[1], kernels.tile(x, w, tf32=tf32))
 
 
@@ -166,7 +166,7 @@ def _gram_backward(
     from trueness.optimized.kernels.cuda import backward
     from trueness.optimized.kernels.cuda import forward as kernels
 
-    w, b = _turned(frequencies, offsets)
+    w, b = _in_turns(frequencies, offsets)
     count, t, g = w.shape[1], kernels.tile(x, w, tf32=tf32), grad.float()
     by_points = [x.new_zeros(x.shape, dtype=torch.float32), y.new_zeros(y.shape, dtype=torch.float32)]
     by_w, by_b = torch.zeros_like(w), torch.zeros_like(b)
@@ -202,7 +202,7 @@ def _save_gram(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _pull_gram(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return _wanted(ctx, _gram_backward(grad, *ctx.saved_tensors, ctx.tf32), 1)
+    return _needed(ctx, _gram_backward(grad, *ctx.saved_tensors, ctx.tf32), 1)
 
 
 gram.register_autograd(_pull_gram, setup_context=_save_gram)
@@ -225,7 +225,7 @@ def matvec(
     from trueness.optimized.kernels.cuda import forward as kernels
 
     _require_kernel(x)
-    w, b = _turned(frequencies, offsets)
+    w, b = _in_turns(frequencies, offsets)
     t = kernels.tile(x, w, v.shape[1], tf32)
     pulled = kernels.pull(y, v, w, b, t)
     return kernels.push(x, pulled * _shares(shares, pulled), w, b, t).to(x.dtype), pulled
@@ -256,7 +256,7 @@ def _matvec_backward(
     from trueness.optimized.kernels.cuda import backward
     from trueness.optimized.kernels.cuda import forward as kernels
 
-    w, b = _turned(frequencies, offsets)
+    w, b = _in_turns(frequencies, offsets)
     t, none = kernels.tile(x, w, v.shape[1], tf32), _nothing(x)
     amounts = _shares(shares, pulled)
     right = pulled * amounts
@@ -324,7 +324,7 @@ def _pull_matvec(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
     found = _matvec_backward(grad, *ctx.saved_tensors, ctx.tf32, *flags)
     shares = ctx.saved_tensors[5]
     last = found[5] if shares is None else found[5].to(shares.dtype)
-    return _wanted(ctx, (*found[:5], last), 1)
+    return _needed(ctx, (*found[:5], last), 1)
 
 
 matvec.register_autograd(_pull_matvec, setup_context=_save_matvec)
