@@ -12,7 +12,7 @@ Batch entries and heads never mix.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +52,7 @@ class OmegaConfig:
     """
 
     chunk_size: int = 16
+    _: KW_ONLY
     objective: str = "l2"
     optimizer: str = "gd"
     lr_inside_momentum: bool = False

@@ -21,12 +21,21 @@ if __name__ == "__main__":
     sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() not in (HERE, HERE.parent.parent))]
 
 from pairs.harness import Pair, Side, memory, threads
-from trueness.properties.atlas_memory.flat import optimized as fast
+from trueness.tools.spec import registry
 
 HEADS, WIDTH, CHUNK, LENGTH = 4, 64, 64, 2048
 JUDGED = CHUNK + 16  # tokens, of one head: past a chunk's end
 FEW = 8  # of the separable weights, whose reference goes through 512 tokens for each
 Tensors = list[Any]
+
+
+def builtin(name: str) -> Callable[..., Any]:
+    """Our own implementation of a formula of the family, as a function of its flat arguments."""
+    formula = registry.formula(f"atlas_memory.{name}")
+    return formula.bind(formula.implementations[0].load())
+
+
+OMEGA, SEPARABLE = builtin("omega"), builtin("omega_separable")
 
 
 # -- tensors ----------------------------------------------------------------------------------------------------------
@@ -84,7 +93,7 @@ def backward_part(values: Tensors) -> tuple[Tensors, Callable[[list[np.ndarray]]
 
 
 def whole(*arguments: Any) -> Callable[[], Any]:
-    return lambda: fast.omega(*arguments)
+    return lambda: OMEGA(*arguments)
 
 
 def token_loop(*arguments: Any) -> Callable[[], Any]:
@@ -160,7 +169,7 @@ def with_every_weight(*arguments: Any) -> Callable[[], Any]:
     reach, length = before.shape[1], source.shape[1]
     sources = torch.cat([before, source], 1)
     gamma = torch.stack([scale * sources[:, reach - j : reach - j + length] for j in range(reach + 1)], -1)
-    return lambda: fast.omega(*tokens, gamma, M, S, kw, vw, chunk_size, objective, "gd", inside, early, None)
+    return lambda: OMEGA(*tokens, gamma, M, S, kw, vw, chunk_size, objective, "gd", inside, early, None)
 
 
 OURS, LOOP = Side("trueness", whole), Side("token loop", token_loop)
@@ -200,7 +209,7 @@ PAIRS = (
         f"Omega by chunks, all gradients, {SHAPE}",
         "atlas_memory.omega",
         lambda rng: [*cotangents(rng), *chunked(1)(rng)],
-        Side("trueness", gradients(fast.omega)),
+        Side("trueness", gradients(OMEGA)),
         (Side("token loop, autograd", gradients(looped)),),
         part=backward_part,
         gradient=True,
@@ -209,7 +218,7 @@ PAIRS = (
         f"Omega of separable weights, {SHAPE}, windows of 512",
         "atlas_memory.omega_separable",
         separated,
-        Side("trueness", lambda *a: lambda: fast.omega_separable(*a)),
+        Side("trueness", lambda *a: lambda: SEPARABLE(*a)),
         (Side("every weight", with_every_weight),),
         part=separable_part,
     ),
@@ -240,9 +249,9 @@ def fit(lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192), rounds: int = 
 def fit_call(length: int, window: int, chunk_size: int, backward: bool) -> Callable[[], Any]:
     arguments = [*natives(length, window), chunk_size, "l2", "gd", False, False, None]
     if not backward:
-        return lambda: fast.omega(*arguments)
+        return lambda: OMEGA(*arguments)
     ends = torch.zeros(1, HEADS, WIDTH, WIDTH)
-    return gradients(fast.omega)(torch.ones(1, length, HEADS, WIDTH), ends, ends, *arguments)
+    return gradients(OMEGA)(torch.ones(1, length, HEADS, WIDTH), ends, ends, *arguments)
 
 
 def timed(call: Callable[[], Any]) -> float:

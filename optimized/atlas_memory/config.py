@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from trueness.optimized._lib.validation import require_count
 from trueness.optimized.atlas_memory.validation import require_choice, require_flag, require_positive
@@ -24,6 +24,7 @@ class OmegaConfig:
     """
 
     chunk_size: int = 16
+    _: KW_ONLY
     objective: str = "l2"
     optimizer: str = "gd"
     lr_inside_momentum: bool = False

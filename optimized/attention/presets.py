@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trueness.optimized._lib.validation import require_count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """One model.
 
@@ -50,16 +50,46 @@ class Preset:
 
 
 PRESETS = {
-    "cifar10": Preset(32, 3, 128, (1, 2, 2), blocks=2, num_heads=4, window=4, batch=512, kimg=200_000),
-    "ffhq64": Preset(64, 3, 128, (1, 2, 2, 2), blocks=4, num_heads=4, window=8, batch=256, kimg=200_000),
+    "cifar10": Preset(
+        resolution=32,
+        channels=3,
+        embed_dim=128,
+        multipliers=(1, 2, 2),
+        blocks=2,
+        num_heads=4,
+        window=4,
+        batch=512,
+        kimg=200_000,
+    ),
+    "ffhq64": Preset(
+        resolution=64,
+        channels=3,
+        embed_dim=128,
+        multipliers=(1, 2, 2, 2),
+        blocks=4,
+        num_heads=4,
+        window=8,
+        batch=256,
+        kimg=200_000,
+    ),
     "imagenet256": Preset(
-        32, 4, 1152, (), blocks=28, num_heads=16, window=None, patch=2, classes=1000, learn_sigma=True, kimg=1_000_000
+        resolution=32,
+        channels=4,
+        embed_dim=1152,
+        multipliers=(),
+        blocks=28,
+        num_heads=16,
+        window=None,
+        patch=2,
+        classes=1000,
+        learn_sigma=True,
+        kimg=1_000_000,
     ),
     "imagenet512": Preset(
-        64,
-        4,
-        1152,
-        (),
+        resolution=64,
+        channels=4,
+        embed_dim=1152,
+        multipliers=(),
         blocks=28,
         num_heads=16,
         window=None,

@@ -54,6 +54,7 @@ def test_the_means_agree_and_the_covariances_do_not_ATLAS_11_ATLAS_11b() -> None
     assert abs(correlated) > 0.5 and want[wrong.dropout_on_the_output][0, 1] == 0
 
 
+@pytest.mark.ledger_fact
 def test_peft_and_loralib_drop_the_input_ATLAS_11_ATLAS_11b() -> None:
     """With their own dropout modules: an input whose every element is dropped leaves W_0 x, whatever A and B are."""
     peft_layers, loralib = pytest.importorskip("peft.tuners.lora.layer"), pytest.importorskip("loralib.layers")

@@ -93,6 +93,7 @@ def test_an_added_mask_hides_a_key_by_a_factor_e_only_ATLAS_13c() -> None:
     assert true.masked_attention(one, np.ones((1, 2, 1)), values, np.array([[[True, False]]])) == 1
 
 
+@pytest.mark.ledger_fact
 def test_choosing_a_mask_with_or_raises_ATLAS_13d() -> None:
     context = {"context_mask": torch.ones(2, 3, dtype=torch.bool), "mask": None}
     with pytest.raises(RuntimeError, match="Boolean value of Tensor with more than one value is ambiguous"):
