@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() not in (HERE, HERE.parent.parent))]
 
 from pairs.harness import Pair, Side, memory, threads
-from trueness.properties.atlas_memory.flat import optimized as fast
+from trueness.optimized import atlas_memory as fast
 
 HEADS, WIDTH, CHUNK, LENGTH = 4, 64, 64, 2048
 JUDGED = CHUNK + 16  # tokens, of one head: past a chunk's end
@@ -83,8 +83,30 @@ def backward_part(values: Tensors) -> tuple[Tensors, Callable[[list[np.ndarray]]
 # -- sides ------------------------------------------------------------------------------------------------------------
 
 
+def omega(
+    q: Any, k: Any, v: Any, alpha: Any, eta: Any, theta: Any, gamma: Any, M: Any, S: Any, kw: Any, vw: Any, *modes: Any
+) -> tuple[Any, ...]:
+    """``omega`` of the flat arguments of its formula"""
+    gates = {"alpha": alpha, "eta": eta, "theta": theta, "gamma": gamma}
+    state, config = fast.OmegaState(M, S, kw, vw), fast.OmegaConfig(*modes)
+    o, end = fast.omega(q, k, v, **gates, config=config, initial_state=state, output_final_state=True)
+    assert end is not None
+    return o, end.memory, end.momentum
+
+
+def omega_separable(q: Any, k: Any, v: Any, *rest: Any) -> tuple[Any, ...]:
+    """``omega_separable`` of the flat arguments of its formula"""
+    names = ("alpha", "eta", "theta", "scale", "source")
+    gates, state, (size, objective, *order) = dict(zip(names, rest, strict=False)), rest[5:10], rest[10:]
+    config = fast.OmegaConfig(size, objective, "gd", *order)
+    before = fast.SeparableState(*state)
+    o, end = fast.omega_separable(q, k, v, **gates, config=config, initial_state=before, output_final_state=True)
+    assert end is not None
+    return o, end.memory, end.momentum
+
+
 def whole(*arguments: Any) -> Callable[[], Any]:
-    return lambda: fast.omega(*arguments)
+    return lambda: omega(*arguments)
 
 
 def token_loop(*arguments: Any) -> Callable[[], Any]:
@@ -160,7 +182,7 @@ def with_every_weight(*arguments: Any) -> Callable[[], Any]:
     reach, length = before.shape[1], source.shape[1]
     sources = torch.cat([before, source], 1)
     gamma = torch.stack([scale * sources[:, reach - j : reach - j + length] for j in range(reach + 1)], -1)
-    return lambda: fast.omega(*tokens, gamma, M, S, kw, vw, chunk_size, objective, "gd", inside, early, None)
+    return lambda: omega(*tokens, gamma, M, S, kw, vw, chunk_size, objective, "gd", inside, early, None)
 
 
 OURS, LOOP = Side("trueness", whole), Side("token loop", token_loop)
@@ -200,7 +222,7 @@ PAIRS = (
         f"Omega by chunks, all gradients, {SHAPE}",
         "atlas_memory.omega",
         lambda rng: [*cotangents(rng), *chunked(1)(rng)],
-        Side("trueness", gradients(fast.omega)),
+        Side("trueness", gradients(omega)),
         (Side("token loop, autograd", gradients(looped)),),
         part=backward_part,
         gradient=True,
@@ -209,7 +231,7 @@ PAIRS = (
         f"Omega of separable weights, {SHAPE}, windows of 512",
         "atlas_memory.omega_separable",
         separated,
-        Side("trueness", lambda *a: lambda: fast.omega_separable(*a)),
+        Side("trueness", lambda *a: lambda: omega_separable(*a)),
         (Side("every weight", with_every_weight),),
         part=separable_part,
     ),
@@ -240,9 +262,9 @@ def fit(lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192), rounds: int = 
 def fit_call(length: int, window: int, chunk_size: int, backward: bool) -> Callable[[], Any]:
     arguments = [*natives(length, window), chunk_size, "l2", "gd", False, False, None]
     if not backward:
-        return lambda: fast.omega(*arguments)
+        return lambda: omega(*arguments)
     ends = torch.zeros(1, HEADS, WIDTH, WIDTH)
-    return gradients(fast.omega)(torch.ones(1, length, HEADS, WIDTH), ends, ends, *arguments)
+    return gradients(omega)(torch.ones(1, length, HEADS, WIDTH), ends, ends, *arguments)
 
 
 def timed(call: Callable[[], Any]) -> float:
