@@ -237,7 +237,7 @@ def omega(chunk: int, momentum: bool) -> Callable[[bool], Pair]:
             f"Omega, {batch}×{length}×{heads}×{width}, {kind}",
             "atlas_memory.omega",
             drawn,
-            Side("trueness", quiet(atlas.fast.omega)),
+            Side("trueness", quiet(atlas.omega)),
             (Side("token loop", quiet(atlas.looped)), fla),
             part=part,
         )
