@@ -256,7 +256,7 @@ def _checked(tokens: Tokens, state: OmegaState | None, sequences: int | None = N
         return zero_state(tokens, tokens.q.shape[0] if sequences is None else sequences)
     batch = "B" if sequences is None else "N"
     axes = (f"{batch} H P V", f"{batch} H P V", f"{batch} c-1 H P", f"{batch} c-1 H V")
-    states = dict(zip(OmegaState._fields, zip(_fields_of(state, OmegaState), axes, strict=True), strict=True))
+    states = _require.with_axes(OmegaState, _fields_of(state, OmegaState), axes)
     _require.require_shapes(shapes | states, "q")
     return state
 
@@ -306,10 +306,9 @@ def omega_mlp(
     """
     tokens = Tokens(q, k, v, alpha, eta, theta, gamma)
     axes = ("B T H V", "B T H V", "B T H V", "B T H", "B T H", "B T H", "B T H c")
-    shapes = dict(zip(Tokens._fields, zip(tokens, axes, strict=True), strict=True))
-    axes = ("B H V N", "B H N V", "B H V N", "B H N V", "B c-1 H V", "B c-1 H V")
-    given = _fields_of(initial_state, OmegaMlpState)
-    _require.require_shapes(shapes | dict(zip(OmegaMlpState._fields, zip(given, axes, strict=True), strict=True)), "q")
+    state_axes = ("B H V N", "B H N V", "B H V N", "B H N V", "B c-1 H V", "B c-1 H V")
+    states = _require.with_axes(OmegaMlpState, _fields_of(initial_state, OmegaMlpState), state_axes)
+    _require.require_shapes(_require.with_axes(Tokens, tokens, axes) | states, "q")
     require_mlp(config)
     o, *weights = _dispatch.run_mlp(tokens, initial_state, config)
     if not output_final_state:
@@ -351,7 +350,7 @@ def atlas_attention(
     """
     tokens = Tokens(q, k, v, alpha, eta, theta, gamma)
     axes = ("B T H D", "B T H D", "B T H V", "B T H", "B T H", "B T H", "B T H c")
-    _require.require_shapes(dict(zip(Tokens._fields, zip(tokens, axes, strict=True), strict=True)), "q")
+    _require.require_shapes(_require.with_axes(Tokens, tokens, axes), "q")
     _require.require_coefficients(coefficients, q)
     _require.require_positive(clamp, "clamp")
     dtype = q.dtype
@@ -408,7 +407,7 @@ def omega_separable(
     else:
         axes = ("B H P V", "B H P V", "B W H P", "B W H V", "B W H")
         given = _fields_of(initial_state, SeparableState)
-        states = dict(zip(SeparableState._fields, zip(given, axes, strict=True), strict=True))
+        states = _require.with_axes(SeparableState, given, axes)
         found = _require.require_shapes(shapes | states, "q")
         tokens, state = Tokens(q, k, v, alpha, eta, theta, scale), initial_state
         if window is not None and window != found["W"] + 1:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -70,6 +71,11 @@ def require_steps(coefficients: object) -> None:
         not isinstance(row, Sequence) or len(row) != 3 for row in coefficients
     ):
         raise ValueError(f"coefficients was {coefficients!r}; it must be a sequence of rows (a, b, c).")
+
+
+def with_axes(structure: Any, values: Iterable[Any], axes: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    """The fields of a named tuple by name, each with its axes: what ``require_shapes`` takes"""
+    return dict(zip(structure._fields, zip(values, axes, strict=True), strict=True))
 
 
 def require_shapes(tensors: Mapping[str, tuple[torch.Tensor, str]], first: str) -> dict[str, int]:

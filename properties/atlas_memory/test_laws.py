@@ -15,11 +15,11 @@ import torch
 from hypothesis import strategies as st
 from torch.optim import _muon
 
+from trueness.properties.atlas_memory.flat import MLP
 from trueness.properties.atlas_memory.flat import optimized as fast
 from trueness.properties.atlas_memory.flat import reference as true
 from trueness.properties.atlas_memory.problems import (
     F64,
-    MLP,
     Problem,
     allowed,
     assert_equal_within,

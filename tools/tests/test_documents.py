@@ -95,7 +95,9 @@ def unknown(command: str) -> str:
 
 def defects(document: str, folder: Path) -> list[str]:
     """Run a document in an empty folder; one sentence for everything in it that does not hold."""
-    chosen, found, printed = list(blocks(document)), [], {}
+    chosen = list(blocks(document))
+    found: list[str] = []
+    printed: dict[int, str] = {}
     for block in chosen:
         if block.file:
             (folder / block.file).write_text(block.text)

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -513,7 +514,7 @@ def test_no_worker_is_started_after_an_interrupt(
     reached = threading.Event()
     start = Worker.__init__
 
-    def starts(self: Worker, *arguments: object) -> None:
+    def starts(self: Worker, *arguments: Any) -> None:
         if moment == "while":
             start(self, *arguments)
         interrupt()

@@ -48,9 +48,9 @@ class Stream(ABC, Generic[StreamState]):
                  once a chunk, a memory. Only where no gradient is wanted
         raises   ValueError if a tensor or the state does not fit the others
         """
-        tokens = Tokens(q, k, v, alpha, eta, theta, gamma)
+        tokens: Tokens = Tokens(q, k, v, alpha, eta, theta, gamma)
         axes = (*self.axes, "B T H", "B T H", "B T H", "B T H c")
-        known = _require.require_shapes(dict(zip(Tokens._fields, zip(tokens, axes, strict=True), strict=True)), "q")
+        known = _require.require_shapes(_require.with_axes(Tokens, tokens, axes), "q")
         if not isinstance(state, self.kind):
             what, name = type(state).__name__, self.kind.__name__
             raise ValueError(f"state was {what}; it must be an {name}, that of init_state or of the last call.")

@@ -49,8 +49,7 @@ class OmegaStream(Stream[OmegaStreamState]):
     def init_state(self, initial_state: OmegaState) -> OmegaStreamState:
         """The state before the first token, from what ``omega`` takes: (B, H, P, V) twice, (B, c−1, H, P) and (…, V)"""
         axes = ("B H P V", "B H P V", "B n H P", "B n H V")
-        named = zip(OmegaState._fields, zip(initial_state, axes, strict=True), strict=True)
-        _require.require_shapes(dict(named), "memory")
+        _require.require_shapes(_require.with_axes(OmegaState, initial_state, axes), "memory")
         M, S, k, v = map(contiguous_copy, initial_state)
         norm, kept, moved = (M.new_full(M.shape[:2], x) for x in (0.0, 1.0, 0.0))
         return OmegaStreamState(M, S, k, v, M, norm, kept, moved, 0)

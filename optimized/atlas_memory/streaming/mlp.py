@@ -44,11 +44,10 @@ class OmegaMlpStream(Stream[OmegaMlpStreamState]):
         require_mlp(config)
         self.config = config
 
-    def init_state(self, initial_state: OmegaMlpStreamState) -> OmegaMlpStreamState:
+    def init_state(self, initial_state: OmegaMlpState) -> OmegaMlpStreamState:
         """The state before the first token, from what ``omega_mlp`` takes"""
         axes = ("B H V N", "B H N V", "B H V N", "B H N V", "B n H V", "B n H V")
-        named = zip(OmegaMlpState._fields, zip(initial_state, axes, strict=True), strict=True)
-        _require.require_shapes(dict(named), "w1")
+        _require.require_shapes(_require.with_axes(OmegaMlpState, initial_state, axes), "w1")
         W1, W2, S1, S2, k, v = map(contiguous_copy, initial_state)
         return OmegaMlpStreamState(W1, W2, S1, S2, W1, W2, k, v, *_mlp.no_share(W1), 0)
 
