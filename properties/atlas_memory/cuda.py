@@ -9,6 +9,7 @@ import torch
 
 from trueness.optimized.atlas_memory.config import OmegaConfig
 from trueness.optimized.atlas_memory.state import OmegaState, Tokens
+from trueness.properties.atlas_memory.flat import MODES
 from trueness.tools.spec.inputs import Real
 from trueness.tools.spec.model import Formula, Implementation
 
@@ -30,12 +31,17 @@ STEPS = {  # name: features, values, whether the objective is l2, whether η is 
 }
 
 
+def configuration(modes: Any) -> OmegaConfig:
+    """The last arguments of the formula as a configuration."""
+    return OmegaConfig(**dict(zip(MODES, modes, strict=True)))
+
+
 def kernel() -> Any:
     """The kernels themselves, with their backward, whatever the device (interpreted on the CPU)."""
     from trueness.optimized.atlas_memory.cuda import operator
 
     def call(*given: Any) -> Any:
-        tokens, state, config = Tokens(*given[:7]), OmegaState(*given[7:11]), OmegaConfig(*given[11:])
+        tokens, state, config = Tokens(*given[:7]), OmegaState(*given[7:11]), configuration(given[11:])
         return operator.omega(tokens, state, *operator.form(config, tokens.gamma.shape[-1]), config)
 
     return call
@@ -48,7 +54,7 @@ def decoder() -> Any:
     from trueness.optimized.atlas_memory.streaming.linear import OmegaStream
 
     def call(*given: Any) -> Any:
-        stream, tokens, reads = OmegaStream(OmegaConfig(*given[11:])), [upcast(x) for x in given[:7]], []
+        stream, tokens, reads = OmegaStream(configuration(given[11:])), [upcast(x) for x in given[:7]], []
         state = stream.init_state(OmegaState(*given[7:11]))
         for t in range(tokens[0].shape[1]):
             token = Tokens._make(x[:, t : t + 1] for x in tokens)
