@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: verify test examples lint types kernels pairs bench benchmark wheel calibrate clean
+.PHONY: verify test examples lint types kernels comparisons bench benchmark wheel calibrate clean
 .DEFAULT_GOAL := verify
 .DELETE_ON_ERROR:
 
@@ -49,8 +49,8 @@ kernels: $(READY) build/triton-3.6.0
 	$(BIN)/trueness kernels --triton build/triton-3.6.0 --write docs $(ARGS)
 
 # Ours and its peers in turn, docs/speed.md: minutes, on a quiet machine.
-pairs: $(READY)
-	$(BIN)/python asv_bench/pairs --write docs/speed.md $(ARGS)
+comparisons: $(READY)
+	$(BIN)/python asv_bench/comparisons --write docs/speed.md $(ARGS)
 
 bench: $(READY)
 	$(BIN)/tox -e bench -- $(ARGS)

@@ -1,4 +1,4 @@
-"""What tools/gpu times on a GPU: pairs of asv_bench/pairs at the size of a GPU, with the goals that stand for one.
+"""What tools/gpu times on a GPU: the cases of asv_bench/comparisons at the size of a GPU, with goals for one.
 
 Every case has a tiny version, on which a dry run tries the same code on the CPU. A goal says how many times as fast as
 the peer ours must be; the goal of COPY is the share of the bandwidth of a device copy of as many bytes.
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pairs.harness import Call, Pair, Side
+from comparisons.harness import Call, Comparison, Contender
 
 from trueness.optimized import filters, fisher, kernels
 
@@ -31,14 +31,14 @@ class Case:
 
     COPY: ClassVar[str] = "device copy"
 
-    make: Callable[[bool], Pair]
+    make: Callable[[bool], Comparison]
     goals: Mapping[str, float] = field(default_factory=dict)
     moved: Callable[[Sequence[Any]], float] | None = None
 
-    def pair(self) -> Pair:
+    def pair(self) -> Comparison:
         return self.make(False)
 
-    def dry(self) -> Pair:
+    def dry(self) -> Comparison:
         return self.make(True)
 
     def bytes(self, values: Sequence[Any]) -> float:
@@ -71,15 +71,15 @@ def first(count: int, tensors: int) -> Any:
 # -- fisher -----------------------------------------------------------------------------------------------------------
 
 
-def diagonal(dtype: str) -> Callable[[bool], Pair]:
-    def make(tiny: bool) -> Pair:
+def diagonal(dtype: str) -> Callable[[bool], Comparison]:
+    def make(tiny: bool) -> Comparison:
         n = 5000 if tiny else 1 << 26
-        return Pair(
+        return Comparison(
             f"Fisher diagonal, {n} elements",
             "fisher.diagonal",
             lambda rng: [rng.standard_normal(n), 0.5],
-            Side("trueness", quiet(fisher.diagonal)),
-            (Side(EAGER, quiet(lambda s, alpha: s * s + fisher.floor(alpha))),),
+            Contender("trueness", quiet(fisher.diagonal)),
+            (Contender(EAGER, quiet(lambda s, alpha: s * s + fisher.floor(alpha))),),
             dtype=dtype,
             part=first(65_537, 1),
         )
@@ -87,14 +87,14 @@ def diagonal(dtype: str) -> Callable[[bool], Pair]:
     return make
 
 
-def drift(tiny: bool) -> Pair:
+def drift(tiny: bool) -> Comparison:
     n = 5000 if tiny else 1 << 26
-    return Pair(
+    return Comparison(
         f"drift step, {n} elements",
         "fisher.drift_step",
         lambda rng: [rng.standard_normal(n), rng.standard_normal(n), 0.5, 0.99, 0.05],
-        Side("trueness", quiet(fisher.drift_step)),
-        (Side(EAGER, quiet(lambda x, s, alpha, a, b: a * x + b * (s / (s * s + fisher.floor(alpha))))),),
+        Contender("trueness", quiet(fisher.drift_step)),
+        (Contender(EAGER, quiet(lambda x, s, alpha, a, b: a * x + b * (s / (s * s + fisher.floor(alpha))))),),
         part=first(65_537, 2),
     )
 
@@ -102,11 +102,11 @@ def drift(tiny: bool) -> Pair:
 # -- attention --------------------------------------------------------------------------------------------------------
 
 
-def tmsa(window: int, gradient: bool, dtype: str) -> Callable[[bool], Pair]:
-    """65536 tokens of 768 channels, 12 heads; the sides are those of the pairs of the CPU."""
+def tmsa(window: int, gradient: bool, dtype: str) -> Callable[[bool], Comparison]:
+    """65536 tokens of 768 channels, 12 heads; the contenders are those of the comparisons on the CPU."""
 
-    def make(tiny: bool) -> Pair:
-        attention = importlib.import_module("pairs.attention")
+    def make(tiny: bool) -> Comparison:
+        attention = importlib.import_module("comparisons.attention")
         build = attention.gradient_pair if gradient else attention.pair
         batch, width, heads, time = (2, 32, 2, 16) if tiny else (64, 768, 12, 256)
         side = 4 * window if tiny else 32
@@ -133,7 +133,7 @@ def two_products(x: Any, y: Any, v: Any, w: Any, b: Any) -> Any:
     return scale * torch.cos(x @ w + b) @ ((scale * torch.cos(y @ w + b)).mT @ v)
 
 
-def matvec(tiny: bool) -> Pair:
+def matvec(tiny: bool) -> Comparison:
     """The vectors are zero but for the first rows, so that the judged part needs no other points."""
     n, d, features, p, rows = (96, 16, 64, 8, 32) if tiny else (65536, 64, 4096, 8, 256)
 
@@ -146,12 +146,12 @@ def matvec(tiny: bool) -> Pair:
         x, y, v, w, b = values
         return [x[:rows], y[:rows], v[:rows], w, b], lambda outs: [u[:rows] for u in outs]
 
-    return Pair(
+    return Comparison(
         f"RFF matvec, {n} × {d}, {features} features, {p} vectors",
         "kernels.rff_matvec",
         drawn,
-        Side("trueness", quiet(kernels.rff_matvec)),
-        (Side("two products", quiet(two_products)),),
+        Contender("trueness", quiet(kernels.rff_matvec)),
+        (Contender("two products", quiet(two_products)),),
         part=part,
     )
 
@@ -176,7 +176,7 @@ def blended(tiles: Any, rows: Any, columns: Any, height: int, width: int, window
     return filters.blend(tiles, rows, columns, height=height, width=width, window=window)
 
 
-def blend(tiny: bool) -> Pair:
+def blend(tiny: bool) -> Comparison:
     side, tile, channels = (40, 16, 4) if tiny else (1024, 256, 12)
     starts = filters.tile_starts(side, tile, 0.5).tolist()
     rows, columns = np.repeat(starts, len(starts)), np.tile(starts, len(starts))
@@ -187,12 +187,12 @@ def blend(tiny: bool) -> Pair:
     def part(values: list[Any]) -> tuple[list[Any], Any]:
         return [values[0][:, :1], *values[1:]], lambda outs: [y[:1] for y in outs]
 
-    return Pair(
+    return Comparison(
         f"tile blending, {channels}×{side}²",
         "filters.blend",
         drawn,
-        Side("trueness", quiet(blended)),
-        (Side("accumulate", quiet(accumulated)),),
+        Contender("trueness", quiet(blended)),
+        (Contender("accumulate", quiet(accumulated)),),
         part=part,
     )
 
@@ -208,11 +208,11 @@ def gated_delta_rule(q: Any, k: Any, v: Any, alpha: Any, eta: Any, *_: Any) -> A
     return quiet(lambda: chunk_gated_delta_rule(*half, alpha.log().float(), eta.bfloat16(), scale=1.0))()
 
 
-def omega(chunk: int, momentum: bool) -> Callable[[bool], Pair]:
+def omega(chunk: int, momentum: bool) -> Callable[[bool], Comparison]:
     """4096 tokens in chunks, or with ``chunk`` = 1 exactly; the first tokens of one head are judged."""
 
-    def make(tiny: bool) -> Pair:
-        atlas = importlib.import_module("pairs.atlas_memory")
+    def make(tiny: bool) -> Comparison:
+        atlas = importlib.import_module("comparisons.atlas_memory")
         batch, length, heads, width = (2, 96, 2, 16) if tiny else (8, 4096, 16, 64)
 
         def drawn(rng: np.random.Generator) -> list[Any]:
@@ -232,13 +232,13 @@ def omega(chunk: int, momentum: bool) -> Callable[[bool], Pair]:
             return [*tokens, *rest, *values[11:]], lambda outs: [outs[0][:1, :80, :1], None, None]
 
         kind = f"chunks of {chunk}" if chunk > 1 else "exact" if momentum else "exact, no momentum"
-        fla = Side("fla gated delta rule", gated_delta_rule, needs=("fla",), judged=False)
-        return Pair(
+        fla = Contender("fla gated delta rule", gated_delta_rule, needs=("fla",), judged=False)
+        return Comparison(
             f"Omega, {batch}×{length}×{heads}×{width}, {kind}",
             "atlas_memory.omega",
             drawn,
-            Side("trueness", quiet(atlas.omega)),
-            (Side("token loop", quiet(atlas.looped)), fla),
+            Contender("trueness", quiet(atlas.omega)),
+            (Contender("token loop", quiet(atlas.looped)), fla),
             part=part,
         )
 

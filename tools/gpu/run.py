@@ -122,7 +122,7 @@ def jobs_of(formulas: Sequence[str], dry: bool, peers: bool, profile: str) -> li
 
 
 def run_timing(report: Report, cases: Iterable[Any], dry: bool, only: str, until: float) -> str:
-    harness = importlib.import_module("pairs.harness")
+    harness = importlib.import_module("comparisons.harness")
     left = 0
     for case in cases:
         if time.monotonic() > until:

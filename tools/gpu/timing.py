@@ -1,9 +1,9 @@
 """Timing on a GPU, of cases whose results were verified on the same tensors.
 
-A case (asv_bench/cuda_cases.py) is a pair of asv_bench/pairs with goals for a GPU. Its calls are timed in turn, a, b,
-a, b, …, by events, the L2 cache flushed before each; a ratio is the median over the rounds of time(peer)/time(ours).
-The ceilings, a device copy and a matrix product, are measured in the same process. A wrong implementation is refused
-and not timed. In a dry run the same code runs on the CPU on tiny tensors, and no time is recorded.
+A case (asv_bench/cuda_cases.py) is a comparison of asv_bench/comparisons with goals for a GPU. Its calls are timed in
+turn, a, b, a, b, …, by events, the L2 cache flushed before each; a ratio is the median over the rounds of
+time(peer)/time(ours). The ceilings, a device copy and a matrix product, are measured in the same process. A wrong
+implementation is refused and not timed. In a dry run the same code runs on the CPU on tiny tensors, and no time is recorded.
 """
 
 from __future__ import annotations

@@ -320,7 +320,7 @@ def doctor() -> None:
         table.add_column(name, overflow="fold")
 
     def line(what: str, here: str, text: str) -> None:
-        table.add_row(what, here or "[yellow]missing[/]", text)
+        table.add_row(what, escape(here) or "[yellow]missing[/]", escape(text))
 
     line("Python", platform.python_version(), "3.11 or newer")
     line("torch", torch.__version__, "2.9 or newer")

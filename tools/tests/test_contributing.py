@@ -52,7 +52,7 @@ def apply(diff: str, package: Path) -> None:
 def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(folder), "TRUENESS_EXAMPLES": str(folder / "examples")}
     python = [sys.executable, "-P", *command]
-    return subprocess.run(python, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(python, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 CALL = ("-c", "from trueness.tools.cli import main; main()", "verify", "--dtype", "float32", "--profile", "quick")

@@ -1,4 +1,4 @@
-"""The harness of the pairs: what is wrong is not timed, a missed goal is told, memory is seen."""
+"""The harness of the comparisons: what is wrong is not timed, a missed goal is told, memory is seen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from pairs.harness import Line, Pair, Prepared, Side, measure
+from comparisons.harness import Comparison, Contender, Prepared, Result, measure
 
 from trueness.optimized import fisher
 
@@ -16,19 +16,19 @@ def scores(rng: Any) -> list[Any]:
     return [rng.standard_normal((300, 1000)), 0.5]
 
 
-EAGER = Side("torch eager", lambda s, alpha: lambda: s * s + fisher.floor(alpha))
-PAIR = Pair(
+EAGER = Contender("torch eager", lambda s, alpha: lambda: s * s + fisher.floor(alpha))
+PAIR = Comparison(
     name="fisher 300×1000",
     formula="fisher.diagonal",
     arguments=scores,
-    ours=Side("trueness", lambda s, alpha: lambda: fisher.diagonal(s, alpha)),
+    ours=Contender("trueness", lambda s, alpha: lambda: fisher.diagonal(s, alpha)),
     peers=(EAGER,),
     goals={("torch eager", 1): 1e-6},
     extra=300_000 * 4 + (4 << 20),
 )
 
 
-def lines(pair: Pair) -> list[Line]:
+def lines(pair: Comparison) -> list[Result]:
     return list(measure(Prepared(pair), 1, rounds=3))
 
 
@@ -41,7 +41,7 @@ def test_both_sides_are_judged_and_timed_on_the_same_tensors() -> None:
 
 
 def test_a_wrong_answer_is_told_and_not_timed() -> None:
-    wrong = replace(PAIR, ours=Side("trueness", lambda s, alpha: lambda: s.abs() + fisher.floor(alpha)))
+    wrong = replace(PAIR, ours=Contender("trueness", lambda s, alpha: lambda: s.abs() + fisher.floor(alpha)))
     (line,) = lines(wrong)
     assert line.note.startswith("wrong") and line.milliseconds is None and not line.met
 
@@ -60,7 +60,7 @@ def test_memory_beyond_what_is_allowed_is_told() -> None:
     def greedy(s: torch.Tensor, alpha: float) -> Any:
         return lambda: fisher.diagonal(s, alpha) + 0 * torch.ones(64 << 20, dtype=torch.uint8).amax()
 
-    (ours, _) = lines(replace(PAIR, ours=Side("trueness", greedy)))
+    (ours, _) = lines(replace(PAIR, ours=Contender("trueness", greedy)))
     if ours.extra is None:
         pytest.skip("this system does not tell the peak of the resident set")
     assert ours.extra >= 64 << 20 and not ours.met
@@ -74,10 +74,10 @@ def test_gradients_are_judged_by_the_vjp() -> None:
     def drawn(rng: Any) -> list[Any]:
         return [rng.standard_normal((300, 1000)), *scores(rng)]
 
-    pair = replace(PAIR, arguments=drawn, ours=Side("trueness", backward), peers=(), goals={}, gradient=True)
+    pair = replace(PAIR, arguments=drawn, ours=Contender("trueness", backward), peers=(), goals={}, gradient=True)
     (line,) = lines(pair)
     assert line.T is not None and line.T <= 1.5 and line.milliseconds
-    half = replace(pair, ours=Side("trueness", lambda g, s, alpha: lambda: (g * s,)))
+    half = replace(pair, ours=Contender("trueness", lambda g, s, alpha: lambda: (g * s,)))
     assert lines(half)[0].note.startswith("wrong")
 
 
@@ -90,4 +90,4 @@ def test_a_part_of_the_rows_can_be_judged() -> None:
     def broken(s: torch.Tensor, alpha: float) -> Any:
         return lambda: torch.cat([2 * s[:1], fisher.diagonal(s, alpha)[1:]])
 
-    assert lines(replace(PAIR, part=rows, ours=Side("trueness", broken)))[0].note.startswith("wrong")
+    assert lines(replace(PAIR, part=rows, ours=Contender("trueness", broken)))[0].note.startswith("wrong")

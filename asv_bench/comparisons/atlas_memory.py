@@ -1,7 +1,7 @@
 """Pairs of the Omega rule against its own token loop, and how its cost grows with the sequence:
 
-python asv_bench/pairs atlas_memory
-python asv_bench/pairs/atlas_memory.py --fit
+python asv_bench/comparisons atlas_memory
+python asv_bench/comparisons/atlas_memory.py --fit
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if __name__ == "__main__":
     HERE = Path(__file__).resolve().parent
     sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() not in (HERE, HERE.parent.parent))]
 
-from pairs.harness import Pair, Side, memory, threads
+from comparisons.harness import Comparison, Contender, memory, threads
 from trueness.tools.spec import registry
 
 HEADS, WIDTH, CHUNK, LENGTH = 4, 64, 64, 2048
@@ -172,14 +172,14 @@ def with_every_weight(*arguments: Any) -> Callable[[], Any]:
     return lambda: OMEGA(*tokens, gamma, M, S, kw, vw, chunk_size, objective, "gd", inside, early, None)
 
 
-OURS, LOOP = Side("trueness", whole), Side("token loop", token_loop)
-TITANS = Side("titans-pytorch", titans, needs=("titans_pytorch",), judged=False)
+OURS, LOOP = Contender("trueness", whole), Contender("token loop", token_loop)
+TITANS = Contender("titans-pytorch", titans, needs=("titans_pytorch",), judged=False)
 FIVE = {("token loop", 1): 5.0, ("token loop", 2): 5.0}
 TWENTY = {("titans-pytorch", 1): 20.0, ("titans-pytorch", 2): 20.0}
 SHAPE = f"1×{LENGTH}×{HEADS}×{WIDTH}, chunks of {CHUNK}"
 
-PAIRS = (
-    Pair(
+COMPARISONS = (
+    Comparison(
         f"Omega by chunks, {SHAPE}",
         "atlas_memory.omega",
         chunked(1),
@@ -188,7 +188,7 @@ PAIRS = (
         goals=FIVE | TWENTY,
         part=forward_part,
     ),
-    Pair(
+    Comparison(
         f"Omega by chunks, {SHAPE}, windows of 16",
         "atlas_memory.omega",
         chunked(16),
@@ -197,7 +197,7 @@ PAIRS = (
         goals=FIVE,
         part=forward_part,
     ),
-    Pair(
+    Comparison(
         f"Omega exact, 1×{LENGTH}×{HEADS}×{WIDTH}",
         "atlas_memory.omega",
         chunked(1, 1),
@@ -205,21 +205,21 @@ PAIRS = (
         (LOOP,),
         part=forward_part,
     ),
-    Pair(
+    Comparison(
         f"Omega by chunks, all gradients, {SHAPE}",
         "atlas_memory.omega",
         lambda rng: [*cotangents(rng), *chunked(1)(rng)],
-        Side("trueness", gradients(OMEGA)),
-        (Side("token loop, autograd", gradients(looped)),),
+        Contender("trueness", gradients(OMEGA)),
+        (Contender("token loop, autograd", gradients(looped)),),
         part=backward_part,
         gradient=True,
     ),
-    Pair(
+    Comparison(
         f"Omega of separable weights, {SHAPE}, windows of 512",
         "atlas_memory.omega_separable",
         separated,
-        Side("trueness", lambda *a: lambda: SEPARABLE(*a)),
-        (Side("every weight", with_every_weight),),
+        Contender("trueness", lambda *a: lambda: SEPARABLE(*a)),
+        (Contender("every weight", with_every_weight),),
         part=separable_part,
     ),
 )

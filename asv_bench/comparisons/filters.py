@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from pairs.harness import Pair, Side
+from comparisons.harness import Comparison, Contender
 from trueness.optimized import filters
 
 SLACK = 16 << 20  # a strip, and what the allocator rounds up
@@ -150,17 +150,17 @@ def top(values: list[Any]) -> Any:
 
 
 LARGE, LATENTS = tiles_of((12,), 1024, 256, 64), tiles_of((8,), 160, 64, 16)  # 4×3 and 2×4 planes
-ACCUMULATED = Side("accumulate and divide", accumulate)
+ACCUMULATED = Contender("accumulate and divide", accumulate)
 OUTPUT = 4 * 12 * 1024 * 1024
 
-PAIRS = (
+COMPARISONS = (
     *(
-        Pair(
+        Comparison(
             f"FFT Gaussian 12×1024×1024, σ = {sigma:g}, {'out=' if out else 'fresh'}",
             "filters.fft_gaussian",
             images(sigma, 12, 1024, 1024),
-            Side("trueness", gaussian(out)),
-            (Side("torch, filter cached", cached),),
+            Contender("trueness", gaussian(out)),
+            (Contender("torch, filter cached", cached),),
             goals={("torch, filter cached", n): goal for n in BOTH},
             extra=(0 if out else OUTPUT) + BLOCKS,
             part=first_plane,
@@ -169,11 +169,11 @@ PAIRS = (
         for out in (False, True)
     ),
     *(
-        Pair(
+        Comparison(
             f"blend 4×3×1024×1024, tile 256, {'out=' if out else 'fresh'}",
             "filters.blend",
             LARGE,
-            Side("trueness", blend(out)),
+            Contender("trueness", blend(out)),
             (ACCUMULATED,),
             goals={("accumulate and divide", n): 6.0 if out else 1.9 for n in BOTH},
             extra=(0 if out else OUTPUT) + SLACK,
@@ -181,21 +181,21 @@ PAIRS = (
         )
         for out in (False, True)
     ),
-    Pair(
+    Comparison(
         "blend latents 2×4×160×160, tile 64",
         "filters.blend",
         LATENTS,
-        Side("trueness", blend(False)),
-        (Side("diffusers loops", diffusers_loops, needs=("diffusers",), judged=False), ACCUMULATED),
+        Contender("trueness", blend(False)),
+        (Contender("diffusers loops", diffusers_loops, needs=("diffusers",), judged=False), ACCUMULATED),
         goals={("diffusers loops", n): 15.0 for n in BOTH},
         part=first_image,
     ),
-    Pair(
+    Comparison(
         "blur 4×3×512×512, k = 5",
         "filters.blur",
         lambda rng: [rng.standard_normal((12, 512, 512)), 5, 1.2],
-        Side("trueness", lambda x, k, sigma: lambda: filters.blur(x, k, sigma)),
-        (Side("torch, depthwise", grouped),),
+        Contender("trueness", lambda x, k, sigma: lambda: filters.blur(x, k, sigma)),
+        (Contender("torch, depthwise", grouped),),
         part=top,
     ),
 )

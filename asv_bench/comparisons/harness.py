@@ -1,4 +1,4 @@
-"""A pair: one formula on tensors of a real size, our call and its peers', judged on these tensors and timed in turn.
+"""A comparison: one formula on tensors of a real size, our call and its peers', verified and timed in turn.
 
     ratio = median over rounds of time(peer) / time(ours)
 
@@ -42,7 +42,7 @@ Part = Callable[[Values], tuple[Values, Callable[[list[np.ndarray]], list[np.nda
 
 
 @dataclass(frozen=True)
-class Side:
+class Contender:
     """One way to compute a pair's formula.
 
     prepare  takes the pair's tensors and scalars, returns the call that is timed and whose result is judged
@@ -61,7 +61,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Comparison:
     """What is compared.
 
     arguments  of a random generator: the reference's arguments in float64, or with ``gradient`` those of its vjp
@@ -74,8 +74,8 @@ class Pair:
     name: str
     formula: str
     arguments: Callable[[np.random.Generator], Sequence[Any]]
-    ours: Side
-    peers: tuple[Side, ...]
+    ours: Contender
+    peers: tuple[Contender, ...]
     goals: Mapping[tuple[str, int], float] = field(default_factory=dict)
     dtype: str = "float32"
     gradient: bool = False
@@ -85,7 +85,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Line:
+class Result:
     """What was found of one side of a pair."""
 
     pair: str
@@ -111,7 +111,7 @@ class Line:
 class Prepared:
     """A pair with its tensors and the bound of every output that is judged."""
 
-    def __init__(self, pair: Pair, device: str = "cpu") -> None:
+    def __init__(self, pair: Comparison, device: str = "cpu") -> None:
         self.pair, self.device = pair, device
         self.formula: Formula = registry.formulas()[pair.formula]
         implementation = Implementation(pair.ours.name, lambda: lambda *_: None, limit=pair.limit)  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def memory(call: Call) -> int | None:
     return max(rise, 0)
 
 
-def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = "") -> Iterator[Line]:
+def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = "") -> Iterator[Result]:
     """Every side of the pair on ``count`` threads; a wrong one of ours is told and not timed."""
     pair, device = prepared.pair, prepared.device
     clock = time.process_time if count == 1 else time.perf_counter
@@ -197,19 +197,21 @@ def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = 
         ours = pair.ours.prepare(*prepared.natives)
         found = prepared.T(ours)
         if not found <= prepared.trial.limit:
-            yield Line(**where, side=pair.ours.name, T=found, note=f"wrong: T = {found:.3g} and is not timed")
+            yield Result(**where, side=pair.ours.name, T=found, note=f"wrong: T = {found:.3g} and is not timed")
             return
-        sides: list[tuple[Side, Call, float | None]] = []
+        sides: list[tuple[Contender, Call, float | None]] = []
         for peer in pair.peers:
             if reason := peer.missing():
-                yield Line(**where, side=peer.name, goal=pair.goals.get((peer.name, count)), note=f"not run: {reason}")
+                yield Result(
+                    **where, side=peer.name, goal=pair.goals.get((peer.name, count)), note=f"not run: {reason}"
+                )
                 continue
             try:
                 call = peer.prepare(*prepared.natives)
                 sides.append((peer, call, prepared.T(call) if peer.judged else None))
             except Exception as error:  # a peer that cannot run here must not end the run
                 said = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
-                yield Line(**where, side=peer.name, goal=pair.goals.get((peer.name, count)), note=f"not run: {said}")
+                yield Result(**where, side=peer.name, goal=pair.goals.get((peer.name, count)), note=f"not run: {said}")
         calls = [ours, *(call for _, call, _ in sides)]
         counts = [count_for(call, device, clock) for call in calls]
 
@@ -220,7 +222,7 @@ def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = 
         times = in_turn([partial(sample, call, n) for call, n in zip(calls, counts, strict=True)], rounds)
         extra = memory(ours) if pair.extra is not None and device == "cpu" else None
         mine = times[0]
-        yield Line(
+        yield Result(
             **where,
             side=pair.ours.name,
             T=found,
@@ -229,7 +231,7 @@ def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = 
             allowed=pair.extra,
         )
         for (peer, _, T), theirs in zip(sides, times[1:], strict=True):
-            yield Line(
+            yield Result(
                 **where,
                 side=peer.name,
                 T=T,

@@ -1,4 +1,4 @@
-"""Paired ratios, and T on the same tensors:  python asv_bench/pairs [FAMILY …] [--threads 1 2] [--write FILE]
+"""Paired ratios, and T on the same tensors:  python asv_bench/comparisons [FAMILY …] [--threads 1 2] [--write FILE]
 
 Prints one line for every side of every pair. Status 1 when a goal is missed or an answer is wrong. Several families are
 run in a process each: what one leaves in the allocator's hands makes the peers of the next up to three times as fast,
@@ -49,14 +49,14 @@ def main() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from pairs.harness import ROUNDS, Line, Prepared, measure
-    from pairs.page import COLUMNS, cells, page
+    from comparisons.harness import ROUNDS, Prepared, Result, measure
+    from comparisons.page import COLUMNS, cells, page
     from trueness.tools.spec.versions import installed
 
-    parser = argparse.ArgumentParser(prog="python asv_bench/pairs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python asv_bench/comparisons", description=__doc__)
     parser.add_argument("family", nargs="*", default=families(), help=f"of {', '.join(families())}")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--only", default="", help="pairs whose name contains this")
+    parser.add_argument("--only", default="", help="comparisons whose name contains this")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, help="where the lines are written, too")
     parser.add_argument(
@@ -67,13 +67,13 @@ def main() -> int:
     if unknown := set(asked.family) - set(families()):
         parser.error(f"family was {', '.join(sorted(unknown))}; allowed are {', '.join(families())}.")
     console = Console(width=None if sys.stdout.isatty() else 150)
-    lines: list[Line] = []
+    lines: list[Result] = []
     own = len(asked.family) == 1 and (asked.heap == "fresh" or KEPT.items() <= os.environ.items())
     for family in asked.family:
         if not own:
-            lines += [Line(**line) for line in elsewhere(family, asked)]
+            lines += [Result(**line) for line in elsewhere(family, asked)]
             continue
-        for pair in importlib.import_module(f"pairs.{family}").PAIRS:
+        for pair in importlib.import_module(f"comparisons.{family}").COMPARISONS:
             if asked.only not in pair.name:
                 continue
             prepared = Prepared(pair)

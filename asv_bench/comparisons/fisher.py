@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pairs.harness import Pair, Side
+from comparisons.harness import Comparison, Contender
 from trueness.optimized import fisher
 
 SHAPE = (4, 3, 1024, 1024)
@@ -76,76 +76,76 @@ def pulled(call: Any, inputs: int) -> Any:
     return prepare
 
 
-EAGER = Side("torch eager", plain(lambda s, alpha: s * s + fisher.floor(alpha)))
-WIDE = Side("torch eager in float32", plain(lambda s, alpha: (s.float() ** 2 + fisher.floor(alpha)).to(s.dtype)))
-DRIFT = Side("torch eager", plain(eager_drift))
-COPY = Side("copy", copy_floor, judged=False)
+EAGER = Contender("torch eager", plain(lambda s, alpha: s * s + fisher.floor(alpha)))
+WIDE = Contender("torch eager in float32", plain(lambda s, alpha: (s.float() ** 2 + fisher.floor(alpha)).to(s.dtype)))
+DRIFT = Contender("torch eager", plain(eager_drift))
+COPY = Contender("copy", copy_floor, judged=False)
 BOTH = tuple(("torch eager", threads) for threads in (1, 2))
 
 MADE = (
-    Pair(
+    Comparison(
         "diagonal, fresh",
         "fisher.diagonal",
         scores,
-        Side("trueness", plain(fisher.diagonal)),
+        Contender("trueness", plain(fisher.diagonal)),
         (EAGER, COPY),
         goals=dict.fromkeys(BOTH, 1.9),
         extra=BYTES + SLACK,
     ),
-    Pair(
+    Comparison(
         "diagonal, out=",
         "fisher.diagonal",
         scores,
-        Side("trueness", into(fisher.diagonal)),
+        Contender("trueness", into(fisher.diagonal)),
         (EAGER, COPY),
         goals=dict.fromkeys(BOTH, 10.0),
         extra=SLACK,
     ),
-    Pair(
+    Comparison(
         "drift step, fresh",
         "fisher.drift_step",
         starts,
-        Side("trueness", plain(fisher.drift_step)),
+        Contender("trueness", plain(fisher.drift_step)),
         (DRIFT, COPY),
         goals=dict.fromkeys(BOTH, 5.0),
         extra=BYTES + SLACK,
     ),
-    Pair(
+    Comparison(
         "drift step, out=",
         "fisher.drift_step",
         starts,
-        Side("trueness", into(fisher.drift_step)),
+        Contender("trueness", into(fisher.drift_step)),
         (DRIFT, COPY),
         extra=SLACK,
     ),
-    Pair(
+    Comparison(
         "drift step by sample, fresh",
         "fisher.drift_step_by_sample",
         samples,
-        Side("trueness", plain(fisher.drift_step)),
+        Contender("trueness", plain(fisher.drift_step)),
         (DRIFT,),
         extra=BYTES + SLACK,
     ),
     *(
-        Pair(
+        Comparison(
             f"diagonal, {how}",
             "fisher.diagonal",
             scores,
-            Side("trueness", ours),
+            Contender("trueness", ours),
             (EAGER, WIDE),
             dtype=dtype,
         )
         for dtype in ("bfloat16", "float16")
         for how, ours in (("fresh", plain(fisher.diagonal)), ("out=", into(fisher.diagonal)))
     ),
-    Pair(
+    Comparison(
         "drift step, value and gradient",
         "fisher.drift_step",
         lambda rng: [rng.standard_normal(SHAPE), *starts(rng)],
-        Side("trueness", pulled(fisher.drift_step, 2)),
-        (Side("torch eager", pulled(eager_drift, 2)),),
+        Contender("trueness", pulled(fisher.drift_step, 2)),
+        (Contender("torch eager", pulled(eager_drift, 2)),),
         gradient=True,
     ),
 )
 
-PAIRS = tuple(replace(pair, part=corner) for pair in MADE)
+COMPARISONS = tuple(replace(pair, part=corner) for pair in MADE)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pairs.harness import Call, Pair, Side
+from comparisons.harness import Call, Comparison, Contender
 from trueness.optimized import kernels as fast
 from trueness.tools.spec import registry
 
@@ -191,31 +191,33 @@ def compiler() -> tuple[str, ...]:
 EAGER, SKLEARN, COMPILE, GPYTORCH = "torch eager", "scikit-learn", "torch.compile", "gpytorch"
 
 
-def sides(eager: Any, sklearn: Any, gpytorch: Any = None, judged: bool = True) -> tuple[Side, ...]:
-    found = [Side(EAGER, called(eager))]
+def sides(eager: Any, sklearn: Any, gpytorch: Any = None, judged: bool = True) -> tuple[Contender, ...]:
+    found = [Contender(EAGER, called(eager))]
     if sklearn is not None:
-        found.append(Side(SKLEARN, sklearn, needs=("sklearn",)))
-    found.append(Side(COMPILE, compiled(eager, called), needs=compiler()))
+        found.append(Contender(SKLEARN, sklearn, needs=("sklearn",)))
+    found.append(Contender(COMPILE, compiled(eager, called), needs=compiler()))
     if gpytorch is not None:
-        found.append(Side(GPYTORCH, gpytorch, needs=("gpytorch",), judged=judged))
+        found.append(Contender(GPYTORCH, gpytorch, needs=("gpytorch",), judged=judged))
     return tuple(found)
 
 
-def gradients() -> tuple[Side, ...]:
-    return Side(EAGER, pulled(eager_product)), Side(COMPILE, compiled(eager_product, pulled), needs=compiler())
+def gradients() -> tuple[Contender, ...]:
+    return Contender(EAGER, pulled(eager_product)), Contender(
+        COMPILE, compiled(eager_product, pulled), needs=compiler()
+    )
 
 
 def text(size: dict[str, int]) -> str:
     return f"{size['n']}×{size['d']}, D {size['D']}, p {size['p']}"
 
 
-PAIRS = (
+COMPARISONS = (
     *(
-        Pair(
+        Comparison(
             f"matvec {text(size)}",
             formula="kernels.rff_matvec",
             arguments=product(size, gradient=False),
-            ours=Side("trueness", ours("rff_matvec", reuse=False)),
+            ours=Contender("trueness", ours("rff_matvec", reuse=False)),
             peers=sides(eager_product, sklearn_product, gpytorch_product, judged=False),
             goals=goals,
             extra=EIGHT_MEBIBYTES,
@@ -227,11 +229,11 @@ PAIRS = (
         )
     ),
     *(
-        Pair(
+        Comparison(
             f"matvec, forward and backward, {text(size)}",
             formula="kernels.rff_matvec",
             arguments=product(size, gradient=True),
-            ours=Side("trueness", pulled(fast.rff_matvec)),
+            ours=Contender("trueness", pulled(fast.rff_matvec)),
             peers=gradients(),
             goals={(EAGER, 1): 3.5},
             gradient=True,
@@ -239,29 +241,29 @@ PAIRS = (
         )
         for size in (MANY, FLAT)
     ),
-    Pair(
+    Comparison(
         f"features with out= {MANY['n']}×{MANY['d']} → {MANY['D']}",
         formula="kernels.rff_features",
         arguments=plain(MANY),
-        ours=Side("trueness", ours("rff_features", reuse=True)),
+        ours=Contender("trueness", ours("rff_features", reuse=True)),
         peers=sides(eager_features, sklearn_features),
         goals={(SKLEARN, 1): 1.7, (SKLEARN, 2): 1.7},
         part=rows(JUDGED),
     ),
-    Pair(
+    Comparison(
         f"paired features with out= {MANY['n']}×{MANY['d']} → {MANY['D']}",
         formula="kernels.rff_features_paired",
         arguments=plain({**MANY, "D": MANY["D"] // 2}, offset=False),
-        ours=Side("trueness", ours("rff_features_paired", reuse=True)),
+        ours=Contender("trueness", ours("rff_features_paired", reuse=True)),
         peers=sides(eager_paired, None, gpytorch_paired),
         part=rows(JUDGED),
     ),
-    Pair(
+    Comparison(
         f"structured features with out= {SIGNED['n']}×{SIGNED['d']} → {SIGNED['D']}",
         formula="kernels.structured_features",
         arguments=structured,
-        ours=Side("trueness", ours("structured_features", reuse=True)),
-        peers=(Side("dense features", dense, judged=False),),
+        ours=Contender("trueness", ours("structured_features", reuse=True)),
+        peers=(Contender("dense features", dense, judged=False),),
         goals={("dense features", 1): 4.0},
         part=rows(1),
     ),

@@ -6,12 +6,12 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pairs.harness import Line
+from comparisons.harness import Result
 
 HEAD = """\
 # Speed, beside trueness
 
-<!-- Written by `python asv_bench/pairs --heap {heap} --write FILE`. Do not edit: run it again. -->
+<!-- Written by `python asv_bench/comparisons --heap {heap} --write FILE`. Do not edit: run it again. -->
 
 Ours and its peers on the same tensors in one process, in turn, each called once before it is timed; the ratio is the
 median over the rounds of the peer's time by ours, so 2 says that ours took half as long. One thread is timed by the CPU
@@ -55,7 +55,7 @@ def number(x: float | None, text: str) -> str:
     return "" if x is None else format(x, text)
 
 
-def cells(line: Line) -> list[str]:
+def cells(line: Result) -> list[str]:
     """One line of a table, for the terminal and for the page."""
     extra = number(None if line.extra is None else line.extra / 2**20, ".1f")
     if line.allowed is not None and line.extra is not None:
@@ -75,7 +75,7 @@ def cells(line: Line) -> list[str]:
 COLUMNS = ("threads", "side", "T", "ms", "peer / ours", "goal", "extra MB", "")
 
 
-def page(lines: Sequence[Line], versions: Mapping[str, str], heap: str = "fresh") -> str:
+def page(lines: Sequence[Result], versions: Mapping[str, str], heap: str = "fresh") -> str:
     missed = [line for line in lines if not line.met]
     goals = sum(line.goal is not None and line.ratio is not None for line in lines)
     outcome = f"{len(lines)} lines, {goals} goals on the ratio, {len(missed)} missed."

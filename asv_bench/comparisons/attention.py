@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pairs.harness import Call, Pair, Side
+from comparisons.harness import Call, Comparison, Contender
 from trueness.optimized import attention as fast
 
 WIDTH, HEADS, TIME = 256, 4, 128
@@ -192,24 +192,24 @@ MM = "the four products alone (torch.mm)"
 TIMM, EQUATION, SDPA, EAGER = "timm", "timm's equation", "SDPA with a bias", "torch eager"
 
 
-def pair(window: int, dtype: str) -> Pair:
+def pair(window: int, dtype: str) -> Comparison:
     floor, best = (0.8, 1.0) if dtype == "float32" else (None, 1.0)
     goals = {(name, n): best for name in (TIMM, EQUATION, SDPA, EAGER, "torch.compile") for n in (1, 2)}
     if floor:
         goals |= {(MM, n): floor for n in (1, 2)}
-    return Pair(
+    return Comparison(
         f"TMSA, {window} × {window} windows",
         "attention.tmsa",
         drawn(window, False),
-        Side("trueness", forward(tmsa)),
+        Contender("trueness", forward(tmsa)),
         (
-            Side(EAGER, forward(eager)),
-            Side(EQUATION, forward(swin(False))),
-            Side(TIMM, module, needs=("timm",)),
-            Side(SDPA, forward(swin(True))),
-            Side("torch.compile", compiled),
-            Side(MM, products(torch.mm), judged=False),
-            Side(ONEDNN, products(onednn), judged=False),
+            Contender(EAGER, forward(eager)),
+            Contender(EQUATION, forward(swin(False))),
+            Contender(TIMM, module, needs=("timm",)),
+            Contender(SDPA, forward(swin(True))),
+            Contender("torch.compile", compiled),
+            Contender(MM, products(torch.mm), judged=False),
+            Contender(ONEDNN, products(onednn), judged=False),
         ),
         goals,
         dtype=dtype,
@@ -218,16 +218,16 @@ def pair(window: int, dtype: str) -> Pair:
     )
 
 
-def gradient_pair(window: int, dtype: str) -> Pair:
-    return Pair(
+def gradient_pair(window: int, dtype: str) -> Comparison:
+    return Comparison(
         f"TMSA with its gradients, {window} × {window} windows",
         "attention.tmsa",
         drawn(window, True),
-        Side("trueness", both(tmsa)),
+        Contender("trueness", both(tmsa)),
         (
-            Side(EAGER, both(eager)),
-            Side(EQUATION, both(swin(False))),
-            Side(SDPA, both(swin(True))),
+            Contender(EAGER, both(eager)),
+            Contender(EQUATION, both(swin(False))),
+            Contender(SDPA, both(swin(True))),
         ),
         {(name, n): 1.0 for name in (EQUATION, EAGER, SDPA) for n in (1, 2)},
         dtype=dtype,
@@ -236,4 +236,4 @@ def gradient_pair(window: int, dtype: str) -> Pair:
     )
 
 
-PAIRS = tuple(make(w, d) for make in (pair, gradient_pair) for d in ("float32", "bfloat16") for w in (4, 8))
+COMPARISONS = tuple(make(w, d) for make in (pair, gradient_pair) for d in ("float32", "bfloat16") for w in (4, 8))
