@@ -12,6 +12,8 @@ import math
 
 import torch
 
+from trueness.optimized._lib.validation import require_count
+
 __all__ = ["sinusoidal"]
 
 ORDERS = ("sin cos", "cos sin")
@@ -40,8 +42,7 @@ def sinusoidal(
     if not isinstance(t, torch.Tensor) or t.is_complex() or t.dtype == torch.bool:
         found = t.dtype if isinstance(t, torch.Tensor) else type(t).__name__
         raise ValueError(f"t was {found}; it must be a torch.Tensor of floating or integer numbers.")
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 2:
-        raise ValueError(f"dim was {dim!r}; it must be an integer of at least 2.")
+    require_count(dim, "dim", 2)
     if not isinstance(max_period, (int, float)) or not 1 < max_period < math.inf:
         raise ValueError(f"max_period was {max_period!r}; it must be a finite number above 1.")
     if isinstance(shift, bool) or shift not in (0, 1):

@@ -14,6 +14,7 @@ import torch
 
 from trueness.optimized._lib.dtypes import upcast
 from trueness.optimized._lib.validation import (
+    is_integer,
     require_floating,
     require_integer,
     require_range,
@@ -125,7 +126,7 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> tu
     if logits.ndim < 1 or logits.shape[-1] < 1:
         raise ValueError(f"logits had shape {tuple(logits.shape)}; its last axis must be a vocabulary.")
     require_shape(labels, "labels", tuple(logits.shape[:-1]), "a token for every row of logits")
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+    if not is_integer(ignore_index):
         raise ValueError(f"ignore_index was {ignore_index!r}; it must be an integer, such as -100.")
     require_range(labels, "labels", logits.shape[-1], "there is no such token in the vocabulary", ignore_index)
     scores = upcast(logits)

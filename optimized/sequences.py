@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._lib.validation import require_integer, require_range, require_shape, require_tokens
+from trueness.optimized._lib.validation import is_number, require_integer, require_range, require_shape, require_tokens
 
 __all__ = [
     "IGNORED",
@@ -46,7 +46,7 @@ def stride(length: int, overlap: float) -> int:
     raises   ValueError if length < 1 or overlap lies outside [0, 1)
     """
     require_integer(length, "length", 1)
-    if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 <= overlap < 1:
+    if not is_number(overlap) or not 0 <= overlap < 1:
         raise ValueError(f"overlap was {overlap!r}; it must be a number in [0, 1): with 1 windows would not advance.")
     return max(1, length - math.floor(length * overlap))
 

@@ -14,7 +14,7 @@ import math
 import torch
 
 from trueness.optimized._lib.dtypes import upcast
-from trueness.optimized._lib.validation import require_floating
+from trueness.optimized._lib.validation import is_number, require_floating
 
 __all__ = ["lora", "merge", "unmerge"]
 
@@ -31,7 +31,7 @@ def _require_factors(weight: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.T
         raise ValueError(f"lora_A had {inputs} columns; it must have {weight.shape[1]}, as weight has.")
     if tuple(lora_B.shape) != (weight.shape[0], rank):
         raise ValueError(f"lora_B had shape {tuple(lora_B.shape)}; it must be {(weight.shape[0], rank)}.")
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not -math.inf < alpha < math.inf:
+    if not is_number(alpha) or not -math.inf < alpha < math.inf:
         raise ValueError(f"alpha was {alpha!r}; it must be a finite number.")
 
 
@@ -64,7 +64,7 @@ def lora(
     if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or mask.shape != x.shape):
         found = f"{tuple(mask.shape)} {mask.dtype}" if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise ValueError(f"mask was {found}; it must be a bool tensor of shape {tuple(x.shape)}, as x.")
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
+    if not is_number(p) or not 0 <= p < 1:
         raise ValueError(f"p was {p!r}; it must be a number in [0, 1).")
     if mask is None and p:
         raise ValueError(f"p was {p!r} without a mask; it must be 0, or mask must say what is dropped.")

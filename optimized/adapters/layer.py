@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from trueness.optimized._lib.validation import require_count
 from trueness.optimized.adapters.functional import lora, merge
 
 
@@ -29,8 +30,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         if not isinstance(base, nn.Linear):
             raise ValueError(f"base was {type(base).__name__}; it must be a torch.nn.Linear.")
-        if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-            raise ValueError(f"r was {r!r}; it must be an integer of at least 1.")
+        require_count(r, "r", 1)
         if not math.isfinite(alpha):
             raise ValueError(f"alpha was {alpha!r}; it must be a finite number.")
         if not 0 <= p < 1:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 
-from trueness.optimized._lib.validation import require_floating
+from trueness.optimized._lib.validation import require_flag as require_flag
+from trueness.optimized._lib.validation import require_floating, require_number
+from trueness.optimized._lib.validation import require_not_negative as require_not_negative
 
 CHOICES = {
     "objective": ("l2", "dot"),
@@ -20,11 +21,6 @@ CHOICES = {
 def require_choice(value: object, name: str) -> None:
     if value not in CHOICES[name]:
         raise ValueError(f"{name} was {value!r}; allowed are {', '.join(map(repr, CHOICES[name]))}.")
-
-
-def require_flag(value: object, name: str) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} was {value!r}; it must be True or False.")
 
 
 def require_ends(cu_seqlens: object, length: int, sequences: int | None) -> list[int]:
@@ -44,13 +40,7 @@ def require_ends(cu_seqlens: object, length: int, sequences: int | None) -> list
 
 
 def require_positive(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"{name} was {value!r}; it must be a positive number.")
-
-
-def require_not_negative(value: object, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} was {value!r}; it must be a finite number of at least 0.")
+    require_number(value, name, "a positive number", above=0)
 
 
 def require_coefficients(coefficients: object, x: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from trueness.optimized._lib.validation import require_count, require_floating
+from trueness.optimized._lib.validation import is_number, require_count, require_floating
 
 
 def require_grid(window: int, height: int, width: int) -> None:
@@ -56,7 +56,7 @@ def require_like(x: torch.Tensor, **fields: tuple[torch.Tensor, Sequence[int]]) 
 
 
 def require_eps(eps: float) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < math.inf:
+    if not is_number(eps) or not 0 < eps < math.inf:
         raise ValueError(f"eps was {eps!r}; it must be a positive finite number.")
 
 

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 
 from trueness.optimized._lib.modes import evaluating
+from trueness.optimized._lib.validation import is_integer
 
 Model = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Step = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
@@ -37,7 +38,7 @@ def timestep_batch(x: torch.Tensor, t: int) -> torch.Tensor:
 
 def spaced_timesteps(total: int, steps: int) -> list[int]:
     """``steps`` of the times 0 … total − 1, evenly spaced in falling order, with the first and the last."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= total:
+    if not is_integer(steps) or not 1 <= steps <= total:
         raise ValueError(f"steps was {steps!r}; it must be an integer of 1 to {total}, the length of the schedule.")
     return [total - 1] if steps == 1 else [(total - 1) * i // (steps - 1) for i in range(steps - 1, -1, -1)]
 

@@ -6,19 +6,19 @@ import math
 
 import torch
 
-from trueness.optimized._lib.validation import INTEGERS, require_floating
+from trueness.optimized._lib.validation import INTEGERS, is_number, require_floating
 
 Device = torch.device | str | None
 
 
 def require_number(value: float, name: str, allowed: str, low: float, high: float) -> None:
     """A number in (low, high); ``allowed`` describes it in the message."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
+    if not is_number(value) or not low < value < high:
         raise ValueError(f"{name} was {value!r}; it must be {allowed}.")
 
 
 def require_offset(s: float) -> None:
-    if isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 <= s < math.inf:
+    if not is_number(s) or not 0 <= s < math.inf:
         raise ValueError(f"s was {s!r}; it must be a finite number of at least 0.")
 
 
@@ -102,7 +102,7 @@ def require_previous(t_prev: torch.Tensor, t: torch.Tensor) -> None:
 
 def require_share(value: float, name: str) -> None:
     """A number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} was {value!r}; it must be a number in [0, 1].")
 
 

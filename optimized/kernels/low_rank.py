@@ -11,6 +11,7 @@ import torch
 
 from trueness.optimized._lib.checkpoint import checkpointed
 from trueness.optimized._lib.dtypes import autocast_disabled, upcast
+from trueness.optimized._lib.validation import is_number
 from trueness.optimized.kernels.exact import gaussian_kernel
 from trueness.optimized.kernels.validation import (
     blocks,
@@ -32,7 +33,7 @@ __all__ = [
 def _nystrom_factor(landmarks: torch.Tensor, lengthscale: float, reg: float) -> torch.Tensor:
     """L of L Lᵀ = K_mm + λ I, in working precision."""
     require_positive(lengthscale, "lengthscale")
-    if isinstance(reg, bool) or not isinstance(reg, (int, float)) or not 0 <= reg < math.inf:
+    if not is_number(reg) or not 0 <= reg < math.inf:
         raise ValueError(f"reg was {reg!r}; it must be a finite number of at least 0.")
     marks = upcast(landmarks)
     square = gaussian_kernel(marks, marks, lengthscale) + reg * torch.eye(

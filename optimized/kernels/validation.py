@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from trueness.optimized._lib import validation
-from trueness.optimized._lib.validation import require_floating
+from trueness.optimized._lib.validation import is_number, require_floating
+from trueness.optimized._lib.validation import require_positive as require_positive
 
 # -- validation ------------------------------------------------------------------------------------------------------
 
@@ -72,16 +73,9 @@ def require_frequencies(x: torch.Tensor, frequencies: torch.Tensor, offsets: tor
         require_same_kind(x, "x", offsets=offsets)
 
 
-def require_positive(value: float, name: str) -> float:
-    """A finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"{name} was {value!r}; it must be a finite number above 0.")
-    return value
-
-
 def require_share(value: float, name: str) -> float:
     """A number between 0 and 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+    if not is_number(value) or not 0 < value < 1:
         raise ValueError(f"{name} was {value!r}; it must lie in (0, 1).")
     return value
 

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 
+from trueness.optimized._lib.validation import is_integer
 from trueness.optimized.training.rng import Generators, check_random_state, random_state, restore_random_state
 
 __all__ = [
@@ -199,7 +200,7 @@ def save_checkpoint(
     raises      ValueError if step is not an integer ≥ 0, an object has no state_dict, or something could not be read
                 again without running code
     """
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+    if not is_integer(step) or step < 0:
         raise ValueError(f"step was {step!r}; it must be an integer of at least 0, the steps completed.")
     for name, owner in objects.items():
         if not hasattr(owner, "state_dict"):

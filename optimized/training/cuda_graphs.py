@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from trueness.optimized._lib.validation import require_count
+
 __all__ = ["Eligibility", "Graphed", "graph_key", "graphable"]
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -43,8 +45,7 @@ def graphable(module: torch.nn.Module | Callable[..., Any], inputs: int = 2) -> 
     returns  Eligibility, with the reason if it is not
     raises   ValueError for fewer than one input
     """
-    if isinstance(inputs, bool) or not isinstance(inputs, int) or inputs < 1:
-        raise ValueError(f"inputs was {inputs!r}; it must be an integer of at least 1.")
+    require_count(inputs, "inputs", 1)
     forward = module.forward if isinstance(module, torch.nn.Module) else module
     try:
         parameters = inspect.signature(forward).parameters.values()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trueness.optimized._lib.validation import is_integer
 from trueness.optimized.training.rng import random_state, restore_random_state
 
 __all__ = ["deterministic", "seed"]
@@ -24,7 +25,7 @@ def seed(value: int) -> None:
     value   integer in [0, 2³²), what NumPy takes
     raises  ValueError for anything else
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+    if not is_integer(value) or not 0 <= value < 2**32:
         raise ValueError(f"seed was {value!r}; it must be an integer in [0, 2**32).")
     torch.manual_seed(value)
     torch.cuda.manual_seed_all(value)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import torch
 
+from trueness.optimized._lib.validation import require_count
+
 __all__ = ["FeatureCache", "content_key"]
 
 DIGEST = 16  # bytes
@@ -58,8 +60,7 @@ class FeatureCache:
     """
 
     def __init__(self, compute: Callable[[torch.Tensor], torch.Tensor], version: object = "", size: int = 8) -> None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"size was {size!r}; it must be an integer of at least 1.")
+        require_count(size, "size", 1)
         self.compute, self.version, self.size = compute, version, size
         self.hits = self.misses = 0
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()

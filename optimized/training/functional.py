@@ -13,9 +13,9 @@ import math
 import torch
 
 from trueness.optimized._lib.dtypes import upcast
-from trueness.optimized._lib.validation import INTEGERS, require_count, require_floating
+from trueness.optimized._lib.validation import INTEGERS, is_number, require_count, require_floating
 from trueness.optimized.training.norms import EPS, require_max_norm
-from trueness.optimized.training.validation import is_number, require_decay, require_schedule
+from trueness.optimized.training.validation import require_decay, require_schedule
 
 __all__ = [
     "accumulate",

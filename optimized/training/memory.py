@@ -24,6 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trueness.optimized._lib.validation import require_count
+
 __all__ = ["StepMemory", "estimate_memory", "largest_batch", "measure_memory"]
 
 WORKSPACE = 0.6
@@ -112,8 +114,7 @@ def estimate_memory(
     returns    StepMemory in bytes
     raises     ValueError if states is negative; whatever the forward raises on tensors without data, if it reads values
     """
-    if isinstance(states, bool) or not isinstance(states, int) or states < 0:
-        raise ValueError(f"states was {states!r}; it must be an integer of at least 0.")
+    require_count(states, "states", 0)
     parameters = list(module.parameters())
     fake = FakeTensorMode()
     twins: dict[int, Any] = {

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 
 import torch
 
+from trueness.optimized._lib.validation import is_number
+
 EPS = 1e-6
 
 
 def require_max_norm(max_norm: float) -> None:
-    if isinstance(max_norm, bool) or not isinstance(max_norm, (int, float)) or not 0 < max_norm < math.inf:
+    if not is_number(max_norm) or not 0 < max_norm < math.inf:
         raise ValueError(f"max_norm was {max_norm!r}; it must be a positive, finite number.")
 
 

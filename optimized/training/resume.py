@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from trueness.optimized._lib.validation import require_count
 from trueness.optimized.training.checkpoints import load_checkpoint, save_checkpoint
 from trueness.optimized.training.rng import Generators, random_state
 
@@ -45,8 +46,7 @@ class Checkpointing:
         generators: Generators | None = None,
         resume: bool = True,
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every was {every!r}; it must be an integer of at least 1.")
+        require_count(every, "every", 1)
         self.path, self.objects, self.every, self.generators = Path(path), dict(objects), every, generators
         self.resume, self.step, self.saved, self.extra = resume, 0, -1, None
 

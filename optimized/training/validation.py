@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trueness.optimized._lib.validation import require_count
-
-
-def is_number(value: object) -> bool:
-    """Whether ``value`` is an int or a float, and no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+from trueness.optimized._lib.validation import is_number, require_count
 
 
 def require_schedule(warmup_steps: int, total_steps: int, min_lr_ratio: float) -> None:

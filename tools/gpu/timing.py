@@ -3,7 +3,7 @@
 A case (asv_bench/cuda_cases.py) is a comparison of asv_bench/comparisons with goals for a GPU. Its calls are timed in
 turn, a, b, a, b, …, by events, the L2 cache flushed before each; a ratio is the median over the rounds of
 time(peer)/time(ours). The ceilings, a device copy and a matrix product, are measured in the same process. A wrong
-implementation is refused and not timed. In a dry run the same code runs on the CPU on tiny tensors, and no time is recorded.
+implementation is refused and not timed. In a dry run the same code runs on the CPU on tiny tensors, without times.
 """
 
 from __future__ import annotations
