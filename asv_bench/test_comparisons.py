@@ -1,4 +1,4 @@
-"""The harness of the comparisons: what is wrong is not timed, a missed goal is told, memory is seen."""
+"""The harness of the comparisons: what is wrong is not timed, a missed goal is reported, memory is measured."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def memory(call: Call) -> int | None:
 
 
 def measure(prepared: Prepared, count: int, rounds: int = ROUNDS, family: str = "") -> Iterator[Result]:
-    """Every side of the pair on ``count`` threads; a wrong one of ours is told and not timed."""
+    """Every contender on ``count`` threads; a wrong one of ours is reported and not timed."""
     pair, device = prepared.pair, prepared.device
     clock = time.process_time if count == 1 else time.perf_counter
     where = {"pair": pair.name, "dtype": pair.dtype, "threads": count, "family": family}

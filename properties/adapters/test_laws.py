@@ -247,8 +247,8 @@ def test_a_new_layer_is_the_layer_it_wraps_and_only_its_factors_are_trained() ->
     made = fast.LoRALinear(base, r=2, alpha=8)
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     u = precision("float32").u
-    room = 2 * 7 * u * (x.abs() @ base.weight.abs().T + base.bias.abs())
-    assert ((made(x) - base(x)).abs() <= room).all()
+    tolerance = 2 * 7 * u * (x.abs() @ base.weight.abs().T + base.bias.abs())
+    assert ((made(x) - base(x)).abs() <= tolerance).all()
     assert [n for n, q in made.named_parameters() if q.requires_grad] == ["lora_A", "lora_B"]
     limit = math.sqrt(6 / ((1 + 5) * 6))  # kaiming, a = √5: √(6/((1 + a²) fan_in))
     assert made.lora_A.abs().max() <= limit * (1 + u) and made.lora_A.abs().max() > limit / 2
@@ -276,8 +276,8 @@ def test_a_merged_layer_can_be_moved_and_saved_like_any_other() -> None:
     x = torch.randn(5, 6, dtype=torch.float64)
     wide = made(x)
     moved = made.to(torch.float32)(x.float()).double()
-    room = 16 * precision("float32").u * (x.abs() @ made.base.weight.double().abs().T + 32 * wide.abs().max())
-    assert ((moved - wide).abs() <= room).all()
+    tolerance = 16 * precision("float32").u * (x.abs() @ made.base.weight.double().abs().T + 32 * wide.abs().max())
+    assert ((moved - wide).abs() <= tolerance).all()
     assert sorted(made.state_dict()) == ["base.bias", "base.weight", "lora_A", "lora_B"]
 
 
@@ -341,10 +341,10 @@ def test_the_layers_gradients_are_those_of_the_equation(p: float) -> None:
     arguments = [np.ones((5, 4)), *values, mask.numpy(), 8.0, p]
     units = [F64.u] * 5 + [0.0, F64.u, F64.u]
     allowed = [LIMITS["eager"] * b.B for b in bounds(true.lora_vjp, arguments, units, F64, 30)]
-    for found, want, room in zip(
+    for found, want, tolerance in zip(
         (made.lora_A.grad, made.lora_B.grad), true.lora_vjp(*arguments)[2:], allowed[2:], strict=True
     ):
-        assert found is not None and close(found.numpy(), want, room)
+        assert found is not None and close(found.numpy(), want, tolerance)
     assert made.base.weight.grad is None
 
 

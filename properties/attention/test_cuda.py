@@ -45,7 +45,7 @@ def test_broken_kernels_are_rejected() -> None:
 
 @pytest.mark.parametrize("window", [4, 9])
 def test_of_no_image_the_gradient_of_the_bias_is_zero(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is launched; memory that nobody wrote would be not a number."""
+    """Nothing is launched; memory that was not written would be NaN."""
     from trueness.optimized.attention.cuda import backward as back
 
     monkeypatch.setattr(torch, "empty", lambda *shape, **_: torch.zeros(*shape).fill_(torch.nan))

@@ -136,7 +136,7 @@ def test_frequencies_are_those_of_fftfreq_and_rfftfreq(shape: tuple[int, int]) -
 
 
 def test_scipy_puts_zero_where_the_gain_falls_below_exp_of_minus_fifty() -> None:
-    """A limit of the oracle, and why σ stays at 3 where it stands trial."""
+    """A limit of the oracle, and why σ stays at 3 where it is compared."""
     along = 2 * math.pi**2 / 4  # exponent at Nyquist of one axis, per σ²
     below, above = math.sqrt(50 / along) * (1 + 1e-9), math.sqrt(50 / along) * (1 - 1e-9)
     assert ndimage.fourier_gaussian(np.ones((1, 2)), below, n=2)[0, 1] == 0 < true.gaussian_transfer(1, 2, below)[0, 1]
@@ -295,8 +295,10 @@ def test_periodic_filters_are_symmetric_operators(name: str, x: np.ndarray, sigm
     a, b = x[0], np.random.default_rng(0).standard_normal(x[0].shape)
     for function in (getattr(true, name), ours(name)):
         allowed = [rounding(getattr(true, name), v, sigma, reduction=v.size) for v in (b, a)]
-        room = (np.abs(a) * allowed[0]).sum() + (np.abs(b) * allowed[1]).sum() + a.size * F64.u * np.abs(a * b).sum()
-        assert abs((a * function(b, sigma)).sum() - (function(a, sigma) * b).sum()) <= room
+        tolerance = (
+            (np.abs(a) * allowed[0]).sum() + (np.abs(b) * allowed[1]).sum() + a.size * F64.u * np.abs(a * b).sum()
+        )
+        assert abs((a * function(b, sigma)).sum() - (function(a, sigma) * b).sum()) <= tolerance
 
 
 @given(x=images.filter(lambda x: x.shape[1] % 2 and x.shape[2] % 2), epsilon=sigmas)
@@ -460,12 +462,12 @@ def test_blocks_of_a_plane_give_what_the_whole_one_gives(threads: int, width: in
     """As many planes at a time as there are threads, then one on all; where the result is and is not a spectrum too."""
     x = torch.randn((4, 450, width), generator=torch.Generator().manual_seed(0))
     wanted = fft.apply_gains(x.double(), fast.gaussian_transfer(450, width, sigma))
-    room = 64 * precision("float32").u * math.log2(x[0].numel()) * float(x.abs().max())
+    tolerance = 64 * precision("float32").u * math.log2(x[0].numel()) * float(x.abs().max())
     memory, own = torch.empty(x.numel() + 1), x.clone()
     places = memory[:-1].view_as(x), memory[1:].view_as(x), torch.empty(4, width, 450).mT
     for given, place in (*((x, p) for p in places), (own, own)):
         y = fast.fft_gaussian(given, sigma, out=place.fill_(math.nan) if given is x else place)
-        assert ((y.double() - wanted).abs() <= room).all()
+        assert ((y.double() - wanted).abs() <= tolerance).all()
     half = x.half()
     assert torch.equal(fast.fft_gaussian(half, sigma), fast.fft_gaussian(half.float(), sigma).half())
     assert torch.get_num_threads() == threads
@@ -479,15 +481,15 @@ def test_pieces_of_a_large_image_give_what_the_plain_operations_give(name: str, 
     call = getattr(fast, name)
     u = precision("float32").u
     wanted = call(x.double(), *rest(name, 1.5))
-    room = 64 * u * math.log2(x.numel()) * float(x.abs().max())
+    tolerance = 64 * u * math.log2(x.numel()) * float(x.abs().max())
     found = [call(x, *rest(name, 1.5)), call(x.clone().requires_grad_(), *rest(name, 1.5)).detach()]
     found.append(call(x, *rest(name, 1.5), out=torch.full_like(x, math.nan)))
     if x.ndim == 4:
         found.append(call(x.contiguous(memory_format=torch.channels_last), *rest(name, 1.5)))
-    with torch.autograd.forward_ad.dual_level():  # nobody may look at values: plain operations
+    with torch.autograd.forward_ad.dual_level():  # values may not be read: plain operations
         found.append(call(x, *rest(name, 1.5)))
     for y in found:
-        assert ((y.double() - wanted).abs() <= room).all()
+        assert ((y.double() - wanted).abs() <= tolerance).all()
 
 
 def test_a_result_may_take_the_place_of_its_image_but_not_of_a_blurred_one() -> None:

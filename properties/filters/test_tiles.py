@@ -252,8 +252,8 @@ def test_a_model_may_change_the_channels_and_gradients_reach_the_image() -> None
     assert y.shape == whole.shape
     (want,) = torch.autograd.grad(whole.sum(), x)
     u = precision("float32").u
-    room = 2 * u * (4 * 9 + 8) * model.weight.detach().abs().sum()
-    assert x.grad is not None and (x.grad - want).abs().max() <= room
+    tolerance = 2 * u * (4 * 9 + 8) * model.weight.detach().abs().sum()
+    assert x.grad is not None and (x.grad - want).abs().max() <= tolerance
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

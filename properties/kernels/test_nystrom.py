@@ -77,8 +77,8 @@ def test_the_trace_bounds_both_norms_of_the_error(side: Any, seed: int, m: int, 
     x = apart(seed, 9)
     missing = true.gaussian(x, x, lengthscale=1.0) - true.nystrom(x, x[:m], lengthscale=1.0, reg=reg)
     trace = side("nystrom_trace_bound")(x, x[:m], 1.0, reg)
-    room = 3 * allowed(x, x[:m], reg)
-    assert trace + room >= np.linalg.norm(missing) >= np.linalg.norm(missing, 2) - room
+    tolerance = 3 * allowed(x, x[:m], reg)
+    assert trace + tolerance >= np.linalg.norm(missing) >= np.linalg.norm(missing, 2) - tolerance
     assert_is(np.trace(missing), trace, true.nystrom_trace_bound, x, x[:m], 1.0, reg, reduction=m)
 
 

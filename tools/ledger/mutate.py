@@ -27,7 +27,7 @@ from trueness.tools.run.variants import as_torch
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Bug
 
-ROOMS = ("reference", "optimized", "properties", "regressions", "tools")
+PACKAGES = ("reference", "optimized", "properties", "regressions", "tools")
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def shadow(root: Path, folder: Path) -> Path:
     """A copy of the packages as one importable package ``trueness`` under ``folder``."""
     package = folder / "trueness"
     shutil.copytree(root / "src" / "trueness", package)
-    for room in ROOMS:
-        shutil.copytree(root / room, package / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in PACKAGES:
+        shutil.copytree(root / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(root / "pyproject.toml", folder / "pyproject.toml")
     return package
 

@@ -1,4 +1,4 @@
-"""Which framework a stranger's callable takes is guessed; JAX and NumPy callables stand trial like torch's."""
+"""The framework of a user's callable is guessed; JAX and NumPy callables are verified like torch's."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 HOME = Path(__file__).resolve().parents[2]
-ROOMS = ("reference", "optimized", "properties", "regressions", "tools")
+PACKAGES = ("reference", "optimized", "properties", "regressions", "tools")
 IMPORT_FREE = ("properties", "regressions", "tools")
 NOUNS = ("Bug", "Formula", "Implementation", "Verdict", "__version__", "check")
 
@@ -29,11 +29,11 @@ needs_checkout = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Rule:
-    """What one room may import: rooms of ours, and modules of others (None: any)."""
+    """What one package may import: packages of ours, and modules of others (None: any)."""
 
     ours: frozenset[str]
     others: frozenset[str] | None
-    front_door: bool
+    top_level: bool
 
 
 NUMPY_ONLY = frozenset({"__future__", "collections.abc", "dataclasses", "math", "numpy", "typing"})
@@ -41,18 +41,18 @@ FAST = frozenset({"numpy", "torch", "triton"}) | sys.stdlib_module_names
 TRUTH_SPEED_TOOLS = frozenset({"reference", "optimized", "tools"})
 
 RULES = {
-    "reference": Rule(frozenset(), NUMPY_ONLY, front_door=False),
-    "optimized": Rule(frozenset({"optimized"}), FAST, front_door=False),
-    "tools": Rule(frozenset({"tools"}), None, front_door=True),
-    "properties": Rule(TRUTH_SPEED_TOOLS | {"properties"}, None, front_door=True),
-    "regressions": Rule(TRUTH_SPEED_TOOLS | {"properties", "regressions"}, None, front_door=True),
-    "asv_bench": Rule(TRUTH_SPEED_TOOLS, None, front_door=True),
-    "examples": Rule(frozenset({"optimized"}), None, front_door=False),
-    "src": Rule(frozenset({"tools"}), sys.stdlib_module_names, front_door=False),
+    "reference": Rule(frozenset(), NUMPY_ONLY, top_level=False),
+    "optimized": Rule(frozenset({"optimized"}), FAST, top_level=False),
+    "tools": Rule(frozenset({"tools"}), None, top_level=True),
+    "properties": Rule(TRUTH_SPEED_TOOLS | {"properties"}, None, top_level=True),
+    "regressions": Rule(TRUTH_SPEED_TOOLS | {"properties", "regressions"}, None, top_level=True),
+    "asv_bench": Rule(TRUTH_SPEED_TOOLS, None, top_level=True),
+    "examples": Rule(frozenset({"optimized"}), None, top_level=False),
+    "src": Rule(frozenset({"tools"}), sys.stdlib_module_names, top_level=False),
 }
 
 REGISTRY = ("properties", "regressions")
-COMPUTED = ""  # what is left of the room in import_module(f"trueness.{room}")
+COMPUTED = ""  # what is left of the name in import_module(f"trueness.{root}")
 MAY_OPEN_REGISTRY = ("run/api.py", "cli.py", "pytest_plugin.py", "spec/registry.py")
 DYNAMIC = ("import_module", "__import__", "find_spec")
 
@@ -69,9 +69,9 @@ def leading_text(node: ast.expr) -> str | None:
     return None
 
 
-def package_of(room: str, filename: str) -> list[str]:
-    """The package of a file of `room`, part by part: what its relative imports start from."""
-    return ["trueness", *(() if room == "src" else (room, *Path(filename).parent.parts))]
+def package_of(root: str, filename: str) -> list[str]:
+    """The package of a file of `root`, part by part: what its relative imports start from."""
+    return ["trueness", *(() if root == "src" else (root, *Path(filename).parent.parts))]
 
 
 def absolute(package: list[str], level: int, name: str) -> str:
@@ -94,24 +94,24 @@ def imports(package: list[str], tree: ast.AST) -> Iterator[tuple[int, str]]:
                 if text is not None:
                     name = text.lstrip(".")
                     yield node.lineno, absolute(package, len(text) - len(name), name)
-            case ast.Attribute(value=ast.Name(id="trueness"), attr=attr) if attr in ROOMS:
+            case ast.Attribute(value=ast.Name(id="trueness"), attr=attr) if attr in PACKAGES:
                 yield node.lineno, f"trueness.{attr}"
 
 
-def refusal(room: str, filename: str, name: str) -> str | None:
-    """Why a module of `room` may not import `name`, or None if it may."""
-    rule = RULES[room]
+def refusal(root: str, filename: str, name: str) -> str | None:
+    """Why a module of `root` may not import `name`, or None if it may."""
+    rule = RULES[root]
     parts = name.split(".")
-    if parts[0] in ROOMS:
+    if parts[0] in PACKAGES:
         return f"imports {name}: write trueness.{name}, or it is a second module with the same text"
     if parts[0] != "trueness":
         permitted = rule.others is None or any(".".join(parts[:n]) in rule.others for n in range(1, len(parts) + 1))
-        return None if permitted else f"imports {name}: {room} may not"
+        return None if permitted else f"imports {name}: {root} may not"
     if len(parts) == 1 or parts[1] in (*NOUNS, "*"):
-        return None if rule.front_door else f"imports {name}: {room} may not go through the front door"
-    if room == "tools" and filename in MAY_OPEN_REGISTRY and parts[1] in (*REGISTRY, COMPUTED):
+        return None if rule.top_level else f"imports {name}: {root} may not go through the top-level package"
+    if root == "tools" and filename in MAY_OPEN_REGISTRY and parts[1] in (*REGISTRY, COMPUTED):
         return None
-    return None if parts[1] in rule.ours else f"imports {name}: {room} may not import trueness.{parts[1]}"
+    return None if parts[1] in rule.ours else f"imports {name}: {root} may not import trueness.{parts[1]}"
 
 
 def documentation(tree: ast.AST) -> set[ast.AST]:
@@ -120,7 +120,7 @@ def documentation(tree: ast.AST) -> set[ast.AST]:
 
 
 def mentions(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Every string that is, or begins, the dotted name of a registry room."""
+    """Every string that is, or begins, the dotted name of a registry root."""
     prose = documentation(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in prose:
@@ -129,38 +129,38 @@ def mentions(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, found.group()
 
 
-def violations(room: str, filename: str, source: str) -> list[str]:
-    """The sentences that are wrong with one file's imports; empty if it keeps the rules of its room."""
+def violations(root: str, filename: str, source: str) -> list[str]:
+    """The sentences that are wrong with one file's imports; empty if it keeps the rules of its package."""
     tree = ast.parse(source)
     found = []
-    package = package_of(room, filename)
+    package = package_of(root, filename)
     for line, name in imports(package, tree):
-        why = refusal(room, filename, name)
+        why = refusal(root, filename, name)
         if why:
-            found.append(f"{room}/{filename}:{line} {why}")
-    if room == "tools" and filename not in MAY_OPEN_REGISTRY and not filename.startswith("tests/"):
+            found.append(f"{root}/{filename}:{line} {why}")
+    if root == "tools" and filename not in MAY_OPEN_REGISTRY and not filename.startswith("tests/"):
         who = ", ".join(MAY_OPEN_REGISTRY)
         for line, name in mentions(tree):
-            found.append(f"{room}/{filename}:{line} names {name}: only {who} open the registry")
-    if filename == "__init__.py" and room in IMPORT_FREE and any(imports(package, tree)):
-        found.append(f"{room}/__init__.py imports something: it must stay free to import")
+            found.append(f"{root}/{filename}:{line} names {name}: only {who} open the registry")
+    if filename == "__init__.py" and root in IMPORT_FREE and any(imports(package, tree)):
+        found.append(f"{root}/__init__.py imports something: it must stay free to import")
     return sorted(set(found))
 
 
-def module_name(room: str, filename: str) -> str:
+def module_name(root: str, filename: str) -> str:
     """trueness.optimized.fisher for optimized/fisher/__init__.py"""
     parts = Path(filename).with_suffix("").parts
-    return ".".join(("trueness", room, *(parts[:-1] if parts[-1] == "__init__" else parts)))
+    return ".".join(("trueness", root, *(parts[:-1] if parts[-1] == "__init__" else parts)))
 
 
 def import_graph(files: Mapping[tuple[str, str], str]) -> dict[str, set[str]]:
-    """(room, filename) → source  as  module → modules of ours that it names in an import, its own packages excepted."""
+    """(root, filename) → source  as  module → modules of ours that it names in an import, its own packages excepted."""
     names = {module_name(*place) for place in files}
     graph: dict[str, set[str]] = {}
-    for (room, filename), source in files.items():
-        here = module_name(room, filename)
+    for (root, filename), source in files.items():
+        here = module_name(root, filename)
         graph[here] = set()
-        for _, name in imports(package_of(room, filename), ast.parse(source)):
+        for _, name in imports(package_of(root, filename), ast.parse(source)):
             parts = name.split(".")
             known = [".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in names]
             graph[here] |= set(known[:1]) - {here}
@@ -177,7 +177,7 @@ def cycle(files: Mapping[tuple[str, str], str]) -> str:
 
 
 def misnamed(filenames: Iterable[str]) -> list[str]:
-    """The files of a room whose name starts with that of a package beside or above them: the package says it already.
+    """The files of a root whose name starts with that of a package beside or above them: the package says it already.
 
     A package counts by its name and by its first word: atlas_memory/atlas_stream.py, _atlas_stream.py beside it, and
     atlas_memory/test_atlas_stream.py are all refused.
@@ -203,9 +203,9 @@ def package_differences(filenames: Iterable[str], listed: Iterable[str]) -> list
     )
 
 
-def sources(room: str) -> list[Path]:
-    """The Python files of a room, without hidden folders and caches."""
-    folder = HOME / ("src/trueness" if room == "src" else room)
+def sources(root: str) -> list[Path]:
+    """The Python files of a root, without hidden folders and caches."""
+    folder = HOME / ("src/trueness" if root == "src" else root)
     found = folder.rglob("*.py")
     hidden = (".", "__pycache__")
     return sorted(p for p in found if not any(s.startswith(hidden) for s in p.relative_to(folder).parts))
@@ -246,7 +246,7 @@ WRONG = {
         "import scipy",
         "from hypothesis import given",
         "import reference.fisher",
-        "import_module(f'trueness.{room}')",
+        "import_module(f'trueness.{root}')",
     ],
     "tools/checks/core.py": [
         "from trueness.reference import fisher",
@@ -255,7 +255,7 @@ WRONG = {
         "import trueness.regressions.fisher",
         "where = 'trueness.properties'",
         "where = f'trueness.regressions.{family}'",
-        "import_module(f'trueness.{room}.{family}')",
+        "import_module(f'trueness.{root}.{family}')",
     ],
     "tools/cli.py": [
         "from trueness.reference import fisher",
@@ -322,7 +322,7 @@ RIGHT = {
     ],
     "tools/spec/registry.py": [
         "import_module(f'trueness.properties.{family}')",
-        "import_module(f'trueness.{room}')",
+        "import_module(f'trueness.{root}')",
     ],
     "tools/cli.py": [
         "import trueness.regressions",
@@ -357,14 +357,14 @@ RIGHT = {
 
 @pytest.mark.parametrize(("path", "source"), [(path, s) for path, wrong in WRONG.items() for s in wrong])
 def test_a_wrong_import_is_rejected(path: str, source: str) -> None:
-    room, _, filename = path.partition("/")
-    assert violations(room, filename, source)
+    root, _, filename = path.partition("/")
+    assert violations(root, filename, source)
 
 
 @pytest.mark.parametrize(("path", "source"), [(path, s) for path, right in RIGHT.items() for s in right])
 def test_a_right_import_is_accepted(path: str, source: str) -> None:
-    room, _, filename = path.partition("/")
-    assert violations(room, filename, source) == []
+    root, _, filename = path.partition("/")
+    assert violations(root, filename, source) == []
 
 
 CYCLES = {
@@ -439,9 +439,9 @@ def test_a_difference_between_folders_and_packages_is_rejected(
 
 
 def all_sources() -> dict[tuple[str, str], str]:
-    """(room, filename) → source of every Python file of the five rooms."""
+    """(root, filename) → source of every Python file of the five packages."""
     return {
-        (room, p.relative_to(HOME / room).as_posix()): p.read_text("utf-8") for room in ROOMS for p in sources(room)
+        (root, p.relative_to(HOME / root).as_posix()): p.read_text("utf-8") for root in PACKAGES for p in sources(root)
     }
 
 
@@ -449,37 +449,37 @@ def test_there_is_no_import_cycle() -> None:
     assert cycle(all_sources()) == ""
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_no_module_repeats_the_name_of_its_package(room: str) -> None:
-    assert misnamed(p.relative_to(HOME / room).as_posix() for p in sources(room)) == []
+@pytest.mark.parametrize("root", PACKAGES)
+def test_no_module_repeats_the_name_of_its_package(root: str) -> None:
+    assert misnamed(p.relative_to(HOME / root).as_posix() for p in sources(root)) == []
 
 
 @needs_checkout
 def test_pyproject_lists_the_packages_that_there_are() -> None:
     settings = tomllib.loads((HOME / "pyproject.toml").read_text("utf-8"))
-    files = [label(p) for room in ROOMS for p in sources(room)]
+    files = [label(p) for root in PACKAGES for p in sources(root)]
     listed = [name for name in settings["tool"]["setuptools"]["packages"] if name != "trueness"]
     assert package_differences(files, listed) == []
 
 
 def test_every_package_says_what_it_is_for() -> None:
-    doors = {p.parent / "__init__.py" for room in ROOMS for p in sources(room)}
+    doors = {p.parent / "__init__.py" for root in PACKAGES for p in sources(root)}
     found = [label(p) for p in doors if not p.is_file() or not ast.get_docstring(ast.parse(p.read_text("utf-8")))]
     assert found == []
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_file_keeps_the_rules_of_its_room(room: str) -> None:
-    files = sources(room)
-    assert HOME / room / "__init__.py" in files
-    found = [v for p in files for v in violations(room, p.relative_to(HOME / room).as_posix(), p.read_text("utf-8"))]
+@pytest.mark.parametrize("root", PACKAGES)
+def test_every_file_keeps_the_rules_of_its_package(root: str) -> None:
+    files = sources(root)
+    assert HOME / root / "__init__.py" in files
+    found = [v for p in files for v in violations(root, p.relative_to(HOME / root).as_posix(), p.read_text("utf-8"))]
     assert found == []
 
 
 @needs_checkout
-@pytest.mark.parametrize("room", ["asv_bench", "examples", "src"])
-def test_every_file_beside_the_rooms_keeps_its_rules(room: str) -> None:
-    found = [v for p in sources(room) for v in violations(room, p.name, p.read_text("utf-8"))]
+@pytest.mark.parametrize("root", ["asv_bench", "examples", "src"])
+def test_every_file_beside_the_packages_keeps_its_rules(root: str) -> None:
+    found = [v for p in sources(root) for v in violations(root, p.name, p.read_text("utf-8"))]
     assert found == []
 
 
@@ -489,6 +489,6 @@ def test_no_folder_at_the_root_shadows_the_install() -> None:
 
 
 @needs_checkout
-def test_the_front_door_is_nothing_but_a_door() -> None:
+def test_the_top_level_package_is_nothing_but_an_entry() -> None:
     door = HOME / "src" / "trueness"
     assert {p.name for p in door.iterdir()} - {"__pycache__"} == {"__init__.py", "py.typed"}
