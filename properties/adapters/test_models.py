@@ -55,8 +55,8 @@ MODELS: dict[str, tuple[Any, Any, list[str], list[str]]] = {  # how it is made, 
     "AtlasAttention": (
         atlas,
         lambda: (torch.tensor([[1, 2, 3, 4, 5], [6, 5, 0, 3, 2]]),),
-        ["qkv", "gates", "gate", "out"],
-        ["attention.qkv", "attention.gates", "attention.gate", "attention.out"],
+        ["qkv_proj", "gates_proj", "g_proj", "o_proj"],
+        ["attention.qkv_proj", "attention.gates_proj", "attention.g_proj", "attention.o_proj"],
     ),
 }
 
