@@ -49,6 +49,7 @@ def flat(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         return result if outputs is None else result[:outputs]
 
     call.__doc__ = function.__doc__
+    call.flattened = function  # type: ignore[attr-defined]
     return call
 
 
