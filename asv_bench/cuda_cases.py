@@ -237,7 +237,7 @@ def omega(chunk: int, momentum: bool) -> Callable[[bool], Comparison]:
             f"Omega, {batch}×{length}×{heads}×{width}, {kind}",
             "atlas_memory.omega",
             drawn,
-            Contender("trueness", quiet(atlas.omega)),
+            Contender("trueness", quiet(atlas.OMEGA)),
             (Contender("token loop", quiet(atlas.looped)), fla),
             part=part,
         )
