@@ -120,7 +120,7 @@ def test_pytest_refuses_to_time_what_is_wrong(pytester: pytest.Pytester) -> None
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import pytest
         from pytest_benchmarks import Subject, right, test_speed
-        from trueness.tools import registry
+        from trueness.tools.spec import registry
 
         formula = registry.formula("fisher.diagonal")
         wrong = replace(formula.implementations[0], name="wrong", load=lambda: lambda s, a: s.abs())

@@ -29,16 +29,16 @@ needs_checkout = pytest.mark.skipif(
 )
 WRONG_CASES = """
 import cuda_cases
-from comparisons.harness import Side
+from comparisons.harness import Contender
 from dataclasses import replace
 
 def wrong(tiny):
     pair = cuda_cases.diagonal("float32")(tiny)
-    return replace(pair, ours=Side("trueness", cuda_cases.quiet(lambda s, alpha: abs(s) + 1e-3)))
+    return replace(pair, ours=Contender("trueness", cuda_cases.quiet(lambda s, alpha: abs(s) + 1e-3)))
 
 def raising(tiny):
     pair = cuda_cases.diagonal("float32")(tiny)
-    return replace(pair, ours=Side("trueness", cuda_cases.quiet(lambda s, alpha: s @ s @ s)))
+    return replace(pair, ours=Contender("trueness", cuda_cases.quiet(lambda s, alpha: s @ s @ s)))
 
 def missing(tiny):
     raise LookupError("a pair that nobody declares")
