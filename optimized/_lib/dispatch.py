@@ -16,6 +16,12 @@ def under_transform() -> bool:
     return torch.compiler.is_compiling() or under_functorch() or torch.autograd.forward_ad._current_level >= 0
 
 
+def needs_plain_ops(*values: object) -> bool:
+    """Whether plain torch operations are needed: under a transform, or for a tensor subclass among ``values``."""
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return under_transform() or any(type(t) not in plain for t in values if isinstance(t, torch.Tensor))
+
+
 def can_write_in_place(tensor: torch.Tensor) -> bool:
     """Whether values may be read and written in place: a plain CPU tensor that needs no gradient, no transform."""
     return (

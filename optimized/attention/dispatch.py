@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trueness.optimized._lib.dispatch import under_functorch
+from trueness.optimized._lib.dispatch import needs_plain_ops
 from trueness.optimized._lib.dtypes import autocast_disabled, compute_dtype, upcast
 from trueness.optimized._lib.matmul import has_bfloat16
 from trueness.optimized._lib.memory import in_large_pages
@@ -61,7 +61,7 @@ def windowed_attention(
     if out is not None:
         require_out(out, _expected_out(x, w_o, any(a.requires_grad for a in given)))
     with without_autocast(x):
-        if _needs_plain_ops(given):
+        if needs_plain_ops(*given):
             return _copy_into(out, plain(*tensors, config))
         if x.is_cuda and x.dtype != torch.float64:
             return _copy_into(out, _on_cuda(*tensors, config))
@@ -86,16 +86,6 @@ def _copy_into(out: Tensor | None, y: Tensor) -> Tensor:
     return y if out is None else out.copy_(y)
 
 
-def _needs_plain_ops(tensors: list[Tensor]) -> bool:
-    """Whether operations must be torch's own: for a compiler, a transform, forward mode, or a tensor subclass."""
-    return (
-        torch.compiler.is_compiling()
-        or under_functorch()
-        or torch.autograd.forward_ad._current_level >= 0
-        or any(type(a) not in (Tensor, torch.nn.Parameter) for a in tensors)
-    )
-
-
 def attend(qkv: Tensor, time: Tensor | None, bias: Tensor, config: WindowConfig) -> Tensor:
     """(softmax((q + q_t) kᵀ/√d + B) v + v_t) of the projected tokens (B, H, W, 3C), in their dtype (B, H, W, C).
 
@@ -103,7 +93,7 @@ def attend(qkv: Tensor, time: Tensor | None, bias: Tensor, config: WindowConfig)
     """
     given = [a for a in (qkv, time, bias) if a is not None]
     with without_autocast(qkv):
-        if qkv.is_cuda and qkv.dtype != torch.float64 and not _needs_plain_ops(given):
+        if qkv.is_cuda and qkv.dtype != torch.float64 and not needs_plain_ops(*given):
             from trueness.optimized.attention.cuda.operator import window_attention
 
             return window_attention(qkv, time, bias, config.window, config.num_heads)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trueness.optimized._lib.dispatch import under_functorch
+from trueness.optimized._lib.dispatch import needs_plain_ops, under_functorch
 from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized.kernels.cpu import features as tiled
 from trueness.optimized.kernels.cpu.features import Scale, Tiles
@@ -20,16 +20,6 @@ from trueness.optimized.kernels.cpu.tiles import matvec_side
 from trueness.optimized.kernels.cuda import operators
 
 Tensors = tuple[torch.Tensor | None, ...]
-
-
-def needs_plain_ops(*tensors: Any) -> bool:
-    """Whether plain torch operations are needed: under tracing, a transform, forward mode, or for a subclass."""
-    return (
-        torch.compiler.is_compiling()
-        or under_functorch()
-        or torch.autograd.forward_ad._current_level >= 0
-        or any(type(t) not in (torch.Tensor, torch.nn.Parameter) for t in tensors if isinstance(t, torch.Tensor))
-    )
 
 
 def cuda_supported(*tensors: Any) -> bool:

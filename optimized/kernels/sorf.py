@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from trueness.optimized._lib import matmul as products
+from trueness.optimized._lib.dispatch import needs_plain_ops
 from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized._lib.threads import parallel
 from trueness.optimized._lib.workspace import Workspace
-from trueness.optimized.kernels.autograd import needs_gradient, needs_plain_ops
+from trueness.optimized.kernels.autograd import needs_gradient
 from trueness.optimized.kernels.cpu.tiles import cosine, plan, sine, slice_length, slices, sum_in_order, zeros
 
 

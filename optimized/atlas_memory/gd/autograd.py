@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trueness.optimized._lib.dispatch import under_functorch
+from trueness.optimized._lib.dispatch import needs_plain_ops
 from trueness.optimized._lib.dtypes import autocast_disabled, upcast
 from trueness.optimized._lib.workspace import Workspace
 from trueness.optimized.atlas_memory.chunk_terms import ChunkTerms
@@ -46,16 +46,6 @@ class Sequences(NamedTuple):
             else:
                 found.append(torch.cat([before[:, start:], x[:, :stop]], 1))
         return found
-
-
-def needs_plain_ops(x: torch.Tensor) -> bool:
-    """Whether single operations must be seen: by a trace, a transform of functorch, forward mode or a subclass"""
-    return (
-        torch.compiler.is_compiling()
-        or type(x) not in (torch.Tensor, torch.nn.Parameter)
-        or under_functorch()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
 
 
 def iter_segments(q: torch.Tensor, plan: Plan) -> Iterator[tuple[int, int]]:
