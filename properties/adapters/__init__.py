@@ -27,7 +27,7 @@ def matrix(name: str, *dims: str) -> Real:
 
 X = Real("x", dims=("B", "I"), decades=(-2.0, 1.0), spans={"B": (1, 4), "I": SPANS["I"]})
 WEIGHT, LORA_A, LORA_B = matrix("weight", "O", "I"), matrix("lora_A", "R", "I"), matrix("lora_B", "O", "R")
-ALPHA = Scalar("alpha", st.floats(0.5, 32.0))
+ALPHA = Scalar("alpha", st.floats(0.5, 32.0), far=(256.0,))
 
 
 # -- peers ------------------------------------------------------------------------------------------------------------

@@ -55,9 +55,11 @@ LOSS = (
 )
 
 GUIDANCE = "Ho & Salimans 2022 (2207.12598) eq. 6"
-PREDICTIONS = (data("eps_cond", True), data("eps_uncond", True), Scalar("w", st.sampled_from((4.0, 1.5, 0.0, 7.5))))
+W = Scalar("w", st.sampled_from((4.0, 1.5, 0.0, 7.5)), far=(1.0, 12.5, 40.0))
+PREDICTIONS = (data("eps_cond", True), data("eps_uncond", True), W)
 CHANNELS = {"B": (1, 3), "C": (1, 6)}
-PAPERS = (data("eps_cond", True), data("eps_uncond", True), Scalar("w", st.sampled_from((3.0, 0.5, -0.5, 6.5))))
+PAPERS_W = Scalar("w", st.sampled_from((3.0, 0.5, -0.5, 6.5)), far=(0.0, 12.5, 40.0))
+PAPERS = (data("eps_cond", True), data("eps_uncond", True), PAPERS_W)
 AS_PRINTED = "1 − ᾱ_p − σ² as printed has lost digits that float64 shows; float32 is enough for an oracle"
 RECOMPUTES = {"special values": "it recomputes ε from x̂_0 also where nothing was clipped, and ∞ − ∞ is NaN"}
 ONE_FORMAT = "one format is enough for an oracle"
@@ -286,7 +288,7 @@ FORMULAS = (
         arguments=(
             Real("eps_cond", dims=("B", "C", "..."), unit_scale=True, spans=CHANNELS),
             Real("eps_uncond", dims=("B", "C", "..."), unit_scale=True, spans=CHANNELS),
-            Scalar("w", st.sampled_from((4.0, 1.5, 0.0, 7.5))),
+            W,
         ),
         implementations=(ours("three_channel_guidance", "gradient", "autocast", "vmap"),),
     ),

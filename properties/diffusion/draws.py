@@ -66,8 +66,9 @@ def data(name: str, noise: bool = False) -> Real:
 
 
 T = Index("t", dims=("B",), below="steps")
-BETAS = Table("betas", make=betas, draws=DRAWS)
-ALPHAS_CUMPROD = Table("alphas_cumprod", make=alphas_cumprod, draws=DRAWS)
+FAR = {"steps": (300, 1000)}
+BETAS = Table("betas", make=betas, draws=DRAWS, far=FAR)
+ALPHAS_CUMPROD = Table("alphas_cumprod", make=alphas_cumprod, draws=DRAWS, far=FAR)
 SHARE = {"steps": DRAWS["steps"]}
 
 

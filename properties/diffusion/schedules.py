@@ -26,6 +26,7 @@ ENDS = (
 )
 # in continuous time T is a number like the others; ``length`` is how many times are drawn
 LENGTH = {"length": st.integers(1, 40)}
+LONG = {"length": (300, 1000)}
 RATES = (
     Scalar("steps", st.sampled_from((1000, 100, 50.5))),
     Scalar("beta_start", st.floats(1e-5, 1e-3)),
@@ -42,11 +43,11 @@ FLOAT32_TABLES = "its tables are float32"
 
 def times(name: str) -> Table:
     """0 … 1, the ends included."""
-    return Table(name, make=lambda length: share(length), draws=LENGTH)
+    return Table(name, make=lambda length: share(length), draws=LENGTH, far=LONG)
 
 
 def times_before_one(name: str) -> Table:
-    return Table(name, make=lambda length: between(length), draws=LENGTH)
+    return Table(name, make=lambda length: between(length), draws=LENGTH, far=LONG)
 
 
 FORMULAS = (

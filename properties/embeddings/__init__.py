@@ -63,7 +63,7 @@ FORMULAS = (
         source="Vaswani et al. 2017 (1706.03762) §3.5, shift 0; tensor2tensor and Ho et al. 2020, shift 1",
         arguments=(
             Real("t", dims=("B",), decades=(-2.0, 1.3), spans={"B": (1, 5)}),
-            Scalar("dim", st.integers(4, 11)),
+            Scalar("dim", st.integers(4, 11), far=(64, 301)),
             Scalar("max_period", st.sampled_from((10000.0, 100.0))),
             Scalar("shift", st.sampled_from((0, 1))),
             Scalar("order", st.sampled_from(ORDERS)),

@@ -189,9 +189,9 @@ FORMULAS = (
         equation="G(f) = exp(−2π²σ²|f|²)",
         source=TRANSFORM,
         arguments=(
-            Scalar("height", st.integers(1, 8)),
-            Scalar("width", st.integers(1, 8)),
-            Scalar("sigma", st.floats(0.1, 3.0)),
+            Scalar("height", st.integers(1, 8), far=(64, 300)),
+            Scalar("width", st.integers(1, 8), far=(64, 300)),
+            Scalar("sigma", st.floats(0.1, 3.0), far=(20.0,)),
         ),
         implementations=(
             ours("gaussian_transfer"),
@@ -225,7 +225,7 @@ FORMULAS = (
         vjp=true.fft_operator_vjp,
         equation="y = F⁻¹(F k · F x),  k(r) = exp(−|r|²/(2ε²))/Σ on r = i − n//2",
         source="Rahimi & Recht 2007 (k); circular convolution theorem",
-        arguments=(image(1, 6), Scalar("epsilon", st.floats(0.2, 3.0))),
+        arguments=(image(1, 6), Scalar("epsilon", st.floats(0.2, 3.0), far=(20.0,))),
         implementations=(
             ours("fft_operator", "gradient", "compile", "autocast", "vmap", "out"),
             peer(
@@ -244,7 +244,7 @@ FORMULAS = (
         reference=true.gaussian_taps,
         equation="c_j = exp(−(j − (k−1)/2)²/(2σ²)) / Σ",
         source="sampled Gaussian, sum 1",
-        arguments=(Scalar("k", st.integers(1, 9)), Scalar("sigma", st.floats(0.3, 4.0))),
+        arguments=(Scalar("k", st.integers(1, 9), far=(64, 301)), Scalar("sigma", st.floats(0.3, 4.0), far=(30.0,))),
         implementations=(ours("gaussian_taps"), peer("scipy windows.gaussian", scipy_taps, "scipy")),
         no_gradient=MADE_ONCE,
         working="float64",
@@ -271,7 +271,7 @@ FORMULAS = (
         equation="s_k = min(k · stride, L − T),  stride = max(1, ⌊T (1 − overlap)⌋)",
         source=OVERLAP_ADD,
         arguments=(
-            Scalar("length", st.integers(8, 60)),
+            Scalar("length", st.integers(8, 60), far=(300, 70000)),
             Scalar("tile", st.integers(1, 8)),
             Scalar("overlap", st.sampled_from((0.13, 0.31, 0.77))),
         ),

@@ -43,7 +43,7 @@ from trueness.properties.kernels.peers import (
     sklearn,
 )
 from trueness.reference import kernels as true
-from trueness.tools.spec.inputs import Scalar, Table
+from trueness.tools.spec.inputs import Real, Scalar, Table
 from trueness.tools.spec.model import Formula, Implementation
 
 RAHIMI = "Rahimi & Recht 2007, Random Features for Large-Scale Kernel Machines"
@@ -59,6 +59,7 @@ NO_FACTOR = {"special values": "a landmark that is no number leaves no Cholesky 
 WHOLE_BLOCK = {
     "special values": "NaN spreads over its whole block, as in LAPACK's QR; Gram-Schmidt spares what is before it"
 }
+LAST_BLOCK = {"less": "how many frequencies the last block lacks: fewer than a block has"}
 NOT_LEARNED = "frequencies are drawn once and not learned"
 COMPOSED = "differentiable by torch.autograd through its Cholesky factor; no backward of ours to prove"
 HALVES = ("float16", "bfloat16")
@@ -122,8 +123,9 @@ def whole_numbers(name: str) -> Table:
 
 G, G_0 = normal("normal", "d", "D", gradient=False), normal("denominator", "D", gradient=False)
 U = drawn("uniform", inside, "d", "D")
-LANDMARKS = (points("x", "n"), points("landmarks", "m"), LENGTHSCALE, Scalar("reg", st.sampled_from((1.0, 0.5))))
-DELTA, POINTS = Scalar("delta", st.sampled_from((0.05, 0.3))), Scalar("points", st.integers(10, 1000))
+REG = Scalar("reg", st.sampled_from((1.0, 0.5)), far=(0.1, 8.0))
+LANDMARKS = (points("x", "n"), points("landmarks", "m"), LENGTHSCALE, REG)
+DELTA, POINTS = Scalar("delta", st.sampled_from((0.05, 0.3))), Scalar("points", st.integers(10, 1000), far=(100_000,))
 NU = Scalar("nu", st.sampled_from((0.5, 1.5, 2.5)))
 
 FORMULAS = (
@@ -292,14 +294,14 @@ FORMULAS = (
         points("x", "n"),
         Drawn(
             "signs",
-            dims=(lambda known: 2, lambda known: 3, power),
+            dims=("blocks", lambda known: 3, power),
             law=lambda generator, shape: 1.0 - 2.0 * generator.integers(0, 2, shape),
             gradient=False,
-            spans=spans("d"),
+            spans={**spans("d"), "blocks": (2, 3)},
         ),
         Drawn(
             "offsets",
-            dims=(lambda known: 2 * power(known) - known["less"],),
+            dims=(lambda known: known["blocks"] * power(known) - known["less"],),
             law=turns,
             spans={"d": (2, 5), "less": (0, 1)},
         ),
@@ -308,6 +310,7 @@ FORMULAS = (
         source="Yu et al. 2016 (1610.09072) eq. 6",
         reduction=widest("d"),
         gradient_reduction=widest("n", "d", "D"),
+        reach=LAST_BLOCK,
         claims=("gradient", "compile", "autocast", "out"),
         waived=ANGLES,
     ),
@@ -366,16 +369,23 @@ FORMULAS = (
         "orthogonal_frequencies",
         "W = [Q_1, Q_2, …] diag(ρ)/ℓ",
         "Yu et al. 2016 (1610.09072) eq. 4-5",
-        normal("blocks", lambda sizes: 2, lambda sizes: sizes["d"], lambda sizes: sizes["d"], gradient=False),
+        Real(
+            "blocks",
+            dims=("count", "d", "d"),
+            unit_scale=True,
+            gradient=False,
+            spans={"count": (2, 3)},
+        ),
         Drawn(
             "radii",
-            dims=(lambda sizes: 2 * sizes["d"] - sizes["less"],),
+            dims=(lambda sizes: sizes["count"] * sizes["d"] - sizes["less"],),
             law=lambda generator, shape: 0.5 + np.abs(generator.standard_normal(shape)),
             gradient=False,
             spans={"d": (2, 4), "less": (0, 1)},
         ),
         LENGTHSCALE,
         reduction=widest("d"),
+        reach=LAST_BLOCK,
         waived=WHOLE_BLOCK,
         peers=(scipy("linalg.qr", householder, waived=WHOLE_BLOCK),),
     ),
@@ -426,7 +436,7 @@ FORMULAS = (
         DRINEAS,
         whole_numbers("landmarks"),
         POINTS,
-        Scalar("rank", st.integers(1, 5)),
+        Scalar("rank", st.integers(1, 5), far=(300,)),
         DELTA,
     ),
 )

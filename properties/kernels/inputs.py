@@ -52,7 +52,7 @@ def turns(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return 2 * np.pi * generator.random(shape)
 
 
-LENGTHSCALE = Scalar("lengthscale", st.sampled_from((1.0, 0.8, 3.0)))
+LENGTHSCALE = Scalar("lengthscale", st.sampled_from((1.0, 0.8, 3.0)), far=(0.1, 30.0))
 PAIR = (points("x", "n"), points("y", "m"))
 V = normal("v", "m", "p")
 FREQUENCIES, OFFSETS = normal("frequencies", "d", "D"), drawn("offsets", turns, "D", gradient=True)
@@ -60,6 +60,7 @@ COUNTS = Made(
     "counts",
     make=lambda known, generator: tuple(known["counts"]),
     draws={"counts": st.sampled_from([(6,), (2, 5), (4, 3), (3, 2, 2)])},
+    far={"counts": ((300,), (70, 65), (33, 1, 64, 9, 40))},
 )
 
 

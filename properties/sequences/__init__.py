@@ -175,8 +175,13 @@ FORMULAS = (
         equation="a_i = i s,  b_i = min(a_i + L, n); a last window shorter than m begins at n − L",
         source="this project: the documented windows, and no token lost",
         arguments=(
-            Scalar("n", st.integers(0, 60)),
-            Made("length", make=lambda known, _: windows(0, known["length"], 0, 0)[1], draws=COUNTS),
+            Scalar("n", st.integers(0, 60), far=(300, 70001)),
+            Made(
+                "length",
+                make=lambda known, _: windows(0, known["length"], 0, 0)[1],
+                draws=COUNTS,
+                far={"length": (64, 300)},
+            ),
             Made("stride", make=lambda known, _: windows(0, known["length"], known["step"], 0)[2]),
             Made("min_length", make=lambda known, _: windows(0, known["length"], 0, known["least"])[3]),
         ),

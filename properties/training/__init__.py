@@ -46,7 +46,7 @@ def elements(sizes: Mapping[str, Any]) -> int:
 FOUR = {"N": (4, 5)}
 GRADIENTS = Real("gradients", dims=("K", "...", "N"), decades=(-4.0, 2.0), spans={"K": (1, 5), **FOUR})
 COUNTS = Made("counts", make=counts, array=True)
-MAX_NORM = Scalar("max_norm", st.sampled_from((0.01, 0.5, 1.0, 3.0)))
+MAX_NORM = Scalar("max_norm", st.sampled_from((0.01, 0.5, 1.0, 3.0)), far=(1e-4, 100.0))
 
 
 # -- third parties ----------------------------------------------------------------------------------------------------
@@ -188,7 +188,10 @@ FORMULAS = (
         no_gradient="whole numbers",
         equation="steps = ⌈N/A⌉",
         source=GOYAL,
-        arguments=(Scalar("micro_batches", st.integers(0, 40)), Scalar("window", st.integers(1, 9))),
+        arguments=(
+            Scalar("micro_batches", st.integers(0, 40), far=(300, 70001)),
+            Scalar("window", st.integers(1, 9), far=(64, 300)),
+        ),
         implementations=(number("steps_per_epoch", "exact", torch.int64),),
         outputs=("int64",),
         working="float64",
@@ -205,7 +208,7 @@ FORMULAS = (
         arguments=(
             Made("step", make=steps, array=True, spans={"N": (4, 9)}),
             Scalar("warmup_steps", st.integers(0, 20)),
-            Scalar("total_steps", st.integers(21, 60)),
+            Scalar("total_steps", st.integers(21, 60), far=(300, 100_000)),
             Scalar("min_lr_ratio", st.sampled_from((0.0, 0.1, 0.01, 0.5))),
         ),
         implementations=(
@@ -226,7 +229,7 @@ FORMULAS = (
         arguments=(
             Real("average", dims=("...", "N"), decades=(-4.0, 2.0), spans=FOUR),
             Real("parameter", dims=("...", "N"), decades=(-4.0, 2.0), spans=FOUR),
-            Scalar("decay", st.sampled_from((0.0, 0.5, 0.9, 0.99))),
+            Scalar("decay", st.sampled_from((0.0, 0.5, 0.9, 0.99)), far=(0.9999, 1.0)),
         ),
         implementations=(
             ours("ema_update", "gradient", "compile", "autocast", "vmap", "jvp"),
@@ -250,7 +253,7 @@ FORMULAS = (
             Scalar("batch", st.integers(1, 20)),
             Scalar("resolution", st.sampled_from((64.0, 100.0, 256.0, 512.0, 1024.0, 1536.0))),
             Scalar("base_channels", st.sampled_from((32, 64, 96, 128, 192, 256, 384))),
-            Scalar("levels", st.integers(1, 6)),
+            Scalar("levels", st.integers(1, 6), far=(12,)),
             Scalar("kernel_cache", st.integers(0, 48)),
             Scalar("mixed_precision", st.booleans()),
             Scalar("clip_model", st.booleans()),

@@ -27,6 +27,7 @@ from trueness.tools.spec.tables import LIMITS
 
 __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
 
+COSTLY = 5e5  # elements and calls of one evaluation (tools/arithmetic/noise.py)
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
 
 
@@ -56,6 +57,11 @@ class Bound:
             edge = np.isfinite(y) & (np.abs(y) + self.B >= largest) & (not saturate)
         return Bound(y, np.where(np.isfinite(y), self.B, 0.0), edge)
 
+    def at_columns(self, chosen: np.ndarray) -> Bound:
+        """The bound of an output that repeats these columns of its last axis."""
+        edge = None if self.may_overflow is None else self.may_overflow[..., chosen]
+        return Bound(self.y[..., chosen], self.B[..., chosen], edge)
+
     @property
     def width(self) -> np.ndarray:
         """B / |y|: the relative width of the bound."""
@@ -79,21 +85,29 @@ def spread(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i."""
     truth = outputs(function(*arguments))
-    runs = RUNS if reduction > 1 else 2 * RUNS
+    most = RUNS if reduction > 1 else 2 * RUNS
+    spent = 0.0
     total = [np.zeros(y.shape) for y in truth]
     with np.errstate(all="ignore"):
         for grain in GRAINS:
             noise = Noise(seed, grain)
             deviations = []
-            for _ in range(runs):
+            while len(deviations) < runs(most, spent):
                 moved = [
                     stochastic(x, u, eta if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
                     for x, u in zip(arguments, units, strict=True)
                 ]
                 deviations.append([f - y for f, y in zip(outputs(function(*moved)), truth, strict=True)])
+                spent = spent or noise.counter.spent
             for i in range(len(truth)):
                 total[i] = total[i] + mean_square(np.stack([np.asarray(d[i]) for d in deviations]))
         return list(truth), [np.sqrt(pooled(t) if reduction > 1 else t) for t in total]
+
+
+def runs(most: int, spent: float) -> int:
+    """How many runs of a grain are made where one costs ``spent``: half as many for costly ones, whose elements are
+    the sample."""
+    return most if spent <= COSTLY else most // 2
 
 
 def mean_square(deviations: np.ndarray) -> np.ndarray:

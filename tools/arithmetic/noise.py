@@ -11,7 +11,32 @@ GRAINS: tuple[int | None, ...] = (1, 8, 64, None)  # None: one sign for the whol
 _XI = np.array([1.0, 1.0, -1.0, -1.0])  # the two signs that one draw of four stands for
 _UNDERFLOW = np.array([1.0, -1.0, 1.0, -1.0])
 Fields = tuple[Any, Any, Any]  # what an operand is multiplied by, and unless None what divided by, what is added to it
+CALL = 500
+"""elements that one operation on a small array takes as long as"""
 _WORDS = 1024  # drawn at a time, at least; four draws each
+
+
+class TooCostly(Exception):
+    """A function has cost more than its budget."""
+
+
+class Counter:
+    """Counts the elements that operations read: the work of a function, the same on every machine.
+
+    It stands where a Noise does and moves nothing. A call costs what it does whatever its size.
+    """
+
+    def __init__(self, budget: float = math.inf) -> None:
+        self.spent, self.budget = 0.0, budget
+
+    def add(self, size: int) -> None:
+        self.spent += size + CALL
+        if self.spent > self.budget:
+            raise TooCostly
+
+    def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> Fields:
+        self.add(math.prod(shape))
+        return 1.0, None, None
 
 
 class Noise:
@@ -24,6 +49,7 @@ class Noise:
         self.generator, self.grain = np.random.default_rng(seed), grain
         self._drawn, self._used = np.zeros(0, np.uint8), 0
         self._signs: dict[tuple[float, float], Fields] = {}
+        self.counter = Counter()
 
     def _next(self, count: int) -> slice:
         """Where the next ``count`` draws lie; every operand begins a word of its own."""
@@ -39,6 +65,7 @@ class Noise:
     def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> Fields:
         """The fields of `fields` for every element; a single number where one block holds them all."""
         size = math.prod(shape)
+        self.counter.add(size)
         grain = self.grain or max(size, 1)
         at = self._next(-(-size // grain))
         if (u, eta) not in self._signs:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from trueness.tools.arithmetic.base import Arithmetic
-from trueness.tools.arithmetic.noise import Noise
+from trueness.tools.arithmetic.noise import Counter, Noise
 
 STABLE = ("eigh", "svd")  # of np.linalg: the exact answer for a matrix within u ‖A‖ of A (Higham 2002 §21)
 COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal isnan isinf isfinite signbit".split())
@@ -29,7 +29,7 @@ class Stochastic(Arithmetic):
     called = "stochastic arithmetic"
     u: float = 0.0
     eta: float = 0.0
-    noise: Noise | None = None
+    noise: Noise | Counter | None = None
 
     def __array_finalize__(self, parent: Any) -> None:
         if isinstance(parent, Stochastic):
@@ -57,7 +57,7 @@ def backward(matrix: Stochastic) -> np.ndarray:
     return plain + matrix.u * norm * (matrix.noise.signs(1.0, 0.0, plain.shape)[0] - 1)
 
 
-def stochastic(values: Any, u: float, eta: float, noise: Noise) -> Stochastic:
+def stochastic(values: Any, u: float, eta: float, noise: Noise | Counter) -> Stochastic:
     """``values`` (float64) as an array that is perturbed by ``noise`` at every use."""
     array = np.array(values, dtype=np.float64).view(Stochastic)
     array.u, array.eta, array.noise = u, eta, noise

@@ -42,7 +42,7 @@ def compiles(trial: Trial) -> Verdict:
 
     The graph depends on the dtype through what is computed in a wider one; the deep profile traces them all.
     """
-    if trial.dtype not in TRACED and not trial.every_dtype:
+    if trial.dtype not in TRACED and not trial.profile.every_dtype:
         return trial.skipped("compile", f"traced in {' and '.join(TRACED)}; in all by the deep profile")
     torch._dynamo.reset()
     function = trial.load()

@@ -39,7 +39,7 @@ def why_not(trial: Trial) -> str:
     """Why nothing can be watched here; empty when it can."""
     if os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
         return "no Triton kernel is interpreted in this process"
-    if trial.dtype != "float32" and not trial.every_dtype:
+    if trial.dtype != "float32" and not trial.profile.every_dtype:
         return "run in float32; in every dtype by the deep profile"
     return ""
 

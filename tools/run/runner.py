@@ -146,7 +146,7 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
         profile.interpreted if candidate.env else profile.examples,
         stored=stored,
         replay=Case.from_json(job.case) if job.case else None,
-        every_dtype=profile.every_dtype,
+        profile=profile,
         heartbeat=heartbeat,
     )
 

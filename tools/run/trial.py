@@ -17,7 +17,7 @@ from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.subject import Subject
 from trueness.tools.spec import inputs
 from trueness.tools.spec.model import Bug, Case, Formula, Implementation, Verdict
-from trueness.tools.spec.tables import DEFAULT_DEVICE, LIMITS
+from trueness.tools.spec.tables import DEFAULT_DEVICE, LIMITS, PROFILES, Profile
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,22 @@ class Reading:
 class Memory(OrderedDict[str, Any]):
     """A cache of bounds: all implementations of one formula run on the same cases."""
 
-    def get_or(self, key: str, make: Callable[[], Any]) -> Any:
+    most = 2**25
+    """elements that are kept"""
+    held = 0
+
+    def get_or(self, key: str, make: Callable[[], list[Bound]]) -> list[Bound]:
         if key not in self:
             self[key] = make()
-            if len(self) > 4096:
+            self.held += self.size(key)
+            while self.held > self.most and len(self) > 1:
+                self.held -= self.size(next(iter(self)))
                 self.popitem(last=False)
         self.move_to_end(key)
-        return self[key]
+        return self[key]  # type: ignore[no-any-return]
+
+    def size(self, key: str) -> int:
+        return sum(b.y.size for b in self[key]) + 1000
 
 
 _BOUNDS = Memory()
@@ -61,8 +70,8 @@ class Trial:
     """failing cases of earlier runs, which are run first"""
     replay: Case | None = None
     """the one case to run again, in place of a search"""
-    every_dtype: bool = False
-    """whether checks that do not depend on the dtype run in all of them"""
+    profile: Profile = PROFILES["quick"]
+    """how long the axes of its cases become"""
     heartbeat: Callable[[str], None] = lambda note: None
     """called with what runs next, so that a crash or a hang can be located"""
     function: Callable[..., Any] | None = None
@@ -173,13 +182,19 @@ class Trial:
             unit = 2.0**-53 if self.formula.working == "float64" else fmt.u
             units = [unit] * len(cotangents) + inputs.units(self.formula, self.dtype)
             whole = [k != "dtype" for k in self.formula.outputs] if kind == "value" else []
+            short, length = inputs.shortened(arguments)
+            if length and not inputs.by_column(function, short, inputs.PALETTE):
+                short, length = arguments, 0
+            n = reduction(self.sizes(values))
             with np.errstate(all="ignore"):
-                found = bounds(function, arguments, units, fmt, reduction(self.sizes(values)), whole)
+                found = bounds(function, short, units, fmt, n, whole)
+            if length:
+                found = [b.at_columns(inputs.columns(length)) for b in found]
             saturate = self.formula.overflow == "saturate" and fmt.half and kind == "value"
             rounded = [b.within(fmt.max, fmt.u, saturate) for b in found]
             return [b if w else r for b, r, w in zip(found, rounded, whole or [False] * len(found), strict=True)]
 
-        return _BOUNDS.get_or(key, compute)  # type: ignore[no-any-return]
+        return _BOUNDS.get_or(key, compute)
 
     def sizes(self, values: Sequence[Any]) -> dict[str, Any]:
         """The lengths of the formula's symbols, read off the arguments, and the integers among these."""

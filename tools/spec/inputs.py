@@ -17,6 +17,21 @@ from hypothesis import strategies as st
 from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.spec.model import Case, Formula
 
+LARGE = 1.5
+"""decimal exponent of the magnitudes of a case that is ``large``: exp of it overflows, its square in float16 not"""
+VALUES: tuple[dict[str, Any], ...] = (
+    {"offset": 100.0},
+    {"offset": -10.0},
+    {"ties": "rows"},
+    {"ties": "arguments"},
+    {"zeros": 0.5},
+    {"zeros": 1.0},
+    {"large": True},
+)
+"""fields of Case in which elements differ from independent ones of mean 0"""
+TILED = 8192
+PALETTE = 1024
+"""an axis longer than TILED repeats PALETTE columns, in a fixed irregular order: the reference sees each once"""
 LAYOUTS = ("contiguous", "transposed", "sliced", "expanded", "offset", "channels_last")
 Sizes = Mapping[str, Any]
 Dim = str | Callable[[Sizes], int]
@@ -37,6 +52,10 @@ class Argument(ABC):
         return {}
 
     def symbols(self) -> Mapping[str, tuple[int, int]]:
+        return {}
+
+    def beyond(self) -> Mapping[str, Sequence[Any]]:
+        """Scalar → values beyond those that are drawn, each tried alone."""
         return {}
 
     @abstractmethod
@@ -81,11 +100,30 @@ class Real(Argument):
 
     def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
         shape = shape_of(self.dims, case)
+        if shape and shape[-1] > TILED:
+            return self.elements(case, generator, (*shape[:-1], PALETTE))[..., columns(shape[-1])]
+        return self.elements(case, generator, shape)
+
+    def elements(self, case: Case, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         values = generator.standard_normal(shape)
         if not self.unit_scale:
-            exponent = case.scale + case.spread * (generator.random(shape) - 0.5)
-            values = values * 10.0 ** np.clip(exponent, *self.decades)
-        return np.abs(values) if self.positive else values
+            scale = max(LARGE, self.decades[1]) if case.large else case.scale
+            exponent = scale + case.spread * (generator.random(shape) - 0.5)
+            values = values * 10.0 ** (exponent if case.large else np.clip(exponent, *self.decades))
+            values += case.offset * 10.0 ** float(np.clip(case.scale, *self.decades))
+        values = np.abs(values) if self.positive else values
+        return self.special(values, case, generator)
+
+    def special(self, values: np.ndarray, case: Case, generator: np.random.Generator) -> np.ndarray:
+        """``values`` with the ties and the zeros of ``case``."""
+        if self.unit_scale or not values.size:
+            return values
+        if case.ties == "rows" and values.ndim:
+            even = values[::2]
+            values[1::2] = even[: len(values[1::2])]
+        if case.zeros and not self.positive:
+            values[generator.random(values.shape) < case.zeros] = 0.0
+        return values
 
     def unit(self, dtype: str) -> float:
         return precision(dtype).u
@@ -128,9 +166,16 @@ class Mask(Argument):
 
 @dataclass(frozen=True)
 class Scalar(Argument):
-    """A Python number drawn by Hypothesis; it has no gradient."""
+    """A Python number drawn by Hypothesis; it has no gradient.
+
+    far   values beyond those that are drawn, each tried alone; of integers, bisection finds the least that fails
+    """
 
     strategy: st.SearchStrategy[Any] = field(default_factory=lambda: st.floats(0, 1))
+    far: Sequence[Any] = ()
+
+    def beyond(self) -> Mapping[str, Sequence[Any]]:
+        return {self.name: self.far} if self.far else {}
 
     def scalars(self) -> dict[str, st.SearchStrategy[Any]]:
         return {self.name: self.strategy}
@@ -144,12 +189,17 @@ class Table(Argument):
     """A float64 tensor made from scalars of the case (a schedule): exact, whatever the dtype under test.
 
     draws   name → strategy of the scalars that ``make(**scalars)`` takes
+    far     name → values of them beyond those that are drawn
     """
 
     make: Callable[..., np.ndarray] = np.asarray
     draws: Mapping[str, st.SearchStrategy[Any]] = field(default_factory=dict)
+    far: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     tensor = True
+
+    def beyond(self) -> Mapping[str, Sequence[Any]]:
+        return self.far
 
     def scalars(self) -> dict[str, st.SearchStrategy[Any]]:
         return dict(self.draws)
@@ -164,6 +214,7 @@ class Made(Argument):
 
     make    takes the case's sizes and scalars in one mapping, and a generator
     draws   name → strategy of the scalars it needs
+    far     name → values of them beyond those that are drawn
     array   True for one NumPy array in its own dtype, which implementations receive as their tensor
     """
 
@@ -171,6 +222,10 @@ class Made(Argument):
     draws: Mapping[str, st.SearchStrategy[Any]] = field(default_factory=dict)
     array: bool = False
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    far: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def beyond(self) -> Mapping[str, Sequence[Any]]:
+        return self.far
 
     @property
     def tensor(self) -> bool:  # type: ignore[override]
@@ -193,6 +248,55 @@ def shape_of(dims: Sequence[Dim], case: Case) -> tuple[int, ...]:
     return tuple(n for length in lengths for n in (length if isinstance(length, tuple) else (length,)))
 
 
+def columns(length: int) -> np.ndarray:
+    """Which of PALETTE columns each column of a long axis repeats; the first ones are the columns themselves."""
+    found = np.random.default_rng(length).integers(0, PALETTE, length)
+    found[:PALETTE] = np.arange(PALETTE)
+    return found
+
+
+def standard_normal(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal numbers; an axis longer than TILED repeats its first columns."""
+    if shape and shape[-1] > TILED:
+        return generator.standard_normal((*shape[:-1], PALETTE))[..., columns(shape[-1])]
+    return generator.standard_normal(shape)
+
+
+def shortened(arguments: Sequence[Any]) -> tuple[list[Any], int]:
+    """The first PALETTE columns of arguments that repeat them, and the length they had; 0 where none does."""
+    lengths = {x.shape[-1] for x in arguments if isinstance(x, np.ndarray) and x.ndim and x.shape[-1] > TILED}
+    if len(lengths) != 1:
+        return list(arguments), 0
+    length = lengths.pop()
+    short: list[Any] = []
+    for x in arguments:
+        if isinstance(x, np.ndarray) and x.ndim and x.shape[-1] == length:
+            short.append(x[..., :PALETTE])
+            if not np.array_equal(short[-1][..., columns(length)], x, equal_nan=True):
+                return list(arguments), 0
+        else:
+            short.append(x)
+    return short, length
+
+
+def by_column(function: Callable[..., Any], arguments: Sequence[Any], length: int) -> bool:
+    """Whether ``function`` works on each column of the last axis alone, where that has ``length``."""
+    chosen = np.random.default_rng(length).permutation(length)[: length // 7]
+
+    def cut(x: Any) -> Any:
+        return x[..., chosen] if isinstance(x, np.ndarray) and x.ndim and x.shape[-1] == length else x
+
+    with np.errstate(all="ignore"):
+        whole, part = function(*arguments), function(*map(cut, arguments))
+    pairs = zip(*(y if isinstance(y, tuple) else (y,) for y in (whole, part)), strict=True)
+    return all(
+        np.ndim(y) > 0
+        and np.shape(y)[-1] == length
+        and np.allclose(cut(np.asarray(y)), z, rtol=2**-49, atol=0, equal_nan=True)
+        for y, z in pairs
+    )
+
+
 def dims_text(argument: Argument) -> str:
     """The axes of an argument as a reader sees them; a computed length is a dot."""
     return ", ".join("·" if callable(d) else d for d in getattr(argument, "dims", ()))
@@ -209,8 +313,13 @@ def cases(formula: Formula, layouts: Sequence[str] = ("contiguous",)) -> st.Sear
         for d, span in symbols(formula).items()
     }
     scalars = {name: s for a in formula.arguments for name, s in a.scalars().items()}
+
+    def with_values(chosen: Mapping[str, Any], **fields: Any) -> Case:
+        return Case(**fields, **chosen)
+
     return st.builds(
-        Case,
+        with_values,
+        st.sampled_from([{}] * len(VALUES) + list(VALUES)),
         sizes=st.fixed_dictionaries(sizes),
         seed=st.integers(0, 2**16),
         scale=st.integers(-30, 20).map(lambda e: e / 10),
@@ -226,7 +335,19 @@ def values(formula: Formula, case: Case, dtype: str, data: Mapping[str, Sequence
         drawn = list((data or {})[case.named_input])
     else:
         drawn = [a.build(case, np.random.default_rng([case.seed, i])) for i, a in enumerate(formula.arguments)]
+        if case.ties == "arguments":
+            tie(formula, drawn)
     return [rounded(a, x, case, dtype) for a, x in zip(formula.arguments, drawn, strict=True)]
+
+
+def tie(formula: Formula, drawn: Sequence[Any]) -> None:
+    """Copy rows of an argument into later ones of the same width."""
+    plain = [x for a, x in zip(formula.arguments, drawn, strict=True) if type(a) is Real and not a.unit_scale]
+    for k, x in enumerate(plain):
+        for y in plain[:k]:
+            if x.ndim and x.ndim == y.ndim and x.shape[-1] == y.shape[-1]:
+                common = tuple(slice(min(n, m)) for n, m in zip(x.shape, y.shape, strict=True))
+                x[common] = y[common]
 
 
 def rounded(argument: Argument, value: Any, case: Case, dtype: str) -> Any:

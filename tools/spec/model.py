@@ -37,6 +37,10 @@ class Case:
     spread   decades over which single elements scatter log-uniformly around it
     layout   how tensors lie in memory: contiguous, transposed, sliced, expanded, offset, channels_last
     scalars  argument → value, for arguments that are not tensors
+    offset   added to every element, in units of the typical magnitude 10^scale: a mean far from zero
+    ties     "rows": rows are equal in pairs; "arguments": arguments of one width hold the same rows (y = x)
+    zeros    share of the elements that are exactly 0
+    large    magnitudes of 30 and more
     named_input  name of a bug whose discriminating input this is, or of a real data set; the rest is then not used
     """
 
@@ -46,7 +50,16 @@ class Case:
     spread: float = 0.0
     layout: str = "contiguous"
     scalars: Mapping[str, Any] = field(default_factory=dict)
+    offset: float = 0.0
+    ties: Literal["", "rows", "arguments"] = ""
+    zeros: float = 0.0
+    large: bool = False
     named_input: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the elements have mean 0 and neither ties, nor zeros, nor large magnitudes."""
+        return not (self.offset or self.ties or self.zeros or self.large)
 
     def to_json(self) -> str:
         return json.dumps({k: v for k, v in asdict(self).items() if v != getattr(Case(), k)})
@@ -132,6 +145,8 @@ class Formula:
     special     the stated policy for NaN, ±inf and subnormal input, one sentence
     bytes, flops  cost of one call from the sizes of a case and the item size
     real        name → arguments in float64: measured data that every run includes
+    reach       symbol → the greatest length it may have, or the reason why it may not grow; other symbols grow as far
+                as the work of the reference allows (tools/checks/ladder.py)
     """
 
     name: str
@@ -156,6 +171,7 @@ class Formula:
     bytes: Callable[[Mapping[str, Any], int], float] | None = None
     flops: Callable[[Mapping[str, Any]], float] | None = None
     real: Callable[[], Mapping[str, Sequence[Any]]] | None = None
+    reach: Mapping[str, int | str] = field(default_factory=dict)
     formerly: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

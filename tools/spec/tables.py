@@ -122,15 +122,27 @@ class Profile:
     examples      cases drawn for every check that draws
     interpreted   the same for an interpreted kernel, which takes a thousand times as long
     every_dtype   whether checks that do not depend on the dtype run in all of them
+    lengths       that every axis has alone, the others small (tools/checks/ladder.py)
+    work          most elements and calls that one evaluation of a reference may cost there
     """
 
     name: str
     examples: int
     interpreted: int
     every_dtype: bool = False
+    lengths: tuple[int, ...] = (64, 300)
+    work: float = 1e6
 
 
-PROFILES = {p.name: p for p in (Profile("quick", 10, 10), Profile("ci", 30, 10), Profile("deep", 300, 100, True))}
+STEPS = tuple(2**k + d for k in range(4, 10) for d in (-1, 0, 1))
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile("quick", 10, 10),
+        Profile("ci", 20, 10, lengths=(64, 129, 300)),
+        Profile("deep", 300, 100, True, lengths=(*STEPS, 300), work=1e7),
+    )
+}
 DEFAULT_PROFILE = "ci"
 
 

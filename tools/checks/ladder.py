@@ -1,0 +1,248 @@
+"""The ladder: cases in which one axis is long, beyond the tiles, blocks and index types that a kernel may have.
+
+Drawn cases are small, so that they shrink. A kernel takes another path where a length passes its tile, its block or
+the range of an index. So each symbolic length alone is long, the others small and pairwise different; then all are
+equal, scalars lie at the ends of what they allow, and a formula that works element by element is given more than 2^20
+elements. What the reference costs on a case is counted, not timed, and limits the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from trueness.tools.arithmetic.base import is_inexact
+from trueness.tools.arithmetic.noise import Counter, TooCostly
+from trueness.tools.arithmetic.stochastic import stochastic
+from trueness.tools.run.trial import Trial
+from trueness.tools.spec import inputs
+from trueness.tools.spec.inputs import PALETTE, Index, Made, Mask, Real, Table
+from trueness.tools.spec.model import Case, Formula
+
+SHORTER = (200, 100, 65, 48, 33, 24, 17, 12)
+"""lengths tried where a longer one costs too much"""
+FLAT = 2**20 + 5
+FLAT_IN_OTHERS = 2**17 + 5
+"""elements of the flat case in float32, and in the other formats, where the blocks of a launch are the same"""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A case, the axis that is long in it, and the length of that axis in the case it grew from."""
+
+    case: Case
+    axis: str = ""
+    base: int = 0
+
+    @property
+    def length(self) -> int:
+        return length_of(self.case, self.axis) if self.axis else 0
+
+    def at(self, length: int) -> Case:
+        """The same case with another length of its axis."""
+        return with_length(self.case, self.axis, length)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rungs of one formula, and axis → why it is not longer than its base."""
+
+    rungs: tuple[Rung, ...]
+    unreached: Mapping[str, str]
+
+
+def with_length(case: Case, axis: str, length: int) -> Case:
+    if axis in case.scalars:
+        return replace(case, scalars={**case.scalars, axis: length})
+    return replace(case, sizes={**case.sizes, axis: (length,) if axis == "..." else length})
+
+
+def length_of(case: Case, axis: str) -> int:
+    if axis in case.scalars:
+        return int(case.scalars[axis])
+    length = case.sizes[axis]
+    return int(np.prod(length)) if isinstance(length, tuple) else int(length)
+
+
+def base(formula: Formula, scalars: Mapping[str, Any], seed: int = 1) -> Case:
+    """Small lengths, pairwise different where their spans allow it."""
+    sizes: dict[str, Any] = {}
+    taken: set[int] = set()
+    for name, (low, high) in inputs.symbols(formula).items():
+        free = [n for n in range(max(low, 1), high + 1) if n not in taken and n > 1] or [max(low, min(2, high))]
+        taken.add(free[0])
+        sizes[name] = (free[0],) if name == "..." else free[0]
+    return Case(sizes=sizes, seed=seed, spread=1.0, scalars=dict(scalars))
+
+
+def affordable(function: Callable[..., Any], arguments: Sequence[Any], budget: float) -> bool:
+    """Whether one evaluation reads no more elements than ``budget``, each operation counted as 500 of them at least."""
+    counter = Counter(budget)
+    moved = [stochastic(x, 2.0**-24, 0.0, counter) if is_inexact(x) else x for x in arguments]
+    try:
+        with np.errstate(all="ignore"):
+            function(*moved)
+    except TooCostly:
+        return False
+    return True
+
+
+def ladder(
+    formula: Formula, scalars: Mapping[str, Any], lengths: Sequence[int], budget: float, largest: int | None = None
+) -> Ladder:
+    """The ladder of ``formula`` up to ``lengths`` and to ``budget`` of work; ``largest``: most elements of a tensor."""
+    start = base(formula, scalars)
+    unreached: dict[str, str] = {}
+    rungs: list[Rung] = []
+
+    def trouble(case: Case) -> str:
+        """Why a case is left out; empty where it is affordable."""
+        try:
+            values = inputs.values(formula, case, "float64")
+            if largest is not None and max((np.size(v) for v in values), default=0) > largest:
+                return f"more than {largest} elements"
+            return "" if affordable(formula.reference, values, budget) else f"its reference costs more than {budget:g}"
+        except Exception as error:  # the declaration does not allow this length
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+    for axis in inputs.symbols(formula):
+        limit = formula.reach.get(axis, max(lengths))
+        if isinstance(limit, str):
+            unreached[axis] = limit
+            continue
+        reached: list[int] = []
+        for length in sorted({min(n, limit) for n in (*lengths, *SHORTER)}, reverse=True):
+            if length <= length_of(start, axis) or (reached and length not in lengths):
+                continue
+            reason = trouble(with_length(start, axis, length))
+            if reason:
+                unreached.setdefault(axis, reason)
+                continue
+            reached.append(length)
+            rungs.append(Rung(with_length(start, axis, length), axis, length_of(start, axis)))
+        if reached:
+            unreached.pop(axis, None)
+    others = [*map(Rung, equal(formula, start)), *map(Rung, ends(formula, start)), *far(formula, start)]
+    for rung in others:
+        reason = trouble(rung.case)
+        if not reason:
+            rungs.append(rung)
+        elif rung.axis:
+            unreached[rung.axis] = reason
+    return Ladder(tuple(rungs), unreached)
+
+
+def scalars_of(formula: Formula) -> dict[str, st.SearchStrategy[Any]]:
+    return {name: s for a in formula.arguments for name, s in a.scalars().items()}
+
+
+def equal(formula: Formula, start: Case) -> Iterator[Case]:
+    """All lengths equal: a wrong axis has the right length; and all of them long."""
+    spans = {n: span for n, span in inputs.symbols(formula).items() if n not in formula.reach}
+    if len(spans) < 2:
+        return
+    for length in (max(low for low, _ in spans.values()), 9):
+        if all(low <= length for low, _ in spans.values()) and length > 1:
+            sizes = {n: (length,) if n == "..." else length for n in spans}
+            yield replace(start, sizes={**start.sizes, **sizes}, seed=length)
+
+
+def ends(formula: Formula, start: Case) -> Iterator[Case]:
+    """Every scalar at its least, and every scalar at its greatest."""
+    known = {name: bounds_of(s) for name, s in scalars_of(formula).items()}
+    for end in (0, -1):
+        moved = {name: found[end] for name, found in known.items() if found}
+        if moved and any(moved[n] != start.scalars[n] for n in moved):
+            yield replace(start, scalars={**start.scalars, **moved}, seed=2)
+
+
+def far(formula: Formula, start: Case) -> Iterator[Rung]:
+    """Each scalar alone at the values beyond those that are drawn."""
+    for name, values in {n: v for a in formula.arguments for n, v in a.beyond().items()}.items():
+        for value in values:
+            counts = type(value) is int and type(start.scalars[name]) is int and start.scalars[name] < value
+            case = replace(start, scalars={**start.scalars, name: value}, seed=3)
+            yield Rung(case, name, start.scalars[name]) if counts else Rung(case)
+
+
+def bounds_of(strategy: Any) -> tuple[Any, ...]:
+    """The ends of an interval of numbers, the elements of a list; empty for other strategies."""
+    inner = getattr(strategy, "wrapped_strategy", strategy)
+    if getattr(inner, "_transformations", ()):  # sampled_from(…).map(…): its elements are not the values
+        return ()
+    if hasattr(inner, "min_value") and hasattr(inner, "max_value"):  # floats
+        return inner.min_value, inner.max_value
+    if getattr(inner, "start", None) is not None and getattr(inner, "end", None) is not None:  # integers
+        return inner.start, inner.end
+    elements = getattr(inner, "elements", ())
+    return tuple(elements) if all(isinstance(e, (int, float, str)) for e in elements) else ()
+
+
+_LADDERS: dict[Any, Ladder] = {}
+
+
+def ladder_of(trial: Trial, scalars: Mapping[str, Any]) -> Ladder:
+    """The ladder of a trial: by its profile, and the same for all implementations of a formula but small ones."""
+    formula, profile, largest = trial.formula, trial.profile, trial.implementation.largest
+    key = (formula.name, formula.reference, profile.name, largest)
+    if key not in _LADDERS:
+        lengths = profile.lengths if not trial.implementation.env else profile.lengths[:1]
+        _LADDERS[key] = ladder(formula, scalars, lengths, profile.work, largest)
+    elements = FLAT if trial.dtype == "float32" or profile.every_dtype else FLAT_IN_OTHERS
+    found = _LADDERS[key]
+    many = flat(formula, scalars, elements) if largest is None else None
+    return replace(found, rungs=(*found.rungs, *([Rung(many)] if many else [])))
+
+
+# -- the flat case ----------------------------------------------------------------------------------------------------
+
+
+def flat(formula: Formula, scalars: Mapping[str, Any], elements: int) -> Case | None:
+    """One case of more than ``elements`` elements for a formula that works column by column; None for another one."""
+    symbol = last_symbol(formula)
+    if not symbol or symbol in formula.reach:
+        return None
+    key = (formula.name, formula.reference, elements)
+    if key not in _FLAT:
+        _FLAT[key] = _flat(formula, scalars, symbol, elements)
+    return _FLAT[key]
+
+
+_FLAT: dict[Any, Case | None] = {}
+
+
+def _flat(formula: Formula, scalars: Mapping[str, Any], symbol: str, elements: int) -> Case | None:
+    start = base(formula, scalars, seed=4)
+    small = with_length(start, symbol, PALETTE)
+    try:
+        values = inputs.values(formula, small, "float64")
+        if not inputs.by_column(formula.reference, values, PALETTE):
+            return None
+        rows = max(np.size(v) for v in values) // PALETTE
+        case = with_length(start, symbol, -(-elements // rows))
+    except Exception:  # the declaration does not allow this length
+        return None
+    return case if length_of(case, symbol) > inputs.TILED else None
+
+
+def last_symbol(formula: Formula) -> str:
+    """The symbol that is the last axis of every tensor that has it; empty where there is none."""
+    candidates: set[str] = set()
+    for a in formula.arguments:
+        dims = getattr(a, "dims", ())
+        if type(a) is Real and dims and isinstance(dims[-1], str):
+            candidates.add(dims[-1])
+    for a in formula.arguments:
+        dims = getattr(a, "dims", ())
+        if isinstance(a, (Made, Table)):
+            candidates -= set(a.symbols())
+        for symbol in list(candidates):
+            computed = any(callable(d) for d in dims)
+            inside = symbol in dims and (symbol in dims[:-1] or type(a) is not Real or isinstance(a, (Index, Mask)))
+            if inside or computed:
+                candidates.discard(symbol)
+    return min(candidates, default="") if len(candidates) == 1 else ""
