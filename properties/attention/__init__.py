@@ -116,11 +116,10 @@ def ours(name: str, *claims: str, limit: Any = "fused", **fields: Any) -> Implem
     )
 
 
-def peer(name: str, call: Any, *dtypes: str, only: str, **fields: Any) -> Implementation:
+def peer(name: str, call: Any, *dtypes: str, only: str, gradient: bool = True, **fields: Any) -> Implementation:
     fields.setdefault("limit", "eager")
-    return Implementation(
-        name, lambda: call, origin="third_party", dtypes=dtypes, only=only, claims=frozenset({"gradient"}), **fields
-    )
+    claims = frozenset({"gradient"} if gradient else ())
+    return Implementation(name, lambda: call, origin="third_party", dtypes=dtypes, only=only, claims=claims, **fields)
 
 
 def index(window: int, *, dtype: Any = None, device: Any = None) -> Any:
@@ -138,6 +137,7 @@ ADDS = {f"gradient {d}": "a sum over pairs, which has roundings: a law compares 
 LEAKS = "NaN and ±inf go through the equation: 0 times a masked value that is NaN or ±inf is NaN"
 TWO_DTYPES = "an oracle for the formula: a wide and a half format are enough"
 ONE_DTYPE = "an oracle for the formula: one dtype is enough"
+HALF = ("float16", "bfloat16")
 NATIVE = "float32 is what ours calls; here its own half formats are checked"
 
 
@@ -162,7 +162,8 @@ FORMULAS = (
         ),
         implementations=(
             ours("layer_norm", waived=SQUARES),
-            peer("torch layer_norm", peers.layer_norm, "float16", "bfloat16", only=NATIVE, waived=SQUARES),
+            # its bias gradient is summed in the half format: T is 3.4 after 300 rows of 3
+            peer("torch layer_norm", peers.layer_norm, *HALF, only=NATIVE, waived=SQUARES, gradient=False),
         ),
         reduction=lambda s: s["C"],
         gradient_reduction=lambda s: s["C"] + s["B"] * s["N"],

@@ -4,7 +4,9 @@
 
 y    the float64 reference on inputs already rounded to the dtype under test
 D    spread of the reference under stochastic arithmetic: D² = Σ_grains mean_k (f_k − y)²
-n    the formula's reduction length; outputs of a reduction share D along the last axis (root mean square)
+n    the formula's reduction length; outputs of a reduction share D along the last axis (root mean square), and along
+     the last two where the last has fewer than FEW of at least MANY elements: the more elements there are, the farther
+     out lies the smallest of estimates from few runs
 u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
 
 T ≤ 1 is explained by rounding. The limits (tools/spec/tables.py), the grains and the number of runs are the only chosen
@@ -28,6 +30,7 @@ from trueness.tools.spec.tables import LIMITS
 __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
 
 COSTLY = 5e5  # elements and calls of one evaluation (tools/arithmetic/noise.py)
+FEW, MANY = 8, 512  # elements along an axis, and in all
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
 
 
@@ -117,9 +120,11 @@ def mean_square(deviations: np.ndarray) -> np.ndarray:
 
 
 def pooled(square: np.ndarray) -> np.ndarray:
-    if square.ndim == 0 or square.shape[-1] == 0:
+    """The mean along the last axis; along the last two where there are many elements, but few along the last."""
+    if square.ndim == 0 or square.size == 0:
         return square
-    return np.broadcast_to(square.mean(-1, keepdims=True), square.shape)
+    few = square.ndim > 1 and square.shape[-1] < FEW and square.size >= MANY
+    return np.broadcast_to(square.mean((-2, -1) if few else -1, keepdims=True), square.shape)
 
 
 def bounds(
