@@ -25,6 +25,7 @@ from trueness.tools.report.html import require_writable, write_report
 from trueness.tools.report.results import Results, Row, now, to_json, to_junit
 from trueness.tools.run import pool, saved_cases
 from trueness.tools.run.api import describe
+from trueness.tools.run.conclusion import conclusion, judged
 from trueness.tools.run.plan import Request, groups
 from trueness.tools.run.runner import DTYPES, Job
 from trueness.tools.spec import registry
@@ -59,7 +60,7 @@ def verify(
     limit: str,
     case: str,
 ) -> int:
-    """Run the request, print the table, write the requested files; 1 when something is wrong."""
+    """Run the request, print the table, write the requested files; the exit status."""
     request = Request(
         tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES, device, peers, profile, framework or "", limit, case
     )
@@ -96,7 +97,14 @@ def verify(
     if report:
         out.print(f"report: {write_report(results, report)}", highlight=False)
     out.print(summary(results), highlight=False)
-    return 0 if all(v.passed for v in verdicts) else 1
+    return exit_status(verdicts)
+
+
+def exit_status(verdicts: Sequence[Verdict]) -> int:
+    """0: no fault was found; 1: one was found; 2: nothing was judged."""
+    if not all(v.passed for v in verdicts):
+        return 1
+    return 0 if judged(verdicts) else 2
 
 
 def require_writable_file(name: str) -> None:
@@ -183,12 +191,14 @@ def folded(rows: Sequence[Row]) -> list[tuple[Row, str]]:
 
 
 def summary(results: Results) -> str:
-    """One line: how many of each, and how long it took."""
+    """One line: how many of each, what was found, and how long it took."""
     counts: dict[str, int] = {}
     for row in results.rows():
         counts[row.status] = counts.get(row.status, 0) + 1
     parts = [f"{counts[s]} {s}" for s in ("right", "convention", "wrong", "skipped") if s in counts]
-    return f"{len(results.formulas)} formulas: {', '.join(parts)}; {results.seconds:.0f} s, profile {results.profile}."
+    found = "" if "wrong" in counts else f"; {conclusion(results.verdicts)}"
+    counted = f"{len(results.formulas)} formulas: {', '.join(parts)}{found}"
+    return f"{counted}; {results.seconds:.0f} s, profile {results.profile}."
 
 
 # -- list, ledger, show ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trueness.tools.arithmetic.formats import precision
+from trueness.tools.run.conclusion import conclusion, judged
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.plan import importable
 from trueness.tools.run.pool import run_groups
@@ -18,24 +19,27 @@ from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES,
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdicts on an implementation. Truthy if all pass; printing it shows what fails and how to reproduce it."""
+    """The verdicts on an implementation. Truthy if all pass and one was judged at all.
+
+    Printing it shows what fails and how to reproduce it, or in how many cases, up to which length, no fault was found.
+    """
 
     verdicts: tuple[Verdict, ...]
 
     def __bool__(self) -> bool:
-        return all(self.verdicts)
+        return all(self.verdicts) and bool(judged(self.verdicts))
 
     @property
     def failures(self) -> tuple[Verdict, ...]:
         return tuple(v for v in self.verdicts if not v.passed)
 
     def __str__(self) -> str:
-        lines = [describe(v) for v in self.failures]
-        if not lines:
-            ran = [v for v in self.verdicts if not v.skipped]
-            worst = max((v.T for v in ran if v.T is not None), default=0.0)
-            lines = [f"right: {len(ran)} checks passed, {len(self.verdicts) - len(ran)} skipped, worst T {worst:.2f}."]
-        return "\n".join(lines)
+        if self.failures:
+            return "\n".join(describe(v) for v in self.failures)
+        found, ran = conclusion(self.verdicts), judged(self.verdicts)
+        worst = max((v.T for v in ran if v.T is not None), default=0.0)
+        counts = f": {len(ran)} checks passed, {len(self.verdicts) - len(ran)} skipped, worst T {worst:.2f}"
+        return f"{found}{counts if ran else ''}."
 
 
 def describe(verdict: Verdict) -> str:
@@ -72,7 +76,7 @@ def check(
     checks          names of checks; all of them unless given
     framework       "torch", "numpy" or "jax" where it cannot be guessed
     limit           "fused" (T ≤ 1.5), "eager" (T ≤ 3) or "exact"
-    returns         Outcome, truthy if right
+    returns         Outcome, truthy if no fault was found; falsy, too, if nothing was judged
     raises          ValueError for an unknown formula, dtype, profile, check or implementation
     """
     declared = registry.formula(formula)

@@ -69,6 +69,8 @@ class Trial:
     """loaded on first use"""
     scalars: Mapping[str, Any] | None = None
     """the fixed draw of typical cases, made on first use"""
+    longest: int = 0
+    """the largest length of an axis among the arguments and results of the calls since a check began"""
 
     # -- arguments ------------------------------------------------------------------------------------------------
 
@@ -109,6 +111,7 @@ class Trial:
         """The raw result of one call; an exception becomes Rejected."""
         if self.function is None:
             self.function = self.load()
+        self.longest = max(self.longest, longest_axis(natives))
         with np.errstate(all="ignore"):
             return reraise_as_rejected(self.function, *natives, **{**self.keywords(), **keywords})
 
@@ -125,6 +128,7 @@ class Trial:
         """The arrays of ``result``; Rejected when one has the wrong type, shape, dtype or device."""
         truth = self.truth(values)
         arrays = frameworks.returned(result, self.framework, len(truth))
+        self.longest = max(self.longest, longest_axis(arrays))
         kinds = self.formula.outputs or ("dtype",) * len(truth)
         for array, bound, kind in zip(arrays, truth, kinds, strict=True):
             dtype = self.dtype if kind == "dtype" else kind
@@ -252,6 +256,14 @@ def reraise_as_rejected(function: Callable[..., Any], *args: Any, **kwargs: Any)
     except BaseException as error:
         text = " ".join(str(error).split())[:300]
         raise Rejected(f"raised {type(error).__name__}: {text}") from error
+
+
+def longest_axis(values: Sequence[Any]) -> int:
+    """The largest length of an axis in arrays, and in lists and tuples of them; 0 where there is none."""
+    return max(
+        (longest_axis(v) if isinstance(v, (list, tuple)) else max(getattr(v, "shape", ()), default=0) for v in values),
+        default=0,
+    )
 
 
 def fingerprint(values: Sequence[Any]) -> str:

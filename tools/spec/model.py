@@ -238,6 +238,7 @@ class Verdict:
     bugs           ids of the known bugs that it behaves like
     reproduction   a Python text that shows the failure again
     samples        (number of elements, T) of every case
+    longest        the largest length of an axis among the arguments and results of all calls
     detections     (bug, largest T of its wrong variant), on the verdict of the check ``known bugs``
     """
 
@@ -273,6 +274,9 @@ class Verdict:
     reproduction: str = field(default="", metadata={"description": "Python text that shows the failure again."})
     samples: tuple[tuple[int, float], ...] = field(
         default=(), metadata={"description": "(number of elements, T) of every case."}
+    )
+    longest: int = field(
+        default=0, metadata={"minimum": 0, "description": "The largest length of an axis among all calls."}
     )
     detections: tuple[tuple[str, float], ...] = field(
         default=(), metadata={"description": "(bug, largest T of its wrong variant); detected where above the limit."}
