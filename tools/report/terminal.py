@@ -30,7 +30,7 @@ from trueness.tools.run.plan import Request, groups
 from trueness.tools.run.runner import DTYPES, Job
 from trueness.tools.spec import registry
 from trueness.tools.spec.inputs import dims_text
-from trueness.tools.spec.model import VERDICTS, Verdict
+from trueness.tools.spec.model import VERDICTS, Formula, Verdict
 from trueness.tools.spec.tables import DEFAULT_DEVICE, DEVICES
 
 COLOURS = {"right": "green", "wrong": "bold red", "convention": "yellow", "skipped": "dim"}
@@ -277,6 +277,7 @@ def show(name: str) -> None:
     for a in formula.arguments:
         dims = f" ({dims_text(a)})" if getattr(a, "dims", ()) else ""
         out.print(f"  {a.name}: {kind(a)}{dims}{', differentiable' if a.differentiable else ''}", highlight=False)
+    out.print(f"\nyour function f is called as  {call(formula)}", highlight=False, markup=False, soft_wrap=True)
     out.print("\nB = u |y| + (1 + √n · u_acc/u) · D + η,  T = max |out − y| / B;", highlight=False)
     limits = ", ".join(f"{k} T ≤ {v:g}" for k, v in LIMITS.items() if v)
     out.print(f"limits: {limits}; computed in {formula.working}; overflow: {formula.overflow}.", highlight=False)
@@ -298,6 +299,18 @@ def show(name: str) -> None:
         )
     if not known:
         out.print("  none known", highlight=False)
+
+
+def call(formula: Formula) -> str:
+    """The call of a torch function as the checks make it, with what another framework's is given instead."""
+    names = [a.name for a in formula.arguments]
+    given = {"dtype": "dtype=torch.float32", "device": 'device="cpu"'}
+    text = f"f({', '.join([*names, *(given[k] for k in formula.keywords)])})"
+    if not formula.keywords:
+        return text
+    both = "dtype" in formula.keywords
+    text += "  (the dtype and the device under test" if both else "  (the device under test"
+    return f"{text}; NumPy and JAX functions get {'dtype= alone' if both else 'no keyword'})"
 
 
 # -- calibrate, doctor ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.run.conclusion import conclusion, judged
 from trueness.tools.run.frameworks import Rejected
+from trueness.tools.run.importing import spec_of
 from trueness.tools.run.plan import importable
 from trueness.tools.run.pool import run_groups
 from trueness.tools.run.runner import DTYPES, Job, run_job, user_implementation
@@ -98,13 +99,8 @@ def check(
         return Outcome(tuple(run_groups([jobs], 1, timeout)))
     candidate: Implementation | None = None
     if not isinstance(implementation, str):
-        candidate = user_implementation(spec_of(implementation, name), implementation, framework, limit)
+        candidate = user_implementation(spec_of(implementation), implementation, framework, limit)
     try:
         return Outcome(tuple(v for job in jobs for v in run_job(job, candidate=candidate)))
     except Rejected as rejection:
         raise ValueError(str(rejection)) from rejection
-
-
-def spec_of(function: Callable[..., Any], name: str) -> str:
-    """module:callable, so that the reproduction can import it."""
-    return f"{getattr(function, '__module__', '__main__')}:{name}"

@@ -14,8 +14,10 @@ from trueness.tools.arithmetic.bounds import Bound, bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
+from trueness.tools.run.importing import statement
 from trueness.tools.run.subject import Subject
 from trueness.tools.spec import inputs
+from trueness.tools.spec.calling import takes_keyword
 from trueness.tools.spec.model import Bug, Case, Formula, Implementation, Verdict
 from trueness.tools.spec.tables import DEFAULT_DEVICE, LIMITS
 
@@ -94,16 +96,21 @@ class Trial:
         ]
 
     def keywords(self) -> dict[str, Any]:
-        if not self.formula.creates:
+        if not self.formula.keywords:
             return {}
         keywords = frameworks.cast_keywords(self.framework, self.dtype, self.device)
-        if self.formula.outputs and "dtype" not in self.formula.outputs:  # integers: there is no dtype to choose
-            keywords.pop("dtype")
-        return keywords
+        return {name: keywords[name] for name in self.formula.keywords if name in keywords}
 
     def load(self) -> Callable[..., Any]:
         """The implementation as a function of the formula's arguments, all by position."""
-        return self.formula.bind(self.implementation.load())
+        function = self.formula.bind(self.implementation.load())
+        missing = [f"{name}=" for name in self.keywords() if not takes_keyword(function, name)]
+        if missing:
+            raise Rejected(
+                f"does not take {' and '.join(missing)}, which {self.formula.name} passes; "
+                f"`trueness show {self.formula.name}` prints the call."
+            )
+        return function
 
     # -- calling --------------------------------------------------------------------------------------------------
 
@@ -229,9 +236,12 @@ class Trial:
     def reproduction(self, check: str, case: str) -> str:
         """A Python text that shows a failure again; a framework that would be guessed is left out."""
         chosen, subject = self.implementation, self.subject
-        if chosen.origin == "user" and frameworks.guess(self.function or chosen.load()) != chosen.framework:
+        if chosen.origin != "user":
+            return subject.reproduction(check, case)
+        function = chosen.load()
+        if frameworks.guess(function) != chosen.framework:
             subject = replace(subject, framework=chosen.framework)
-        return subject.reproduction(check, case)
+        return subject.reproduction(check, case, imports=statement(function, chosen.name))
 
     def passed(self, check: str, **fields: Any) -> Verdict:
         return self.subject.verdict(check, "pass", **fields)

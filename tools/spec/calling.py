@@ -61,6 +61,15 @@ def positional(function: Callable[..., Any], names: Sequence[str]) -> Callable[.
     return call
 
 
+def takes_keyword(function: Callable[..., Any], name: str) -> bool:
+    """Whether ``function`` can be given ``name`` by keyword; True where its signature cannot be read."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.kind is p.VAR_KEYWORD or (p.name == name and p.kind is not p.POSITIONAL_ONLY) for p in parameters)
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations as objects; none where they cannot be read."""
     while isinstance(function, functools.partial):

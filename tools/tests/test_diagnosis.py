@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from trueness.reference import embeddings as true
 from trueness.tools.arithmetic.bounds import LIMITS
 from trueness.tools.checks.diagnosis import Suspect, explains, names_of, suspects
 from trueness.tools.run.api import check
@@ -120,12 +119,14 @@ def test_more_cases_must_be_compared_than_are_left_out() -> None:
 def embedding(**chosen: Callable[[Any], Any]) -> Function:
     """The reference with ``shift`` or ``order`` replaced by a function of what was asked for."""
 
+    formula = registry.formula("embeddings.sinusoidal")
+
     def variant(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
         given = {"shift": shift, "order": order}
         given |= {name: change(given[name]) for name, change in chosen.items()}
-        return true.sinusoidal(t, dim, max_period=max_period, **given)
+        return formula.reference(t, dim, max_period, *given.values())
 
-    return as_torch(variant, registry.formula("embeddings.sinusoidal"))
+    return as_torch(variant, formula)
 
 
 def other(order: str) -> str:
