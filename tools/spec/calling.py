@@ -62,12 +62,20 @@ def positional(function: Callable[..., Any], names: Sequence[str]) -> Callable[.
 
 
 def takes_keyword(function: Callable[..., Any], name: str) -> bool:
-    """Whether ``function`` can be given ``name`` by keyword; True where its signature cannot be read."""
+    """Whether ``function`` can be given ``name`` by keyword; True where its signature cannot be read.
+
+    A wrapper that takes ``**options`` passes them to what it wraps.
+    """
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     except (TypeError, ValueError):
         return True
-    return any(p.kind is p.VAR_KEYWORD or (p.name == name and p.kind is not p.POSITIONAL_ONLY) for p in parameters)
+    if any(p.name == name and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
+        return True
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return False
+    inner = getattr(function, "__wrapped__", None)
+    return inner is None or takes_keyword(inner, name)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from trueness.tools.report.terminal import call
 from trueness.tools.run.api import check
 from trueness.tools.run.importing import spec_of, statement
 from trueness.tools.run.runner import Job, trial_for, user_implementation
+from trueness.tools.run.trial import Trial
 from trueness.tools.spec import registry
 from trueness.tools.spec.calling import takes_keyword
 from trueness.tools.tests.processes import none_left
@@ -119,6 +120,27 @@ def test_keywords_in_any_form_are_taken() -> None:
     assert takes_keyword(functools.partial(without_device, dtype=torch.float32), "dtype")
     assert not takes_keyword(without_device, "device")
     assert takes_keyword(max, "device"), "its signature cannot be read"
+
+
+def test_a_wrapper_takes_what_it_names_and_passes_the_rest_on() -> None:
+    def named(*arguments: Any, device: Any = None, **options: Any) -> Any:
+        return without_device(*arguments, **options)
+
+    def passing(*arguments: Any, **options: Any) -> Any:
+        return without_device(*arguments, **options)
+
+    assert takes_keyword(functools.wraps(without_device)(named), "device")
+    assert not takes_keyword(functools.wraps(without_device)(passing), "device")
+    assert takes_keyword(functools.wraps(without_device)(passing), "dtype")
+
+
+def test_every_declared_implementation_takes_what_its_formula_passes() -> None:
+    tried = 0
+    for formula in (f for f in registry.formulas().values() if f.keywords):
+        for implementation in (i for i in formula.implementations if not i.needs):
+            Trial(formula, implementation, "float64").load()
+            tried += 1
+    assert tried > 10
 
 
 @pytest.mark.parametrize(
