@@ -1,6 +1,6 @@
 """The command line ``trueness``.
 
-Exit status: 0: everything is right; 1: something is wrong; 2: invalid request.
+Exit status: 0: no fault was found; 1: a fault was found; 2: invalid request, or nothing was judged.
 """
 
 from __future__ import annotations

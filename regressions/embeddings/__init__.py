@@ -36,6 +36,11 @@ def always_sin_first(t: Any, dim: int, max_period: float, shift: int, order: str
     return true.sinusoidal(t, dim, max_period=max_period, shift=shift, order="sin cos")
 
 
+def always_cos_first(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
+    """cosines first, whatever ``order`` is"""
+    return true.sinusoidal(t, dim, max_period=max_period, shift=shift, order="cos sin")
+
+
 def unit_time(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:
     """t/1000: time in [0, 1] where the frequencies are made for steps"""
     return true.sinusoidal(t / 1000, dim, max_period=max_period, shift=shift, order=order)
@@ -88,7 +93,7 @@ BUGS = (
     Bug(
         id="ATLAS-03d",
         formula="embeddings.sinusoidal",
-        title="sines first where cosines were asked for",
+        title="sines first where cosines were asked for, or the reverse",
         document="diffusers: flip_sin_to_cos",
         claim="the order of the halves does not matter",
         verdict="convention",
@@ -96,6 +101,7 @@ BUGS = (
         finding="Both exist, so the order is an argument without a default.",
         evidence=show("ATLAS-03d"),
         variant=always_sin_first,
+        reverse=(always_cos_first,),
         discriminating_input=(STEPS, 8, 10000.0, 0, "cos sin"),
     ),
     Bug(

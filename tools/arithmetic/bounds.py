@@ -68,7 +68,7 @@ class Bound:
     @property
     def width(self) -> np.ndarray:
         """B / |y|: the relative width of the bound."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return np.where(self.y == 0, np.inf, self.B / np.abs(self.y))
 
 

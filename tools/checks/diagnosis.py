@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from trueness.tools.arithmetic.bounds import LIMITS, outputs
+from trueness.tools.arithmetic.bounds import LIMITS, Bound, outputs
 from trueness.tools.arithmetic.formats import round_to
 from trueness.tools.checks.core import search
 from trueness.tools.run.frameworks import Rejected
@@ -25,34 +25,83 @@ def sample(trial: Trial, verdict: Verdict | None = None, examples: int = 12) -> 
     return found
 
 
-def against(trial: Trial, bug: Bug, values: Sequence[Any], outs: Sequence[np.ndarray]) -> float:
-    """T of ``outs`` when the wrong variant of ``bug`` is taken for the truth."""
-    assert bug.variant is not None
-    return trial.judge(outs, trial.bound_of(bug.variant, values, "value", trial.formula.reduction)).T
+@dataclass(frozen=True)
+class Suspect:
+    """Wrong variants that may explain an implementation together: each case must be explained by one of them."""
+
+    variants: tuple[tuple[str, Callable[..., Any]], ...]
+    """(id of the bug, its variant in one direction)"""
+
+
+def suspects(bugs: Sequence[Bug]) -> tuple[list[Suspect], list[Suspect]]:
+    """Every bug with its reverse; and the conventions of one documented item together, which may be exchanged."""
+    directions = {b.id: [(b.id, v) for v in (b.variant, *b.reverse) if v is not None] for b in bugs}
+    items: dict[str, list[str]] = {}
+    for b in bugs:
+        if b.verdict == "convention":
+            items.setdefault(b.item, []).append(b.id)
+    together = [Suspect(tuple(d for name in names for d in directions[name])) for names in items.values() if names[1:]]
+    return [Suspect(tuple(d)) for d in directions.values()], together
 
 
 def behaves_like(trial: Trial, verdict: Verdict) -> list[str]:
-    """Ids of the known bugs whose wrong variant explains every output, while the reference rejects some."""
-    suspects = {b.id: b for b in trial.bugs}
-    told_apart = dict.fromkeys(suspects, False)
+    """Ids of the known bugs whose wrong variant explains every output, while the reference rejects some.
+
+    A case that the implementation or the variant does not define (it raises, or only one of them is finite) is left
+    out; more cases must be compared than are left out.
+    """
+    cases = []
     for case in sample(trial, verdict):
+        values = trial.arguments_f64(case)
         try:
-            values = trial.arguments_f64(case)
-            outs = trial.call_unjudged(values)
-        except Rejected:
+            cases.append((values, trial.call_unjudged(values)))
+        except Rejected as rejection:
+            trial.heartbeat(f"{case.to_json()}: {rejection}")
+            cases.append((values, []))
+    alone, together = suspects(trial.bugs)
+    named = [name for suspect in alone for name in names_of(trial, suspect, cases)]
+    return named or [name for suspect in together for name in names_of(trial, suspect, cases)]
+
+
+def names_of(trial: Trial, suspect: Suspect, cases: Sequence[tuple[list[Any], list[np.ndarray]]]) -> list[str]:
+    """The ids of ``suspect`` that explain a case the reference rejects; none unless every case is explained."""
+    found: dict[str, None] = {}
+    compared = left_out = 0
+    for values, outs in cases:
+        said = [(name, explains(trial, variant, values, outs)) for name, variant in suspect.variants] if outs else []
+        explained = [name for name, answer in said if answer]
+        if not explained and any(answer is False for _, answer in said):
             return []
-        for name in list(suspects):
-            bug = suspects[name]
-            try:
-                explains = against(trial, bug, values, outs) <= LIMITS["eager"]
-            except Exception as error:  # a wrong variant may be undefined at this input: then it explains nothing
-                trial.heartbeat(f"{name} at this input: {error}")
-                explains = False
-            if not explains:
-                del suspects[name]
-                continue
-            told_apart[name] |= trial.judge(outs, trial.truth(values)).T > trial.limit
-    return [name for name in suspects if told_apart[name]]
+        compared, left_out = compared + bool(explained), left_out + (not explained)
+        if explained and trial.judge(outs, trial.truth(values)).T > trial.limit:
+            found.update(dict.fromkeys(explained))
+    return list(found) if compared > left_out else []
+
+
+def explains(
+    trial: Trial, variant: Callable[..., Any], values: Sequence[Any], outs: Sequence[np.ndarray]
+) -> bool | None:
+    """Whether ``outs`` are those of ``variant``, whatever arithmetic computed them; None where one is not defined.
+
+    An implementation may compute the wrong formula by other operations than the variant does, with more cancellation
+    for instance, and the arithmetic of the variant may be hidden from the stochastic one (``math.erf``). So B is at
+    least that of the reference on the same input.
+    """
+    try:
+        wrong = trial.bound_of(variant, values, "value", trial.formula.reduction)
+    except Exception as error:  # undefined at this input
+        trial.heartbeat(f"a wrong variant at this input: {error}")
+        return None
+    granted = []
+    for out, bound, right in zip(outs, wrong, trial.truth(values), strict=True):
+        if out.shape != bound.y.shape:  # more rows, or fewer: judged by their number alone
+            return False
+        finite = np.isfinite(bound.y)
+        if (np.isfinite(out) != finite).any():
+            return None
+        at_least = right.B if right.y.shape == bound.y.shape else bound.B
+        granted.append(Bound(np.where(finite, bound.y, out), np.fmax(bound.B, np.where(finite, at_least, 0.0))))
+    return trial.judge(outs, granted).T <= LIMITS["eager"]
 
 
 def detections(trial: Trial) -> dict[str, float]:

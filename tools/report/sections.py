@@ -18,14 +18,13 @@ from trueness.tools.report.results import (
     position,
 )
 from trueness.tools.report.wording import names, number, plural, slug
+from trueness.tools.run.conclusion import REFERENCE, conclusion
 from trueness.tools.spec.inputs import Index, Real, Scalar, Table, dims_text
 from trueness.tools.spec.model import DTYPES, Bug, Formula, Verdict
 from trueness.tools.spec.tables import DEFAULT_DEVICE, LIMITS
 
 if TYPE_CHECKING:
     from trueness.tools.report.plots import Picture
-
-REFERENCE = "reference"
 
 # -- summary --------------------------------------------------------------------------------------------------------
 
@@ -41,6 +40,7 @@ class Summary:
     ran: int
     skipped: int
     cases: int
+    conclusion: str
     detected: int
     known: int
     invisible: int
@@ -72,6 +72,7 @@ def summary(results: Results) -> Summary:
         ran=sum(not v.skipped for v in results.verdicts),
         skipped=sum(v.skipped for v in results.verdicts),
         cases=sum(r.cases for r in rows),
+        conclusion=conclusion(results.verdicts),
         detected=sum(r.detected for r in detections),
         known=sum(r.known for r in detections),
         invisible=sum(r.invisible for r in detections),

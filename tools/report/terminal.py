@@ -25,11 +25,12 @@ from trueness.tools.report.html import require_writable, write_report
 from trueness.tools.report.results import Results, Row, now, to_json, to_junit
 from trueness.tools.run import pool, saved_cases
 from trueness.tools.run.api import describe
+from trueness.tools.run.conclusion import conclusion, judged
 from trueness.tools.run.plan import Request, groups
 from trueness.tools.run.runner import DTYPES, Job
 from trueness.tools.spec import registry
 from trueness.tools.spec.inputs import dims_text
-from trueness.tools.spec.model import VERDICTS, Verdict
+from trueness.tools.spec.model import VERDICTS, Formula, Verdict
 from trueness.tools.spec.tables import DEFAULT_DEVICE, DEVICES
 
 COLOURS = {"right": "green", "wrong": "bold red", "convention": "yellow", "skipped": "dim"}
@@ -59,7 +60,7 @@ def verify(
     limit: str,
     case: str,
 ) -> int:
-    """Run the request, print the table, write the requested files; 1 when something is wrong."""
+    """Run the request, print the table, write the requested files; the exit status."""
     request = Request(
         tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES, device, peers, profile, framework or "", limit, case
     )
@@ -96,7 +97,14 @@ def verify(
     if report:
         out.print(f"report: {write_report(results, report)}", highlight=False)
     out.print(summary(results), highlight=False)
-    return 0 if all(v.passed for v in verdicts) else 1
+    return exit_status(verdicts)
+
+
+def exit_status(verdicts: Sequence[Verdict]) -> int:
+    """0: no fault was found; 1: one was found; 2: nothing was judged."""
+    if not all(v.passed for v in verdicts):
+        return 1
+    return 0 if judged(verdicts) else 2
 
 
 def require_writable_file(name: str) -> None:
@@ -183,12 +191,14 @@ def folded(rows: Sequence[Row]) -> list[tuple[Row, str]]:
 
 
 def summary(results: Results) -> str:
-    """One line: how many of each, and how long it took."""
+    """One line: how many of each, what was found, and how long it took."""
     counts: dict[str, int] = {}
     for row in results.rows():
         counts[row.status] = counts.get(row.status, 0) + 1
     parts = [f"{counts[s]} {s}" for s in ("right", "convention", "wrong", "skipped") if s in counts]
-    return f"{len(results.formulas)} formulas: {', '.join(parts)}; {results.seconds:.0f} s, profile {results.profile}."
+    found = "" if "wrong" in counts else f"; {conclusion(results.verdicts)}"
+    counted = f"{len(results.formulas)} formulas: {', '.join(parts)}{found}"
+    return f"{counted}; {results.seconds:.0f} s, profile {results.profile}."
 
 
 # -- list, ledger, show ----------------------------------------------------------------------------------------------
@@ -267,6 +277,7 @@ def show(name: str) -> None:
     for a in formula.arguments:
         dims = f" ({dims_text(a)})" if getattr(a, "dims", ()) else ""
         out.print(f"  {a.name}: {kind(a)}{dims}{', differentiable' if a.differentiable else ''}", highlight=False)
+    out.print(f"\nyour function f is called as  {call(formula)}", highlight=False, markup=False, soft_wrap=True)
     out.print("\nB = u |y| + (1 + √n · u_acc/u) · D + η,  T = max |out − y| / B;", highlight=False)
     limits = ", ".join(f"{k} T ≤ {v:g}" for k, v in LIMITS.items() if v)
     out.print(f"limits: {limits}; computed in {formula.working}; overflow: {formula.overflow}.", highlight=False)
@@ -288,6 +299,18 @@ def show(name: str) -> None:
         )
     if not known:
         out.print("  none known", highlight=False)
+
+
+def call(formula: Formula) -> str:
+    """The call of a torch function as the checks make it, with what another framework's is given instead."""
+    names = [a.name for a in formula.arguments]
+    given = {"dtype": "dtype=torch.float32", "device": 'device="cpu"'}
+    text = f"f({', '.join([*names, *(given[k] for k in formula.keywords)])})"
+    if not formula.keywords:
+        return text
+    both = "dtype" in formula.keywords
+    text += "  (the dtype and the device under test" if both else "  (the device under test"
+    return f"{text}; NumPy and JAX functions get {'dtype= alone' if both else 'no keyword'})"
 
 
 # -- calibrate, doctor ----------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trueness.tools.arithmetic.formats import precision
+from trueness.tools.run.conclusion import conclusion, judged
 from trueness.tools.run.frameworks import Rejected
+from trueness.tools.run.importing import spec_of
 from trueness.tools.run.plan import importable
 from trueness.tools.run.pool import run_groups
 from trueness.tools.run.runner import DTYPES, Job, run_job, user_implementation
@@ -18,24 +20,27 @@ from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES,
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdicts on an implementation. Truthy if all pass; printing it shows what fails and how to reproduce it."""
+    """The verdicts on an implementation. Truthy if all pass and one was judged at all.
+
+    Printing it shows what fails and how to reproduce it, or in how many cases, up to which length, no fault was found.
+    """
 
     verdicts: tuple[Verdict, ...]
 
     def __bool__(self) -> bool:
-        return all(self.verdicts)
+        return all(self.verdicts) and bool(judged(self.verdicts))
 
     @property
     def failures(self) -> tuple[Verdict, ...]:
         return tuple(v for v in self.verdicts if not v.passed)
 
     def __str__(self) -> str:
-        lines = [describe(v) for v in self.failures]
-        if not lines:
-            ran = [v for v in self.verdicts if not v.skipped]
-            worst = max((v.T for v in ran if v.T is not None), default=0.0)
-            lines = [f"right: {len(ran)} checks passed, {len(self.verdicts) - len(ran)} skipped, worst T {worst:.2f}."]
-        return "\n".join(lines)
+        if self.failures:
+            return "\n".join(describe(v) for v in self.failures)
+        found, ran = conclusion(self.verdicts), judged(self.verdicts)
+        worst = max((v.T for v in ran if v.T is not None), default=0.0)
+        counts = f": {len(ran)} checks passed, {len(self.verdicts) - len(ran)} skipped, worst T {worst:.2f}"
+        return f"{found}{counts if ran else ''}."
 
 
 def describe(verdict: Verdict) -> str:
@@ -72,7 +77,7 @@ def check(
     checks          names of checks; all of them unless given
     framework       "torch", "numpy" or "jax" where it cannot be guessed
     limit           "fused" (T ≤ 1.5), "eager" (T ≤ 3) or "exact"
-    returns         Outcome, truthy if right
+    returns         Outcome, truthy if no fault was found; falsy, too, if nothing was judged
     raises          ValueError for an unknown formula, dtype, profile, check or implementation
     """
     declared = registry.formula(formula)
@@ -94,13 +99,8 @@ def check(
         return Outcome(tuple(run_groups([jobs], 1, timeout)))
     candidate: Implementation | None = None
     if not isinstance(implementation, str):
-        candidate = user_implementation(spec_of(implementation, name), implementation, framework, limit)
+        candidate = user_implementation(spec_of(implementation), implementation, framework, limit)
     try:
         return Outcome(tuple(v for job in jobs for v in run_job(job, candidate=candidate)))
     except Rejected as rejection:
         raise ValueError(str(rejection)) from rejection
-
-
-def spec_of(function: Callable[..., Any], name: str) -> str:
-    """module:callable, so that the reproduction can import it."""
-    return f"{getattr(function, '__module__', '__main__')}:{name}"

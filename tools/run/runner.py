@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trueness.tools.checks import CHECKS
-from trueness.tools.checks import value as check_value
-from trueness.tools.checks.core import Failed, excluded, failed, run
+from trueness.tools.checks.core import excluded, run
 from trueness.tools.checks.diagnosis import behaves_like
+from trueness.tools.run.conclusion import REFERENCE
 from trueness.tools.run.frameworks import Rejected, guess
 from trueness.tools.run.subject import Subject
 from trueness.tools.run.trial import Trial, reraise_as_rejected
@@ -21,7 +21,8 @@ from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
 from trueness.tools.spec.records import to_record
 from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, FORMATS, PROFILES, require
 
-REFERENCE = "reference"
+REPLAYED = ("value", "gradient")
+"""the checks that one given case is run through, unless others are asked for"""
 BLOCKING_CHECKS = {
     "no stale cache": "not checked: its results are stale",
     "value": "not checked: its values are wrong",
@@ -172,7 +173,7 @@ def run_job(
         if blocked and not CHECKS[name].independent:
             verdicts.append(trial.skipped(name, blocked))
             continue
-        verdict = one_case(trial, name) if job.case and name in ("value", "gradient") else run(CHECKS[name], trial)
+        verdict = run(CHECKS[name], trial)
         if name == "value" and not verdict.passed:
             verdict = replace(verdict, bugs=tuple(behaves_like(trial, verdict)))
             if candidate.convention in verdict.bugs:  # the other checks compare with its convention
@@ -181,7 +182,7 @@ def run_job(
                 trial = replace(trial, formula=replace(trial.formula, reference=variant))
         verdicts.append(verdict)
         emit("verdict", to_record(verdict))
-        if not verdict.passed and name in BLOCKING_CHECKS and candidate.convention not in verdict.bugs:
+        if not verdict.passed and not job.case and name in BLOCKING_CHECKS and candidate.convention not in verdict.bugs:
             blocked = BLOCKING_CHECKS[name]
         if name == "value" and not verdict.passed and job.user and verdict.T is None:
             break  # it cannot even be called
@@ -193,37 +194,11 @@ def wanted(job: Job, candidate: Implementation) -> list[str]:
     if job.checks:
         return [require("check", name, CHECKS) for name in job.checks]
     if job.case:
-        return ["value"]
+        return list(REPLAYED)
     about_reference = [n for n, c in CHECKS.items() if c.claim == "reference"]
     if job.implementation == REFERENCE:
         return about_reference if job.dtype == "float64" else ["power", "known bugs"]
     return [n for n in CHECKS if n not in about_reference]
-
-
-def one_case(trial: Trial, name: str) -> Verdict:
-    """The verdict on the one case to replay."""
-    measure = {"value": value_of, "gradient": gradient_of}[name]
-    case = trial.replay
-    assert case is not None
-    try:
-        reading = measure(trial, case)
-    except Rejected as rejection:
-        return failed(name, trial, Failed(case, str(rejection)), cases=1)
-    if reading.T > trial.limit:
-        return failed(name, trial, Failed(case, check_value.sentence(trial, case, reading), reading), cases=1)
-    fields = {k: getattr(reading, k) for k in ("T", "where", "output", "got", "want", "width")}
-    return trial.passed(name, cases=1, limit=trial.limit, case=case.to_json(), **fields)
-
-
-def value_of(trial: Trial, case: Case) -> Any:
-    values = trial.arguments_f64(case)
-    return trial.judge(trial.call(values), trial.truth(values))
-
-
-def gradient_of(trial: Trial, case: Case) -> Any:
-    values = trial.arguments_f64(case)
-    cotangents = check_value.cotangents_for(trial, values, case.seed)
-    return trial.judge(check_value.gradients(trial, values, cotangents), trial.truth_of_gradient(values, cotangents))
 
 
 def by_convention(trial: Trial, verdicts: list[Verdict]) -> list[Verdict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +40,16 @@ class Subject:
             **fields,
         )
 
-    def reproduction(self, check: str, case: str, timeout: float = 0.0) -> str:
-        """A Python text that shows a failure again when it is pasted; with ``timeout`` in a process of its own."""
-        lines = ["import trueness"]
-        target = repr(self.implementation)
-        module, _, attribute = self.implementation.partition(":")
+    def reproduction(
+        self, check: str, case: str, timeout: float = 0.0, imports: tuple[Sequence[str], str] | None = None
+    ) -> str:
+        """A Python text that shows a failure again when it is pasted.
+
+        imports  the lines that import a user's callable and its name after them; with ``timeout`` it is given as
+                 module:callable instead, to run in a process of its own
+        """
+        lines, target = imports or ((), repr(self.implementation))
         by_user = self.origin == "user"
-        if by_user and not timeout and attribute.isidentifier() and module.replace(".", "").isidentifier():
-            lines.append(f"from {module} import {attribute}")
-            target = attribute
         device = self.device if self.device != DEFAULT_DEVICE else ""
         options: dict[str, Any] = {"dtype": self.dtype, "device": device, "case": case}
         if by_user:
@@ -55,4 +57,5 @@ class Subject:
             options |= {"framework": self.framework, "limit": limit, "timeout": timeout}
         chosen = "".join(f", {key}={value!r}" for key, value in options.items() if value)
         only = "" if check == "value" else f", checks=[{check!r}]"
-        return "\n".join([*lines, f"print(trueness.check({self.formula!r}, {target}{chosen}{only}))"])
+        call = f"trueness.check({self.formula!r}, {target}{chosen}{only})"
+        return "\n".join(["import trueness", *lines, f"print({call})"])

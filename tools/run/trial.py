@@ -14,8 +14,10 @@ from trueness.tools.arithmetic.bounds import Bound, bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
+from trueness.tools.run.importing import statement
 from trueness.tools.run.subject import Subject
 from trueness.tools.spec import inputs
+from trueness.tools.spec.calling import takes_keyword
 from trueness.tools.spec.model import Bug, Case, Formula, Implementation, Verdict
 from trueness.tools.spec.tables import DEFAULT_DEVICE, LIMITS, PROFILES, Profile
 
@@ -78,6 +80,8 @@ class Trial:
     """loaded on first use"""
     scalars: Mapping[str, Any] | None = None
     """the fixed draw of typical cases, made on first use"""
+    longest: int = 0
+    """the largest length of an axis among the arguments and results of the calls since a check began"""
 
     # -- arguments ------------------------------------------------------------------------------------------------
 
@@ -101,16 +105,21 @@ class Trial:
         ]
 
     def keywords(self) -> dict[str, Any]:
-        if not self.formula.creates:
+        if not self.formula.keywords:
             return {}
         keywords = frameworks.cast_keywords(self.framework, self.dtype, self.device)
-        if self.formula.outputs and "dtype" not in self.formula.outputs:  # integers: there is no dtype to choose
-            keywords.pop("dtype")
-        return keywords
+        return {name: keywords[name] for name in self.formula.keywords if name in keywords}
 
     def load(self) -> Callable[..., Any]:
         """The implementation as a function of the formula's arguments, all by position."""
-        return self.formula.bind(self.implementation.load())
+        function = self.formula.bind(self.implementation.load())
+        missing = [f"{name}=" for name in self.keywords() if not takes_keyword(function, name)]
+        if missing:
+            raise Rejected(
+                f"does not take {' and '.join(missing)}, which {self.formula.name} passes; "
+                f"`trueness show {self.formula.name}` prints the call."
+            )
+        return function
 
     # -- calling --------------------------------------------------------------------------------------------------
 
@@ -118,6 +127,7 @@ class Trial:
         """The raw result of one call; an exception becomes Rejected."""
         if self.function is None:
             self.function = self.load()
+        self.longest = max(self.longest, longest_axis(natives))
         with np.errstate(all="ignore"):
             return reraise_as_rejected(self.function, *natives, **{**self.keywords(), **keywords})
 
@@ -134,6 +144,7 @@ class Trial:
         """The arrays of ``result``; Rejected when one has the wrong type, shape, dtype or device."""
         truth = self.truth(values)
         arrays = frameworks.returned(result, self.framework, len(truth))
+        self.longest = max(self.longest, longest_axis(arrays))
         kinds = self.formula.outputs or ("dtype",) * len(truth)
         for array, bound, kind in zip(arrays, truth, kinds, strict=True):
             dtype = self.dtype if kind == "dtype" else kind
@@ -240,9 +251,12 @@ class Trial:
     def reproduction(self, check: str, case: str) -> str:
         """A Python text that shows a failure again; a framework that would be guessed is left out."""
         chosen, subject = self.implementation, self.subject
-        if chosen.origin == "user" and frameworks.guess(self.function or chosen.load()) != chosen.framework:
+        if chosen.origin != "user":
+            return subject.reproduction(check, case)
+        function = chosen.load()
+        if frameworks.guess(function) != chosen.framework:
             subject = replace(subject, framework=chosen.framework)
-        return subject.reproduction(check, case)
+        return subject.reproduction(check, case, imports=statement(function, chosen.name))
 
     def passed(self, check: str, **fields: Any) -> Verdict:
         return self.subject.verdict(check, "pass", **fields)
@@ -267,6 +281,14 @@ def reraise_as_rejected(function: Callable[..., Any], *args: Any, **kwargs: Any)
     except BaseException as error:
         text = " ".join(str(error).split())[:300]
         raise Rejected(f"raised {type(error).__name__}: {text}") from error
+
+
+def longest_axis(values: Sequence[Any]) -> int:
+    """The largest length of an axis in arrays, and in lists and tuples of them; 0 where there is none."""
+    return max(
+        (longest_axis(v) if isinstance(v, (list, tuple)) else max(getattr(v, "shape", ()), default=0) for v in values),
+        default=0,
+    )
 
 
 def fingerprint(values: Sequence[Any]) -> str:

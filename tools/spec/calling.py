@@ -61,6 +61,23 @@ def positional(function: Callable[..., Any], names: Sequence[str]) -> Callable[.
     return call
 
 
+def takes_keyword(function: Callable[..., Any], name: str) -> bool:
+    """Whether ``function`` can be given ``name`` by keyword; True where its signature cannot be read.
+
+    A wrapper that takes ``**options`` passes them to what it wraps.
+    """
+    try:
+        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    if any(p.name == name and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
+        return True
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return False
+    inner = getattr(function, "__wrapped__", None)
+    return inner is None or takes_keyword(inner, name)
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """The annotations as objects; none where they cannot be read."""
     while isinstance(function, functools.partial):

@@ -188,6 +188,14 @@ class Formula:
         return positional(function, [a.name for a in self.arguments])
 
     @property
+    def keywords(self) -> tuple[str, ...]:
+        """What a torch callable is given by keyword beside the arguments; NumPy and JAX have no ``device=``."""
+        if not self.creates:
+            return ()
+        integers = bool(self.outputs) and "dtype" not in self.outputs  # then there is no dtype to choose
+        return ("device",) if integers else ("dtype", "device")
+
+    @property
     def family(self) -> str:
         return self.name.split(".")[0]
 
@@ -204,6 +212,7 @@ class Bug:
     verdict   one of VERDICTS
     source    the primary source that decides
     variant   the wrong function, same signature as the reference (NumPy), or None
+    reverse   the same mistake in other directions (B where A was asked for, and A where B was); named alike
     discriminating_input  the discriminating input, arguments of the reference in float64
     evidence  a command that shows the verdict
     finding   what was found, in one or two sentences
@@ -219,6 +228,7 @@ class Bug:
     finding: str
     evidence: str
     variant: Callable[..., Any] | None = None
+    reverse: tuple[Callable[..., Any], ...] = ()
     discriminating_input: Sequence[Any] | None = None
     invisible: Mapping[str, str] = field(default_factory=dict)
     """dtype → why that format cannot show the difference"""
@@ -254,6 +264,7 @@ class Verdict:
     bugs           ids of the known bugs that it behaves like
     reproduction   a Python text that shows the failure again
     samples        (number of elements, T) of every case
+    longest        the largest length of an axis among the arguments and results of all calls
     detections     (bug, largest T of its wrong variant), on the verdict of the check ``known bugs``
     """
 
@@ -289,6 +300,9 @@ class Verdict:
     reproduction: str = field(default="", metadata={"description": "Python text that shows the failure again."})
     samples: tuple[tuple[int, float], ...] = field(
         default=(), metadata={"description": "(number of elements, T) of every case."}
+    )
+    longest: int = field(
+        default=0, metadata={"minimum": 0, "description": "The largest length of an axis among all calls."}
     )
     detections: tuple[tuple[str, float], ...] = field(
         default=(), metadata={"description": "(bug, largest T of its wrong variant); detected where above the limit."}

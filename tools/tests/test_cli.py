@@ -26,6 +26,19 @@ def gain(score, alpha):
 def right(score, alpha):
     return score * score + (1e-4 + 1e-3 * (1 - alpha))
 
+class HalfGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, score, floor):
+        ctx.save_for_backward(score)
+        return score * score + floor
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.saved_tensors[0], None
+
+def half_gradient(score, alpha):
+    return HalfGradient.apply(score, 1e-4 + 1e-3 * (1 - alpha))
+
 def noising(x_0, t, noise, alphas_cumprod):
     """diffusers as anybody would call it"""
     from diffusers import DDPMScheduler
@@ -85,6 +98,39 @@ def test_a_right_implementation_is_right_and_files_are_written(here: Path) -> No
     assert (here / "page" / "index.html").stat().st_size > 10_000
     assert json.loads((here / "v.json").read_text())["passed"] is True
     assert "<testsuites" in (here / "j.xml").read_text()
+
+
+def test_the_last_line_says_how_many_cases_were_run_and_up_to_which_length(here: Path) -> None:
+    options = ("verify", "fisher.diagonal", "--dtype", "float32", "--profile", "quick", "--json", "v.json", "--impl")
+    done = run(here, *options, "mine:right")
+    judged = [v for v in json.loads((here / "v.json").read_text())["verdicts"] if v["origin"] == "user"]
+    cases, longest = sum(v["cases"] for v in judged), max(v["longest"] for v in judged)
+    last = done.stdout.splitlines()[-1]
+    assert f"; no fault found in {cases} cases, lengths up to {longest}; " in last
+    assert longest >= 4099, "the longest axis that the check of shapes gives to an elementwise formula"
+    assert "no fault" not in run(here, *options, "mine:absolute").stdout
+
+
+ONE = '{"sizes": {"...": [3]}, "seed": 7, "scalars": {"alpha": 0.5}}'
+
+
+def test_one_case_is_judged_by_value_and_gradient(here: Path) -> None:
+    options = ("verify", "fisher.diagonal", "--dtype", "float32", "--case", ONE, "--impl")
+    right = run(here, *options, "mine:right")
+    assert right.returncode == 0
+    assert "no fault found in 2 cases, lengths up to 3; " in right.stdout, right.stdout
+    wrong = run(here, *options, "mine:half_gradient")
+    assert wrong.returncode == 1 and "wrong: gradient" in wrong.stdout, wrong.stdout
+    both = run(here, *options, "mine:absolute")
+    assert "wrong: value, gradient" in both.stdout, both.stdout
+
+
+def test_a_run_that_judged_nothing_says_why_and_ends_with_status_two(here: Path) -> None:
+    done = run(here, "verify", "sequences.shift", "--impl", "mine:right", "--dtype", "float32", "--profile", "quick")
+    assert done.returncode == 2, done.stdout + done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert "; nothing was judged: integers in, integers out: no dtype enters; " in last
+    assert "no fault" not in done.stdout
 
 
 def test_diffusers_as_a_users_implementation_is_right_but_for_its_float32_tables(here: Path) -> None:

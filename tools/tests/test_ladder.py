@@ -1,0 +1,245 @@
+"""The ladder and the unusual values: faults that small independent inputs do not show, and right programs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+import trueness
+from trueness.tools.checks import CHECKS, contract
+from trueness.tools.checks.core import run
+from trueness.tools.checks.ladder import Ladder, ladder, ladder_of
+from trueness.tools.run.trial import Trial
+from trueness.tools.spec import inputs, registry
+from trueness.tools.spec.inputs import Real, Scalar
+from trueness.tools.spec.model import Case, Formula, Implementation
+from trueness.tools.spec.tables import PROFILES
+
+
+def softmax(scores: torch.Tensor, mask: torch.Tensor, centred: bool = True) -> torch.Tensor:
+    """Zero in a row without keys; ``centred``: its maximum subtracted."""
+    scores = scores.masked_fill(~mask, -math.inf)
+    top = scores.amax(-1, keepdim=True).clamp(min=-1e30) if centred else 0.0
+    weights = torch.exp(scores - top) * mask
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-37)
+
+
+def attention(q: Any, k: Any, v: Any, mask: Any, keys: int | None = None, centred: bool = True) -> Any:
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    return softmax(scores[..., :keys], mask[..., :keys], centred) @ v[..., :keys, :]
+
+
+def first_64_keys(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    return attention(q, k, v, mask, keys=64)
+
+
+def without_maximum(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    return attention(q, k, v, mask, centred=False)
+
+
+class Backward64(torch.autograd.Function):
+    """silu whose backward leaves out every column from the 65th on."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        found = g * s * (1 + x * (1 - s))
+        found[..., 64:] = 0
+        return found
+
+
+def backward_64(x: Any) -> Any:
+    return Backward64.apply(x)
+
+
+def one_pass(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    mean = x.mean(-1, keepdim=True)
+    variance = (x * x).mean(-1, keepdim=True) - mean * mean
+    return (x - mean) / torch.sqrt(variance.clamp(min=0) + eps) * weight + bias
+
+
+def two_pass(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    mean = x.mean(-1, keepdim=True)
+    return (x - mean) / torch.sqrt(((x - mean) ** 2).mean(-1, keepdim=True) + eps) * weight + bias
+
+
+def index_in_int8(table: Any, window: int) -> Any:
+    y, x = torch.arange(window**2) // window, torch.arange(window**2) % window
+    row, column = y[:, None] - y + window - 1, x[:, None] - x + window - 1
+    index = (row * (2 * window - 1) + column).to(torch.int8).long()
+    return table[index % len(table)].permute(2, 0, 1).contiguous()
+
+
+def sixty_four_blocks(score: Any, alpha: float) -> Any:
+    """A launch of 64 blocks of 1024."""
+    whole = score.contiguous().flatten()
+    out = torch.zeros_like(whole)
+    out[: 64 * 1024] = (whole * whole + (1e-4 + 1e-3 * (1 - alpha)))[: 64 * 1024]
+    return out.view(score.shape)
+
+
+def by_expansion(x: Any, y: Any, lengthscale: float) -> Any:
+    square = (x * x).sum(-1)[:, None] - 2 * x @ y.T + (y * y).sum(-1)
+    return torch.exp(-square / (2 * lengthscale**2))
+
+
+def verdict(formula: str, function: Any, check: str = "value", dtype: str = "float32") -> Any:
+    (found,) = trueness.check(formula, function, dtype=dtype, profile="quick", checks=(check,)).verdicts
+    return found
+
+
+WRONG = (
+    ("attention.masked_attention", first_64_keys, "value", "right up to J = 64, wrong from J = 65 on"),
+    ("attention.silu", backward_64, "gradient", "right up to N = 64, wrong from N = 65 on"),
+    ("attention.relative_position_bias", index_in_int8, "value", "right up to window = 6, wrong from window = 7 on"),
+    ("attention.masked_attention", without_maximum, "value", ""),
+    ("attention.layer_norm", one_pass, "value", ""),
+    ("kernels.gaussian", by_expansion, "value", ""),
+    ("fisher.diagonal", sixty_four_blocks, "value", ""),
+)
+
+
+@pytest.mark.parametrize(("formula", "function", "check", "place"), WRONG, ids=[w[1].__name__ for w in WRONG])
+def test_a_fault_beyond_small_inputs_is_found_in_the_quick_profile(
+    formula: str, function: Any, check: str, place: str
+) -> None:
+    found = verdict(formula, function, check)
+    assert found.status == "fail"
+    assert place in found.message
+
+
+@pytest.mark.parametrize(
+    "formula, function", [("attention.masked_attention", attention), ("attention.layer_norm", two_pass)]
+)
+@pytest.mark.parametrize("check", ["value", "gradient"])
+def test_a_right_program_passes(formula: str, function: Any, check: str) -> None:
+    found = verdict(formula, function, check)
+    assert found.status == "pass", found.message
+
+
+def made(**fields: Any) -> Formula:
+    arguments = fields.pop("arguments", (Real("x", dims=("n", "m")),))
+    return Formula("made.up", fields.pop("reference", np.tanh), "=", "here", arguments, no_gradient="none", **fields)
+
+
+def climbed(formula: Formula, budget: float = 1e6) -> Ladder:
+    scalars = {n: 1 for a in formula.arguments for n in a.scalars()}
+    return ladder(formula, scalars, (64, 300), budget)
+
+
+def reached(found: Ladder) -> dict[str, list[int]]:
+    longest: dict[str, list[int]] = {}
+    for rung in found.rungs:
+        if rung.axis:
+            longest.setdefault(rung.axis, []).append(rung.length)
+    return longest
+
+
+def test_every_axis_is_long_alone_and_the_others_small_and_different() -> None:
+    found = climbed(made())
+    assert reached(found) == {"n": [300, 64], "m": [300, 64]}
+    for rung in found.rungs:
+        if rung.axis:
+            (other,) = (length for axis, length in rung.case.sizes.items() if axis != rung.axis)
+            assert other <= 8
+    assert any(len(set(r.case.sizes.values())) == 1 for r in found.rungs if not r.axis), "all lengths equal"
+
+
+def test_an_axis_is_as_long_as_the_work_of_the_reference_allows() -> None:
+    def slow(x: Any) -> Any:
+        total = x[:1]
+        for k in range(1, len(x)):
+            total = np.tanh(total + x[k : k + 1])
+        return total
+
+    found = climbed(made(reference=slow), budget=5e4)
+    assert max(reached(found)["n"]) < 64 and reached(found)["m"] == [300, 64]
+    assert climbed(made(reference=slow), budget=600).unreached["n"] == "its reference costs more than 600"
+
+
+def test_a_declared_reach_ends_the_ladder_and_a_reason_is_kept() -> None:
+    found = climbed(made(reach={"n": 40, "m": "a letter has no more"}))
+    assert reached(found) == {"n": [40]}
+    assert found.unreached == {"m": "a letter has no more"}
+
+
+def test_far_scalars_are_tried_alone_and_those_between_both_ends_together() -> None:
+    arguments = (Real("x", dims=("n",)), Scalar("k", st.integers(1, 4), far=(50,)))
+    found = climbed(made(reference=lambda x, k: np.tanh(x * k), arguments=arguments))
+    assert [r.length for r in found.rungs if r.axis == "k"] == [50]
+    assert {r.case.scalars["k"] for r in found.rungs} == {1, 4, 50}
+
+
+@pytest.mark.parametrize("name", sorted(registry.formulas()))
+def test_every_axis_of_every_formula_is_long_or_says_why_not(name: str) -> None:
+    formula = registry.formula(name)
+    trial = Trial(formula, Implementation("reference", lambda: formula.reference, "numpy"), "float32")
+    found = ladder_of(trial, contract.simplest(trial))
+    long = reached(found)
+    for axis in inputs.symbols(formula):
+        declared = formula.reach.get(axis)
+        costly = found.unreached.get(axis, "").startswith("its reference costs")
+        assert isinstance(declared, str) or costly or max(long.get(axis, [0])) >= min(12, declared or 12), (
+            f"{axis}: {found.unreached.get(axis)}"
+        )
+
+
+def test_a_long_axis_repeats_columns_that_the_reference_sees_once() -> None:
+    formula = registry.formula("fisher.diagonal")
+    trial = Trial(formula, formula.implementations[0], "float32")
+    case = next(r.case for r in ladder_of(trial, {"alpha": 0.5}).rungs if not r.axis and r.case.sizes["..."] > (2**20,))
+    values = trial.arguments_f64(case)
+    (bound,) = trial.truth(values)
+    assert bound.y.shape == values[0].shape and np.unique(values[0]).size <= inputs.PALETTE
+    assert np.array_equal(bound.y, np.asarray(formula.reference(*values)))
+
+
+@pytest.mark.parametrize(
+    ("function", "alone"),
+    [(np.tanh, True), (np.cumsum, False), (lambda x: x - x.mean(-1, keepdims=True), False), (np.sum, False)],
+)
+def test_a_function_of_each_column_alone_is_told_from_others(function: Any, alone: bool) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 200))
+    assert inputs.by_column(function, [x], 200) == alone
+
+
+@pytest.mark.parametrize("field", inputs.VALUES, ids=str)
+def test_unusual_values_are_what_the_case_says(field: dict[str, Any]) -> None:
+    arguments = (Real("x", dims=("n", "d")), Real("y", dims=("m", "d")))
+    formula = made(reference=lambda x, y: x, arguments=arguments)
+    case = Case(sizes={"n": 40, "m": 30, "d": 5}, seed=3, spread=1.0, **field)
+    x, y = inputs.values(formula, case, "float64")
+    assert Case.from_json(case.to_json()) == case and not case.plain
+    match field:
+        case {"offset": offset}:
+            assert np.sign(x.mean()) == np.sign(offset) and abs(x.mean()) > 3 * x.std()
+        case {"ties": "rows"}:
+            assert np.array_equal(x[::2], x[1::2]) and not np.array_equal(x[0], x[2])
+        case {"ties": "arguments"}:
+            assert np.array_equal(x[:30], y)
+        case {"zeros": share}:
+            assert abs((x == 0).mean() - share) < 0.2
+        case {"large": True}:
+            assert np.median(np.abs(x)) > 10
+
+
+def test_the_deep_profile_goes_through_all_steps_of_two() -> None:
+    lengths = PROFILES["deep"].lengths
+    assert {15, 16, 17, 255, 256, 257, 511, 512, 513} <= set(lengths)
+
+
+def test_a_failure_that_length_does_not_explain_keeps_its_own_sentence() -> None:
+    formula = registry.formula("attention.silu")
+    wrong = Implementation("mine", lambda: lambda x: 1.01 * x * torch.sigmoid(x), origin="user")
+    assert "wrong from" not in run(CHECKS["value"], Trial(formula, wrong, "float32", examples=10)).message
