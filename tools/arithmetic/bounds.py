@@ -94,7 +94,7 @@ def spread(
     with np.errstate(all="ignore"):
         for grain in GRAINS:
             noise = Noise(seed, grain)
-            deviations = []
+            deviations: list[list[np.ndarray]] = []
             while len(deviations) < runs(most, spent):
                 moved = [
                     stochastic(x, u, eta if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
