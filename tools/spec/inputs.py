@@ -122,7 +122,7 @@ class Real(Argument):
             even = values[::2]
             values[1::2] = even[: len(values[1::2])]
         if case.zeros and not self.positive:
-            values[generator.random(values.shape) < case.zeros] = 0.0
+            values = np.where(generator.random(values.shape) < case.zeros, 0.0, values)
         return values
 
     def unit(self, dtype: str) -> float:
