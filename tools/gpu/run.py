@@ -18,9 +18,10 @@ import torch
 from trueness.tools.gpu import timing
 from trueness.tools.gpu.document import NO_GPU, SECTIONS, Document, Failure, Sections, Timing
 from trueness.tools.gpu.options import Options
+from trueness.tools.run.conclusion import REFERENCE
 from trueness.tools.run.plan import Request, groups
 from trueness.tools.run.pool import Progress, run_groups
-from trueness.tools.run.runner import REFERENCE, Job
+from trueness.tools.run.runner import Job
 from trueness.tools.spec.model import Verdict
 from trueness.tools.spec.records import plain, to_record
 from trueness.tools.spec.tables import PROFILES, require

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.run import saved_cases
-from trueness.tools.run.runner import REFERENCE, Job, load_spec
+from trueness.tools.run.conclusion import REFERENCE
+from trueness.tools.run.runner import Job, load_spec
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula
 from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES, FORMATS, PROFILES, require
