@@ -10,78 +10,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from trueness.tools.arithmetic.bounds import LIMITS, Bound, outputs
-from trueness.tools.arithmetic.formats import precision, round_to
-from trueness.tools.checks.rounding import explained
+from trueness.tools.arithmetic.bounds import LIMITS
+from trueness.tools.checks.contract import simplest, typical
+from trueness.tools.checks.ladder import ladder_of
 from trueness.tools.checks.sabotage import Sabotage, sabotages
-from trueness.tools.checks.value import cotangents_for, differentiable
+from trueness.tools.checks.samples import OtherShape, Sample
+from trueness.tools.checks.value import unusual
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.inputs import symbols
 from trueness.tools.spec.model import Case
 
 LIMIT = LIMITS["fused"]
-Outcome = Literal["rejected", "accepted", "no change", "out of reach", "undefined"]
-
-
-@dataclass
-class Sample:
-    """One case of the run with what is computed on it once, for all sabotages."""
-
-    trial: Trial
-    case: Case
-    values: list[Any]
-    before: Sample | None = None
-    kept: dict[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def y(self) -> list[np.ndarray]:
-        with np.errstate(all="ignore"):
-            return list(outputs(self.trial.formula.reference(*self.values)))
-
-    @cached_property
-    def work(self) -> int:
-        return sum(map(size, self.values)) + sum(a.size for a in self.y)
-
-    @cached_property
-    def truth(self) -> list[Bound]:
-        return self.trial.truth(self.values)
-
-    @cached_property
-    def rounding(self) -> list[np.ndarray]:
-        trial = self.trial
-        fmt = precision(trial.dtype)
-        unit = 2.0**-53 if trial.formula.working == "float64" else fmt.u
-        reduction = trial.formula.reduction(trial.sizes(self.values))
-        units = [unit] * len(self.values)
-        return explained(trial.formula.reference, self.values, units, fmt, reduction)
-
-    @cached_property
-    def cotangents(self) -> list[np.ndarray]:
-        return cotangents_for(self.trial, self.values, self.case.seed)
-
-    @cached_property
-    def gradients(self) -> list[np.ndarray]:
-        assert self.trial.formula.vjp is not None
-        with np.errstate(all="ignore"):
-            return list(outputs(self.trial.formula.vjp(*self.cotangents, *self.values)))
-
-    @cached_property
-    def truth_of_gradient(self) -> list[Bound]:
-        return self.trial.truth_of_gradient(self.values, self.cotangents)
-
-    def earlier(self) -> list[np.ndarray]:
-        """The outputs of the call before this one: of other elements of the same shapes."""
-        return [] if self.before is None else self.before.y
-
-
-def size(value: Any) -> int:
-    return sum(map(size, value)) if isinstance(value, (list, tuple)) else int(np.size(value))
+Outcome = Literal["rejected", "accepted", "no change", "out of reach", "refused", "other shape"]
 
 
 @dataclass(frozen=True)
@@ -95,41 +40,60 @@ class Detection:
     reason: str = ""
 
 
-def detect(trial: Trial, cases: Sequence[Case], unreached: Mapping[str, str] | None = None) -> list[Detection]:
-    """What becomes of every sabotage of the trial's formula on ``cases``; ``unreached``: axis → why it is not longer."""
+def detections_of_sabotage(trial: Trial, drawn: Sequence[Case]) -> list[Detection]:
+    """What becomes of every sabotage on the cases that the value check runs on: stored, named, typical, unusual and
+    ``drawn`` ones, and the ladder. How long the axes become does not depend on the format, so what acts along an axis
+    is tried in float32; in the others what depends on their digits, or everything if the profile says so."""
+    ladder = ladder_of(trial, simplest(trial))
+    named = [Case(named_input=key) for key in trial.data]
+    cases = [*trial.stored, *named, typical(trial), *unusual(trial), *drawn, *(rung.case for rung in ladder.rungs)]
+    every = trial.profile.every_dtype or trial.dtype == "float32"
+    return detect(trial, cases, ladder.unreached, lambda s: every or s.axis is None)
+
+
+def detect(
+    trial: Trial,
+    cases: Sequence[Case],
+    unreached: Mapping[str, str] | None = None,
+    chosen: Callable[[Sabotage], bool] = lambda s: True,
+) -> list[Detection]:
+    """What becomes of the ``chosen`` sabotages of the trial's formula on ``cases``; ``unreached``: axis → why it is no
+    longer."""
     samples = [Sample(trial, case, trial.arguments_f64(case)) for case in cases]
-    samples = sorted((s for s in samples if any(a.size for a in s.y)), key=lambda s: s.work)
-    latest: dict[Any, Sample] = {}
-    for sample in samples:
-        key = tuple(a.shape for a in sample.y)
-        sample.before, latest[key] = latest.get(key), sample
+    samples = sorted((s for s in samples if any(a.size for a in s.value.y)), key=lambda s: s.work)
     if not samples:
         return []
-    ranks = [sorted({s.y[k].ndim for s in samples}) for k in range(len(samples[0].y))]
+    latest: dict[Any, Sample] = {}
+    for sample in samples:
+        key = tuple(a.shape for a in sample.value.y)
+        sample.before, latest[key] = latest.get(key), sample
+    ranks = [sorted({s.value.y[k].ndim for s in samples}) for k in range(len(samples[0].value.y))]
     every = sabotages(trial.formula, trial.dtype, samples[len(samples) // 2].values, ranks)
-    return [attempt(trial, s, samples, unreached or {}) for s in every]
+    found = [attempt(trial, s, samples, unreached or {}) for s in every if chosen(s)]
+    return [d for d in found if d.outcome != "other shape"]
 
 
 def attempt(trial: Trial, sabotage: Sabotage, samples: Sequence[Sample], unreached: Mapping[str, str]) -> Detection:
     """What becomes of one sabotage."""
-    worst, defined, largest = 0.0, False, 0.0
+    refused, largest, worst = 0, 0.0, 0.0
     where: Case | None = None
-    judge = of_gradient if sabotage.target == "gradient" else of_value
     for sample in samples:
         try:
-            changed, T = judge(sabotage, sample)
+            changed, T = outcome_on(sabotage, sample)
+        except OtherShape:  # the entries that are missing in the output are sabotages of the output
+            return Detection(sabotage, "other shape")
         except Exception as error:  # the reference refuses what the fault makes of its arguments
             trial.heartbeat(f"{sabotage}: {error}")
+            refused += 1
             continue
-        defined = True
         if T > LIMIT:
             return Detection(sabotage, "rejected", T, sample.case)
         if changed > largest:
             worst, where, largest = T, sample.case, changed
     if where is not None:
         return Detection(sabotage, "accepted", worst, where, f"the change is {largest:.3g} × what rounding explains")
-    if not defined:
-        return Detection(sabotage, "undefined", reason="the reference refuses its arguments")
+    if refused:
+        return Detection(sabotage, "refused", reason="the reference refuses its arguments")
     return unchanged(sabotage, samples, unreached)
 
 
@@ -144,7 +108,7 @@ def unchanged(sabotage: Sabotage, samples: Sequence[Sample], unreached: Mapping[
     symbol = axis.symbol or symbol_of(sabotage, samples)
     formula = samples[0].trial.formula
     why = formula.reach.get(symbol, unreached.get(symbol))
-    if why is None and sabotage.target != "call" and axis.at is None:
+    if why is None and axis.at is None:
         why = "only a formula that works element by element is given more"
     if why is None and symbol not in symbols(formula):
         why = "as declared"
@@ -169,59 +133,37 @@ def symbol_of(sabotage: Sabotage, samples: Sequence[Sample]) -> str:
 def length(sabotage: Sabotage, sample: Sample) -> int:
     """The length of the sabotaged axis in a sample."""
     assert sabotage.axis is not None
-    if sabotage.target == "call":
+    if sabotage.target == "arguments":
         found = sample.trial.sizes(sample.values).get(sabotage.axis.symbol, 0)
         return found if isinstance(found, int) else 0
-    arrays = {"argument": sample.values, "output": sample.y}[sabotage.target]
+    evaluation = sample.gradient if sabotage.of_gradient else sample.value
+    arrays = evaluation.arguments if sabotage.target == "argument" else evaluation.y
     return sabotage.axis.length(arrays[sabotage.index])
 
 
-def of_value(sabotage: Sabotage, sample: Sample) -> tuple[float, float]:
-    """The change of the outputs in units of what rounding explains, where T does not reject it; and T."""
-    trial = sample.trial
-    found = sabotage.apply(trial.formula.reference, sample.values, sample.y, sample.earlier)
-    if found is None or same(found, sample.y):
+def outcome_on(sabotage: Sabotage, sample: Sample) -> tuple[float, float]:
+    """The largest change of an element in units of what rounding explains, 0 where it is explained; and T."""
+    evaluation = sample.gradient if sabotage.of_gradient else sample.value
+    found = sabotage.apply(evaluation.function, evaluation.arguments, evaluation.y, sample.earlier)
+    if found is None or evaluation.same(found):
         return 0.0, 0.0
-    T = trial.judge(rounded(trial, found), sample.truth).T
-    if T > LIMIT:
-        return np.inf, T
-    with np.errstate(all="ignore"):
-        ratios = [np.abs(a - b) / r for a, b, r in zip(found, sample.y, sample.rounding, strict=True)]
-    change = max((float(np.nanmax(r)) for r in ratios if r.size), default=0.0)
+    T = evaluation.T(found)
+    change = np.inf if T > LIMIT else evaluation.change(found)
     return (change if change > 1 else 0.0), T
-
-
-def of_gradient(sabotage: Sabotage, sample: Sample) -> tuple[float, float]:
-    """The same for a gradient."""
-    trial = sample.trial
-    assert trial.formula.vjp is not None
-    found = sabotage.apply(trial.formula.vjp, [*sample.cotangents, *sample.values], sample.gradients)
-    if found is None or same(found, sample.gradients):
-        return 0.0, 0.0
-    T = trial.judge([round_to(g, trial.dtype) for g in found], sample.truth_of_gradient).T
-    return (np.inf, T) if T > LIMIT else (0.0, T)
-
-
-def same(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> bool:
-    """Whether two results are equal, or not comparable: of another shape, which every program is refused for."""
-    pairs = list(zip(a, b, strict=True))
-    return any(x.shape != y.shape for x, y in pairs) or all(np.array_equal(x, y, equal_nan=True) for x, y in pairs)
-
-
-def rounded(trial: Trial, found: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Outputs rounded once to the format under test, and saturated where the formula says so."""
-    fmt = precision(trial.dtype)
-    kinds = trial.formula.outputs or ("dtype",) * len(found)
-    if trial.formula.overflow == "saturate" and fmt.half:
-        found = [np.clip(y, -fmt.max, fmt.max) for y in found]
-    return [round_to(y, trial.dtype) if k == "dtype" else y for y, k in zip(found, kinds, strict=True)]
 
 
 def summary(found: Sequence[Detection]) -> str:
     """The outcomes counted, in one line."""
-    counted = Counter(d.outcome for d in found)
-    names = {"rejected": "rejected", "no change": "change nothing", "undefined": "cannot be applied"}
-    parts = [f"{counted[k]} {v}" for k, v in names.items() if counted[k]]  # type: ignore[index]
+    counted = Counter[str](d.outcome for d in found)
+    names = {"rejected": "rejected", "no change": "change nothing", "refused": "are refused by the reference"}
+    parts = [f"{counted[k]} {v}" for k, v in names.items() if counted[k]]
     reasons = Counter(d.reason for d in found if d.outcome == "out of reach")
     parts += [f"{n} out of reach ({reason})" for reason, n in reasons.items()]
     return f"of {len(found)} sabotages {', '.join(parts)}" if parts else ""
+
+
+def would_pass(accepted: Sequence[Detection]) -> str:
+    """The first sabotage that no case rejects, and how many there are."""
+    first = accepted[0]
+    more = f" ({len(accepted) - 1} more: `trueness sabotage` lists them)" if len(accepted) > 1 else ""
+    return f"a program with this fault would pass: {first.sabotage}; {first.reason}, T ≤ {LIMIT:g} on every case{more}."
