@@ -7,8 +7,11 @@ order of its own. To first order this is as if each input had been off by a fact
     ρ_i = u |y_i| + m (1 + √n · u_acc/u) u Σ_a max_ξ |∂y_i/∂x_a · (ξ x_a)| + η            ξ = ±1 for every element
 
 The sum over the arguments a takes the worst case; within an argument all signs equal and some random ones are tried.
-The derivative is a difference of the reference in float64. No bound of tools/arithmetic/bounds.py enters: the two can
-contradict each other, and where a change is larger than ρ though T says that it is none, a check has no power.
+The derivative is a difference of the reference in float64. A right program is within ρ of y, one with a fault within ρ
+of its own y'. No comparison tells them apart unless y and y' are more than 2 ρ apart: less is not a change.
+
+No bound of tools/arithmetic/bounds.py enters, so the two can contradict each other: where a change is larger than 2 ρ
+and T does not show it on any case, the run has no power.
 """
 
 from __future__ import annotations

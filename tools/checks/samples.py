@@ -70,9 +70,9 @@ class Evaluation:
         return self.trial.judge(outs, self.truth).T
 
     def change(self, found: Sequence[np.ndarray]) -> float:
-        """The largest change of an element, in units of what rounding explains."""
+        """The largest change of an element, in units of what rounding explains in both results."""
         with np.errstate(all="ignore"):
-            ratios = [np.abs(a - b) / r for a, b, r in zip(found, self.y, self.rounding, strict=True)]
+            ratios = [np.abs(a - b) / (2 * r) for a, b, r in zip(found, self.y, self.rounding, strict=True)]
         return max((float(np.max(np.nan_to_num(r))) for r in ratios if r.size), default=0.0)
 
 
