@@ -91,7 +91,13 @@ def attempt(trial: Trial, sabotage: Sabotage, samples: Sequence[Sample], unreach
         if changed > largest:
             worst, where, largest = T, sample.case, changed
     if where is not None:
-        return Detection(sabotage, "accepted", worst, where, f"the change is {largest:.3g} × what rounding explains")
+        return Detection(
+            sabotage,
+            "accepted",
+            worst,
+            where,
+            f"the change is {largest:.3g} × what rounding explains, T ≤ {LIMIT:g} on every case",
+        )
     if refused:
         return Detection(sabotage, "refused", reason="the reference refuses its arguments")
     return unchanged(sabotage, samples, unreached)
@@ -166,4 +172,4 @@ def would_pass(accepted: Sequence[Detection]) -> str:
     """The first sabotage that no case rejects, and how many there are."""
     first = accepted[0]
     more = f" ({len(accepted) - 1} more: `trueness sabotage` lists them)" if len(accepted) > 1 else ""
-    return f"a program with this fault would pass: {first.sabotage}; {first.reason}, T ≤ {LIMIT:g} on every case{more}."
+    return f"a program with this fault would pass: {first.sabotage}; {first.reason}{more}."
