@@ -130,6 +130,18 @@ def calibrate(profile: str, write: str | None) -> None:
 
 
 @cli.command()
+@click.argument("formulas", nargs=-1, metavar="[FORMULA …]")
+@click.option("--dtype", type=click.Choice(list(FORMATS)), default="float32", show_default=True)
+@click.option("--profile", type=click.Choice(list(PROFILES)), default=DEFAULT_PROFILE, show_default=True)
+@click.option("--write", metavar="FILE", help="Write the tables as Markdown (docs/sabotage.md).")
+def sabotage(formulas: tuple[str, ...], dtype: str, profile: str, write: str | None) -> None:
+    """Plant generic faults into the references: each must be rejected by the cases of a run."""
+    from trueness.tools.report import terminal
+
+    sys.exit(terminal.sabotage(formulas, dtype, profile, write))
+
+
+@cli.command()
 @click.option("--triton", default="", metavar="FOLDER", help="Compile under the Triton unpacked there, too.")
 @click.option("--only", default="", metavar="TEXT", help="Kernels whose name contains this text.")
 @click.option("--write", default="", metavar="FOLDER", help="Update kernels.json and kernels.md there.")

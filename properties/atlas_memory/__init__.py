@@ -333,6 +333,7 @@ FORMULAS = (
         working="float64",
         creates=True,
         reduction=lambda sizes: sizes["window"],
+        real=lambda: {"300 tokens, λ = 0.1": (300, 0.1)},
     ),
     Formula(
         name="atlas_memory.elementwise_features",

@@ -37,6 +37,14 @@ class Covariance(Real):
         return factor @ factor.T * 2.0 ** round(case.scale)
 
 
+def far_means() -> dict[str, tuple[Any, ...]]:
+    """Statistics of 130 features whose means are what keeps them apart; the covariances are regular."""
+    generator = np.random.default_rng(0)
+    means, factors = generator.integers(-8, 9, (2, 130)) * 1.0, generator.integers(-3, 4, (2, 130, 8))
+    first, second = (8 * np.eye(130) + factor @ factor.T for factor in factors)
+    return {"130 features, means far apart": (means[0], first, means[1], second)}
+
+
 def labels(known: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
     """Tokens of a vocabulary of V, a third of them ignored, the first never."""
     found = generator.integers(0, known["V"], (known["B"], known["L"]))
@@ -217,6 +225,7 @@ FORMULAS = (
         working="float64",
         ball=ROOTS,
         special=FINITE,
+        real=far_means,
     ),
     Formula(
         name="metrics.token_losses",

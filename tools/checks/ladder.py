@@ -124,9 +124,10 @@ def ladder(
                 continue
             reached.append(length)
             rungs.append(Rung(with_length(start, axis, length), axis, length_of(start, axis)))
-        if reached:
+        if reached and max(reached) == min(max(lengths), limit):
             unreached.pop(axis, None)
     others = [*map(Rung, equal(formula, start)), *map(Rung, ends(formula, start)), *far(formula, start)]
+    others += map(Rung, inner(formula, start, lengths))
     for rung in others:
         reason = trouble(rung.case)
         if not reason:
@@ -149,6 +150,12 @@ def equal(formula: Formula, start: Case) -> Iterator[Case]:
         if all(low <= length for low, _ in spans.values()) and length > 1:
             sizes = {n: (length,) if n == "..." else length for n in spans}
             yield replace(start, sizes={**start.sizes, **sizes}, seed=length)
+
+
+def inner(formula: Formula, start: Case, lengths: Sequence[int]) -> Iterator[Case]:
+    """Where a tensor has any number of axes: a second one that is long."""
+    if "..." in start.sizes and "..." not in formula.reach:
+        yield replace(start, sizes={**start.sizes, "...": (2, max(lengths))}, seed=5)
 
 
 def ends(formula: Formula, start: Case) -> Iterator[Case]:

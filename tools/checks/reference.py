@@ -12,6 +12,7 @@ from trueness.tools.arithmetic import complex_step
 from trueness.tools.arithmetic.bounds import LIMITS, bounds, outputs
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.core import Failed, check, search
+from trueness.tools.checks.detection import detections_of_sabotage, summary, would_pass
 from trueness.tools.checks.diagnosis import detections
 from trueness.tools.checks.value import differentiable
 from trueness.tools.run.trial import Trial
@@ -157,11 +158,17 @@ def copy_of(y: np.ndarray, values: list[Any]) -> np.ndarray:
     return same[0] if same else np.zeros_like(y)
 
 
-@check("power", "the drawn inputs can tell right from wrong: zeros, the mean, an input and every bug fail", **REFERENCE)
+@check(
+    "power",
+    "the cases of a run can tell right from wrong: zeros, the mean, an input, every sabotage and every bug fail",
+    **REFERENCE,
+)
 def power(trial: Trial) -> Verdict:
-    """Zeros must fail on every case; the mean and a copy of an input on some case of the run. Bugs: see known_bugs."""
+    """Zeros must fail on every case; the mean and a copy of an input on some case of the run; every sabotage on some
+    case, unless it changes nothing (tools/checks/detection.py). Bugs: see known_bugs."""
     detected = dict.fromkeys(TRIVIAL, 0)
     eager, largest = LIMITS["eager"], 0
+    drawn: list[Case] = []
 
     def body(case: Case) -> None:
         nonlocal largest
@@ -170,6 +177,7 @@ def power(trial: Trial) -> Verdict:
         y = [b.y for b in truth]
         if not sum(a.size for a in y):
             return
+        drawn.append(case)
         largest = max(largest, *(a.size for a in y))
         for name, answer in TRIVIAL.items():
             reading = trial.judge(answer(y, values), truth)
@@ -185,7 +193,15 @@ def power(trial: Trial) -> Verdict:
     for name, n in detected.items():
         if not n:
             return trial.failed("power", cases=count, message=f"{name} would pass every case of the generator.")
-    return trial.passed("power", cases=count, message=", ".join(f"{k} {n}/{count}" for k, n in detected.items()))
+    message = ", ".join(f"{k} {n}/{count}" for k, n in detected.items())
+    if trial.replay is not None:
+        return trial.passed("power", cases=count, message=message)
+    found = detections_of_sabotage(trial, drawn)
+    accepted = [d for d in found if d.outcome == "accepted"]
+    if accepted:
+        fields = {"T": accepted[0].T, "limit": LIMITS["fused"]} if accepted[0].case else {}
+        return trial.failed("power", cases=count, message=would_pass(accepted), **fields)
+    return trial.passed("power", cases=count, message=f"{message}; {summary(found)}")
 
 
 @check(

@@ -336,6 +336,29 @@ def calibrate(profile: str, write: str | None) -> int:
     return 0 if found.passed else 1
 
 
+def sabotage(names: Sequence[str], dtype: str, profile: str, write: str | None) -> int:
+    """Print what becomes of every sabotage; 1 when no case of a run rejects one."""
+    from trueness.tools.report import power
+
+    if write:
+        require_writable_file(write)
+    chosen = registry.select(list(names))
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console(True)
+    ) as bar:
+        task = bar.add_task("sabotage", total=len(chosen))
+        found = power.survey(chosen, dtype, profile, lambda name: bar.update(task, description=name, advance=1))
+    out = console()
+    text = power.render(found, dtype, profile)
+    out.print(text if len(chosen) < 10 else text.split("\n## ", 2)[1], highlight=False, markup=False)
+    for name, d in power.accepted(found):
+        out.print(f"accepted: {name} · {d.sabotage}: {d.reason}", highlight=False, markup=False)
+    if write:
+        Path(write).write_text(text, encoding="utf-8")
+        out.print(f"written: {write}", highlight=False)
+    return 1 if power.accepted(found) else 0
+
+
 def doctor() -> None:
     """Each line: a component, whether it is installed, and how to install it."""
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -116,6 +116,7 @@ class Real(Argument):
 
     def special(self, values: np.ndarray, case: Case, generator: np.random.Generator) -> np.ndarray:
         """``values`` with the ties and the zeros of ``case``."""
+        values = np.asarray(values)  # a number for a shape without axes
         if self.unit_scale or not values.size:
             return values
         if case.ties == "rows" and values.ndim:

@@ -189,7 +189,8 @@ def test_the_other_commands_print_what_they_promise(here: Path) -> None:
 def test_every_command_is_a_subcommand_and_the_former_name_of_the_ledger_says_so(here: Path) -> None:
     help_ = run(here, "--help").stdout
     commands = re.findall(r"^  ([a-z]+) ", help_, flags=re.MULTILINE)
-    assert commands == ["calibrate", "doctor", "gpu", "kernels", "ledger", "list", "mutate", "show", "verify"]
+    expected = ["calibrate", "doctor", "gpu", "kernels", "ledger", "list", "mutate", "sabotage", "show", "verify"]
+    assert commands == expected
     former = run(here, "bugs")
     assert former.returncode == 0 and "FSB-01 " in former.stdout
     assert former.stderr.startswith("trueness bugs is now trueness ledger;")

@@ -1,0 +1,175 @@
+"""Which sabotages the cases of a run reject: the power of a run.
+
+Each sabotage (tools/checks/sabotage.py) is tried on the cases of the run, the cheapest first, until one rejects it:
+T beyond the limit. If none does, there must be a reason: nothing is changed by more than rounding explains
+(tools/checks/rounding.py), or the declaration says that the axis never gets so long. Otherwise the run would accept a
+kernel with this fault.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from trueness.tools.arithmetic.bounds import LIMITS
+from trueness.tools.checks.contract import simplest, typical
+from trueness.tools.checks.ladder import ladder_of
+from trueness.tools.checks.sabotage import Sabotage, sabotages
+from trueness.tools.checks.samples import OtherShape, Sample
+from trueness.tools.checks.value import unusual
+from trueness.tools.run.trial import Trial
+from trueness.tools.spec.inputs import symbols
+from trueness.tools.spec.model import Case
+
+LIMIT = LIMITS["fused"]
+Outcome = Literal["rejected", "accepted", "no change", "out of reach", "refused", "other shape"]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What became of one sabotage: the outcome, the largest T, the case, and the reason where it is not rejected."""
+
+    sabotage: Sabotage
+    outcome: Outcome
+    T: float = 0.0
+    case: Case | None = None
+    reason: str = ""
+
+
+def detections_of_sabotage(trial: Trial, drawn: Sequence[Case]) -> list[Detection]:
+    """What becomes of every sabotage on the cases that the value check runs on: stored, named, typical, unusual and
+    ``drawn`` ones, and the ladder. How long the axes become does not depend on the format, so what acts along an axis
+    is tried in float32; in the others what depends on their digits, or everything if the profile says so."""
+    ladder = ladder_of(trial, simplest(trial))
+    named = [Case(named_input=key) for key in trial.data]
+    cases = [*trial.stored, *named, typical(trial), *unusual(trial), *drawn, *(rung.case for rung in ladder.rungs)]
+    every = trial.profile.every_dtype or trial.dtype == "float32"
+    return detect(trial, cases, ladder.unreached, lambda s: every or s.axis is None)
+
+
+def detect(
+    trial: Trial,
+    cases: Sequence[Case],
+    unreached: Mapping[str, str] | None = None,
+    chosen: Callable[[Sabotage], bool] = lambda s: True,
+) -> list[Detection]:
+    """What becomes of the ``chosen`` sabotages of the trial's formula on ``cases``; ``unreached``: axis → why it is no
+    longer."""
+    samples = [Sample(trial, case, trial.arguments_f64(case)) for case in cases]
+    samples = sorted((s for s in samples if any(a.size for a in s.value.y)), key=lambda s: s.work)
+    if not samples:
+        return []
+    latest: dict[Any, Sample] = {}
+    for sample in samples:
+        key = tuple(a.shape for a in sample.value.y)
+        sample.before, latest[key] = latest.get(key), sample
+    ranks = [sorted({s.value.y[k].ndim for s in samples}) for k in range(len(samples[0].value.y))]
+    every = sabotages(trial.formula, trial.dtype, samples[len(samples) // 2].values, ranks)
+    found = [attempt(trial, s, samples, unreached or {}) for s in every if chosen(s)]
+    return [d for d in found if d.outcome != "other shape"]
+
+
+def attempt(trial: Trial, sabotage: Sabotage, samples: Sequence[Sample], unreached: Mapping[str, str]) -> Detection:
+    """What becomes of one sabotage."""
+    refused, largest, worst = 0, 0.0, 0.0
+    where: Case | None = None
+    for sample in samples:
+        try:
+            changed, T = outcome_on(sabotage, sample)
+        except OtherShape:  # the entries that are missing in the output are sabotages of the output
+            return Detection(sabotage, "other shape")
+        except Exception as error:  # the reference refuses what the fault makes of its arguments
+            trial.heartbeat(f"{sabotage}: {error}")
+            refused += 1
+            continue
+        if T > LIMIT:
+            return Detection(sabotage, "rejected", T, sample.case)
+        if changed > largest:
+            worst, where, largest = T, sample.case, changed
+    if where is not None:
+        return Detection(
+            sabotage,
+            "accepted",
+            worst,
+            where,
+            f"the change is {largest:.3g} × what rounding explains, T ≤ {LIMIT:g} on every case",
+        )
+    if refused:
+        return Detection(sabotage, "refused", reason="the reference refuses its arguments")
+    return unchanged(sabotage, samples, unreached)
+
+
+def unchanged(sabotage: Sabotage, samples: Sequence[Sample], unreached: Mapping[str, str]) -> Detection:
+    """Why a sabotage changes nothing: the result does not depend on it, or its axis never gets so long."""
+    axis = sabotage.axis
+    if axis is None or not sabotage.beyond:
+        return Detection(sabotage, "no change")
+    longest = max((length(sabotage, sample) for sample in samples), default=0)
+    if longest > sabotage.beyond:
+        return Detection(sabotage, "no change")
+    symbol = axis.symbol or symbol_of(sabotage, samples)
+    formula = samples[0].trial.formula
+    why = formula.reach.get(symbol, unreached.get(symbol))
+    if why is None and axis.at is None:
+        why = "only a formula that works element by element is given more"
+    if why is None and symbol not in symbols(formula):
+        why = "as declared"
+    if why is not None:
+        why = "as declared" if isinstance(why, int) else why
+        return Detection(sabotage, "out of reach", reason=f"{symbol or axis.label} ≤ {longest}: {why}")
+    return Detection(sabotage, "accepted", reason=f"no case of the run is longer than {longest} along {axis.label}")
+
+
+def symbol_of(sabotage: Sabotage, samples: Sequence[Sample]) -> str:
+    """The symbol or integer scalar that the length of an axis is in every case; empty where there is none."""
+    plain = [s for s in samples if not s.case.named_input]
+    lengths = [length(sabotage, s) for s in plain]
+    if len(set(lengths)) < 2:
+        return ""
+    for name in {**plain[0].case.sizes, **plain[0].case.scalars}:
+        if lengths == [{**s.case.sizes, **s.case.scalars}.get(name) for s in plain]:
+            return name
+    return ""
+
+
+def length(sabotage: Sabotage, sample: Sample) -> int:
+    """The length of the sabotaged axis in a sample."""
+    assert sabotage.axis is not None
+    if sabotage.target == "arguments":
+        found = sample.trial.sizes(sample.values).get(sabotage.axis.symbol, 0)
+        return found if isinstance(found, int) else 0
+    evaluation = sample.gradient if sabotage.of_gradient else sample.value
+    arrays = evaluation.arguments if sabotage.target == "argument" else evaluation.y
+    return sabotage.axis.length(arrays[sabotage.index])
+
+
+def outcome_on(sabotage: Sabotage, sample: Sample) -> tuple[float, float]:
+    """The largest change of an element in units of what rounding explains, 0 where it is explained; and T."""
+    evaluation = sample.gradient if sabotage.of_gradient else sample.value
+    found = sabotage.apply(evaluation.function, evaluation.arguments, evaluation.y, sample.earlier)
+    if found is None or evaluation.same(found):
+        return 0.0, 0.0
+    T = evaluation.T(found)
+    change = np.inf if T > LIMIT else evaluation.change(found)
+    return (change if change > 1 else 0.0), T
+
+
+def summary(found: Sequence[Detection]) -> str:
+    """The outcomes counted, in one line."""
+    counted = Counter[str](d.outcome for d in found)
+    names = {"rejected": "rejected", "no change": "change nothing", "refused": "are refused by the reference"}
+    parts = [f"{counted[k]} {v}" for k, v in names.items() if counted[k]]
+    reasons = Counter(d.reason for d in found if d.outcome == "out of reach")
+    parts += [f"{n} out of reach ({reason})" for reason, n in reasons.items()]
+    return f"of {len(found)} sabotages {', '.join(parts)}" if parts else ""
+
+
+def would_pass(accepted: Sequence[Detection]) -> str:
+    """The first sabotage that no case rejects, and how many there are."""
+    first = accepted[0]
+    more = f" ({len(accepted) - 1} more: `trueness sabotage` lists them)" if len(accepted) > 1 else ""
+    return f"a program with this fault would pass: {first.sabotage}; {first.reason}{more}."
