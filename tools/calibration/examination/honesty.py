@@ -123,7 +123,11 @@ def value(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
 
 def gradient(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
     cotangents = cotangents_for(trial, values, 1)
-    return trial.judge(gradients(trial, values, cotangents), true_gradient(trial, values, cotangents)).T
+    truth = true_gradient(trial, values, cotangents)
+    if trial.framework != "torch":
+        return trial.judge(gradients(trial, values, cotangents), truth).T
+    *_, found = pulled(trial, values)
+    return trial.judge([frameworks.to_float64(g) for g in found], truth).T
 
 
 def true_gradient(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarray]) -> Any:
@@ -142,7 +146,9 @@ def pulled(trial: Trial, values: Sequence[Any], layout: str = "contiguous") -> t
     back = [frameworks.native(g, True, trial.dtype, "torch") for g in cotangents_for(trial, values, 1)]
     live = [k for k, y in enumerate(outs) if y.requires_grad]
     chosen, given = [outs[k] for k in live], [back[k] for k in live]
-    return natives, given, list(torch.autograd.grad(chosen, [natives[i] for i in wanted], given))
+    leaves = [natives[i] for i in wanted]
+    found = torch.autograd.grad(chosen, leaves, given, allow_unused=True)
+    return natives, given, [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
 
 
 def strided_gradient(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
