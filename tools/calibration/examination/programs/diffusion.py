@@ -1,8 +1,7 @@
-"""One step of diffusion in blocks of 1024 elements with a table per sample, guidance, losses, schedules."""
+"""One step of diffusion in blocks of 1024 elements with a table per sample, and guidance."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -162,91 +161,12 @@ def three_channels(eps_cond: Tensor, eps_uncond: Tensor, w: float, *, fault: str
     return torch.cat([u[:, :n] + w * (c[:, :n] - u[:, :n]), rest], 1).to(eps_cond.dtype)
 
 
-def mean_of(terms: Tensor, fault: str, storage: torch.dtype) -> Tensor:
-    """Partial sums of 1024, then their sum"""
-    flat = terms.reshape(-1)
-    n = flat.numel()
-    if fault == "mean of 4096 elements" and n > 4096:
-        return flat[:4096].mean()
-    parts = [flat[i : i + BLOCK].sum() for i in range(0, n, BLOCK)]
-    if fault == "last partial sum lost" and len(parts) > 1 and n % BLOCK:
-        parts = parts[:-1]
-    count = len(parts) * BLOCK if fault == "divided by full blocks" and len(parts) > 1 else n
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-        if fault == "sum in the half format":
-            total = total.to(storage).to(part)
-    return total / count
-
-
-def p_losses(prediction: Tensor, noise: Tensor, *, fault: str = "") -> Tensor:
-    difference = wide(prediction) - wide(noise)
-    if fault == "sum of squares divided by rows":
-        return (difference.square().sum() / prediction.shape[0]).to(prediction.dtype)
-    return mean_of(difference * difference, fault, prediction.dtype).to(prediction.dtype)
-
-
-def p_losses_l1(prediction: Tensor, noise: Tensor, *, fault: str = "") -> Tensor:
-    difference = wide(prediction) - wide(noise)
-    if fault == "Huber below 0.01":
-        return torch.nn.functional.huber_loss(wide(prediction), wide(noise), delta=0.01).div(0.01).to(prediction.dtype)
-    return mean_of(difference.abs(), fault, prediction.dtype).to(prediction.dtype)
-
-
 def score_from_eps(eps: Tensor, t: Tensor, alphas_cumprod: Tensor, *, fault: str = "") -> Tensor:
     _, sigma = table_of(alphas_cumprod, t, eps, fault)
     return combined((eps,), (-1 / sigma.clamp(min=0.05 if fault == "σ of 0.05 at least" else 0),), fault)
 
 
-# -- schedules --------------------------------------------------------------------------------------------------------
-
-
-def linear_betas(
-    steps: int, beta_start: float, beta_end: float, *, dtype: Any, device: Any = None, fault: str = ""
-) -> Tensor:
-    i = torch.arange(steps, dtype=torch.float64)
-    last = max(steps - 1, 1)
-    if fault == "divided by the steps":
-        last = steps
-    if fault == "100 steps at most":
-        i, last = i.clamp(max=99), min(last, 99)
-    return (beta_start + (beta_end - beta_start) * (i / last)).to(dtype)
-
-
-def cosine_betas(steps: int, s: float, max_beta: float, *, dtype: Any, device: Any = None, fault: str = "") -> Tensor:
-    u = torch.arange(steps + 1, dtype=torch.float64) / steps
-    f = torch.cos((u + s) / (1 + s) * (math.pi / 2)) ** 2
-    betas = 1 - f[1:] / f[:-1]
-    if fault == "limit of 0.999 for any":
-        max_beta = 0.999
-    if fault == "difference over the later":
-        betas = (f[:-1] - f[1:]) / f[:-1].roll(-1)
-    return betas.clamp(max=max_beta).to(dtype)
-
-
-def alphas_cumprod(betas: Tensor, *, dtype: Any, device: Any = None, fault: str = "") -> Tensor:
-    if fault == "product of blocks of 32 not carried":
-        blocks = [torch.cumprod(1 - b, 0) for b in betas.split(32)]
-        return torch.cat(blocks).to(dtype)
-    if fault == "exponential of the sum":
-        return torch.exp(-torch.cumsum(betas, 0)).to(dtype)
-    return torch.cumprod(1 - betas, 0).to(dtype)
-
-
-def karras_sigmas(
-    t: Tensor, sigma_min: float, sigma_max: float, rho: float, *, dtype: Any, device: Any = None, fault: str = ""
-) -> Tensor:
-    if fault == "ρ of 7 for any":
-        rho = 7.0
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    base = high + t * (low - high)
-    if fault == "seven factors":
-        return (base**7 if rho == 7 else base ** round(rho + 0.4)).to(dtype) if rho != 1 else (base * base).to(dtype)
-    return (base**rho).to(dtype)
-
-
-# -- right programs of other algorithms -------------------------------------------------------------------------------
+# -- right programs of other algorithms --------------------------------------------------------------------------------
 
 
 def per_sample(number: Tensor, x: Tensor) -> Tensor:
@@ -280,38 +200,6 @@ def guidance_by_weights(eps_cond: Tensor, eps_uncond: Tensor, w: float) -> Tenso
 
 def paper_by_lerp(eps_cond: Tensor, eps_uncond: Tensor, w: float) -> Tensor:
     return torch.lerp(eps_uncond.double(), eps_cond.double(), 1 + w).to(eps_cond.dtype)
-
-
-def losses_by_torch(prediction: Tensor, noise: Tensor) -> Tensor:
-    return torch.nn.functional.mse_loss(wide(prediction), wide(noise)).to(prediction.dtype)
-
-
-def losses_by_dot(prediction: Tensor, noise: Tensor) -> Tensor:
-    difference = (wide(prediction) - wide(noise)).reshape(-1)
-    return (torch.dot(difference, difference) / difference.numel()).to(prediction.dtype)
-
-
-def losses_by_kahan(prediction: Tensor, noise: Tensor) -> Tensor:
-    """Row after row with a compensation        (Kahan 1965)"""
-    terms = (wide(prediction) - wide(noise)).square()
-    total, lost = torch.zeros_like(terms.reshape(-1)[0]), torch.zeros_like(terms.reshape(-1)[0])
-    for row in terms.reshape(-1, terms.shape[-1]).sum(0):
-        y = row - lost
-        following = total + y
-        lost, total = (following - total) - y, following
-    return (total / terms.numel()).to(prediction.dtype)
-
-
-def l1_by_torch(prediction: Tensor, noise: Tensor) -> Tensor:
-    return torch.nn.functional.l1_loss(wide(prediction), wide(noise)).to(prediction.dtype)
-
-
-def betas_by_linspace(steps: int, beta_start: float, beta_end: float, *, dtype: Any) -> Any:
-    return np.linspace(beta_start, beta_end, steps).astype(dtype)
-
-
-def alphas_by_logarithm(betas: Tensor, *, dtype: Any, device: Any = None) -> Tensor:
-    return torch.exp(torch.cumsum(torch.log1p(-betas), 0)).to(dtype)
 
 
 D = "diffusion."
@@ -423,75 +311,12 @@ PROGRAMS = (
         },
     ),
     *sabotaged(
-        f"{D}p_losses",
-        "partial sums of 1024",
-        p_losses,
-        {
-            "mean of 4096 elements": fault("entries beyond n not read", N=5000, sizes={"...": ()}),
-            "last partial sum lost": fault("last partial tile", N=1500, sizes={"...": ()}),
-            "divided by full blocks": fault("last partial tile", N=1500, sizes={"...": ()}),
-            "sum of squares divided by rows": fault("reduction", N=5, sizes={"...": (3,)}),
-            "sum in the half format": fault("half accumulator", dtypes=HALVES, N=300000, sizes={"...": ()}),
-        },
-    ),
-    Program(f"{D}p_losses", "torch mse_loss", losses_by_torch),
-    Program(f"{D}p_losses", "dot product", losses_by_dot),
-    Program(f"{D}p_losses", "Kahan sum", losses_by_kahan),
-    *sabotaged(
-        f"{D}p_losses_l1",
-        "partial sums of 1024",
-        p_losses_l1,
-        {
-            "Huber below 0.01": fault("ties and zeros", N=5, scale=-2.0, factor=0.1, spread=0.0),
-            "last partial sum lost": fault("last partial tile", N=1500, sizes={"...": ()}),
-        },
-    ),
-    Program(f"{D}p_losses_l1", "torch l1_loss", l1_by_torch),
-    *sabotaged(
         f"{D}score_from_eps",
         "blocks of 1024",
         score_from_eps,
         {
             "σ of 0.05 at least": sampled("far scalar", B=60),
             "step in 8 bits": sampled("narrow index", B=9, scalars=MANY),
-        },
-    ),
-    *sabotaged(
-        f"{D}linear_betas",
-        "a line",
-        linear_betas,
-        {
-            "divided by the steps": fault("constant", scalars={"steps": 10}),
-            "100 steps at most": fault("far scalar", scalars={"steps": 150}),
-        },
-    ),
-    Program(f"{D}linear_betas", "NumPy linspace", betas_by_linspace, framework="numpy"),
-    *sabotaged(
-        f"{D}cosine_betas",
-        "ratios",
-        cosine_betas,
-        {
-            "limit of 0.999 for any": fault("far scalar", scalars={"steps": 9, "max_beta": 0.99}),
-            "difference over the later": fault("order", scalars={"steps": 9}),
-        },
-    ),
-    *sabotaged(
-        f"{D}alphas_cumprod",
-        "torch cumprod",
-        alphas_cumprod,
-        {
-            "product of blocks of 32 not carried": fault("state lost between blocks", scalars=STEPS),
-            "exponential of the sum": fault("constant", scalars=STEPS),
-        },
-    ),
-    Program(f"{D}alphas_cumprod", "sum of logarithms", alphas_by_logarithm),
-    *sabotaged(
-        f"{D}karras_sigmas",
-        "a power",
-        karras_sigmas,
-        {
-            "ρ of 7 for any": fault("far scalar", scalars={"rho": 3.0, "steps": 9}),
-            "seven factors": fault("far scalar", scalars={"rho": 1.0, "steps": 9}),
         },
     ),
 )

@@ -1,4 +1,4 @@
-"""Kernel matrices and random features: tiles of points, products over tiles of columns, and Nyström by Cholesky."""
+"""Kernel matrices in tiles of points, and products with them a tile of columns at a time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from trueness.tools.calibration.examination.program import HALVES, IN_JAX, Progr
 from trueness.tools.calibration.examination.programs.common import Tensor, tf32, tiles, wide
 
 TILE = 32
-
-
-# -- kernel matrices --------------------------------------------------------------------------------------------------
 
 
 def squares(x: Tensor, y: Tensor, fault: str) -> Tensor:
@@ -132,156 +129,7 @@ def kernel_matvec(x: Tensor, y: Tensor, v: Tensor, kernel: str, lengthscale: flo
     return total.to(x.dtype)
 
 
-# -- random features --------------------------------------------------------------------------------------------------
-
-
-class Features(torch.autograd.Function):
-    """√(2/D) cos(x W + b), tiles of features; the backward computes the angles again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, fault: str) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(x, w, b)
-        ctx.fault = fault
-        a, frequency, offset = wide(x), wide(w), wide(b)
-        width = w.shape[1]
-        if fault == "projection cut to TF32":
-            a, frequency = tf32(a), tf32(frequency)
-        found = []
-        for j in tiles(width, TILE):
-            at = slice(0, TILE) if fault == "frequencies of the first tile" and j.stop - j.start == TILE else j
-            shift = offset[slice(0, j.stop - j.start)] if fault == "offsets of the first tile" else offset[j]
-            found.append(torch.cos(a @ frequency[:, at] + shift))
-        padded = -(-width // TILE) * TILE if fault == "scale of the padded width" and width > TILE else width
-        out = math.sqrt(2 / padded) * torch.cat(found, 1)
-        if fault == "rows beyond 256 not written":
-            out[256:] = 0.0
-        return out.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
-        x, w, b = ctx.saved_tensors
-        fault = ctx.fault
-        a, frequency, g = wide(x), wide(w), wide(grad)
-        slope = -math.sqrt(2 / w.shape[1]) * g * torch.sin(a @ frequency + wide(b))
-        rows = slice(0, 64 if fault == "gradient of W from 64 rows" else len(x))
-        dx = slope @ frequency.T
-        if fault == "gradient of x without the last tile" and w.shape[1] > TILE:
-            dx = slope[:, : (w.shape[1] - 1) // TILE * TILE] @ frequency[:, : (w.shape[1] - 1) // TILE * TILE].T
-        db = torch.zeros_like(slope[0]) if fault == "gradient of b dropped" else slope.sum(0)
-        dw = a[rows].T @ slope[rows]
-        return dx.to(x.dtype), dw.to(x.dtype), db.to(x.dtype), None
-
-
-def features(x: Tensor, frequencies: Tensor, offsets: Tensor, *, fault: str = "") -> Tensor:
-    return Features.apply(x, frequencies, offsets, fault)
-
-
-def paired(x: Tensor, frequencies: Tensor, *, fault: str = "") -> Tensor:
-    angle = wide(x) @ wide(frequencies)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    if fault == "sine of reduced angles":
-        sin = torch.sin(angle.clamp(-4 * math.pi, 4 * math.pi))
-    halves = (sin, cos) if fault == "sine first" else (cos, sin)
-    if fault == "interleaved":
-        return (torch.stack(halves, -1).flatten(-2) * math.sqrt(1 / angle.shape[1])).to(x.dtype)
-    return (torch.cat(halves, 1) * math.sqrt(1 / angle.shape[1])).to(x.dtype)
-
-
-def gram(x: Tensor, y: Tensor, frequencies: Tensor, offsets: Tensor, *, fault: str = "") -> Tensor:
-    """φ(x) φ(y)ᵀ summed over tiles of features, φ never whole"""
-    a, b, w, o = (wide(t) for t in (x, y, frequencies, offsets))
-    width = w.shape[1]
-    total = a.new_zeros((len(a), len(b)))
-    for j in tiles(width, TILE):
-        if fault == "last feature tile lost" and j.start and j.stop == width:
-            continue
-        part = torch.cos(a @ w[:, j] + o[j]) @ torch.cos(b @ w[:, j] + o[j]).T
-        total = total + (part if fault != "tiles scaled by their own width" else part * (TILE / (j.stop - j.start)))
-        if fault == "sum in the half format":
-            total = total.to(x.dtype).to(total)
-    if fault == "lower triangle mirrored" and len(a) == len(b):
-        total = total.tril() + total.tril(-1).T
-    return (2 / width * total).to(x.dtype)
-
-
-def matvec(x: Tensor, y: Tensor, v: Tensor, frequencies: Tensor, offsets: Tensor, *, fault: str = "") -> Tensor:
-    a, b, u, w, o = (wide(t) for t in (x, y, v, frequencies, offsets))
-    pulled = w.new_zeros((w.shape[1], u.shape[1]))
-    for j in tiles(len(b), TILE):
-        if fault == "last rows of y lost" and j.start and j.stop - j.start < TILE:
-            continue
-        pulled = pulled + torch.cos(b[j] @ w + o).T @ u[j]
-        if fault == "sum in the half format":
-            pulled = pulled.to(x.dtype).to(pulled)
-    if fault == "gradient of v dropped":
-        pulled = pulled.detach() + 0 * pulled
-    if fault == "features beyond 64 not read":
-        pulled = torch.cat([pulled[:64], 0 * pulled[64:]])
-    return (2 / w.shape[1] * torch.cos(a @ w + o) @ pulled).to(x.dtype)
-
-
-# -- Nyström ----------------------------------------------------------------------------------------------------------
-
-
-def factor(square: Tensor, fault: str) -> Tensor:
-    """Cholesky by blocks of 16, the trailing part updated after every block"""
-    size, block = len(square), 16
-    left = square.clone()
-    found = torch.zeros_like(square)
-    for start in range(0, size, block):
-        end = min(start + block, size)
-        found[start:end, start:end] = torch.linalg.cholesky(left[start:end, start:end])
-        if end == size:
-            break
-        below = torch.linalg.solve_triangular(found[start:end, start:end], left[end:, start:end].T, upper=False).T
-        found[end:, start:end] = below
-        if fault != "third block without its update" or start != block:
-            left[end:, end:] = left[end:, end:] - below @ below.T
-    return found
-
-
-def nystrom_pieces(x: Tensor, z: Tensor, lengthscale: float, reg: float, fault: str) -> tuple[Tensor, Tensor]:
-    a, b = wide(x).double(), wide(z).double()
-    if fault == "32 landmarks":
-        b = b[:32]
-    reg = max(reg, 1e-3) if fault == "λ of 1e-3 at least" else reg
-    reg = 0.0 if fault == "λ dropped" else reg
-    cross, square = gaussian(a, b, lengthscale), gaussian(b, b, lengthscale)
-    return cross, square + reg * torch.eye(len(b), dtype=b.dtype)
-
-
-def nystrom(x: Tensor, landmarks: Tensor, lengthscale: float, reg: float, *, fault: str = "") -> Tensor:
-    cross, square = nystrom_pieces(x, landmarks, lengthscale, reg, fault)
-    half = torch.linalg.solve_triangular(factor(square, fault), cross.T, upper=False)
-    return (half.T @ half).to(x.dtype)
-
-
-def nystrom_matvec(
-    x: Tensor, landmarks: Tensor, v: Tensor, lengthscale: float, reg: float, *, fault: str = ""
-) -> Tensor:
-    cross, square = nystrom_pieces(x, landmarks, lengthscale, reg, fault)
-    rows = slice(0, len(x) // TILE * TILE if fault == "last rows not summed" and len(x) > TILE else len(x))
-    pulled = cross[rows].T @ wide(v).double()[rows]
-    if fault == "ten steps of conjugate gradients":
-        return (cross @ conjugate_gradients(square, pulled, 10)).to(x.dtype)
-    return (cross @ torch.cholesky_solve(pulled, factor(square, fault))).to(x.dtype)
-
-
-def conjugate_gradients(matrix: Tensor, right: Tensor, steps: int) -> Tensor:
-    """Column by column at once        (Hestenes & Stiefel 1952)"""
-    found, rest = torch.zeros_like(right), right
-    direction, square = rest, (rest * rest).sum(0)
-    for _ in range(steps):
-        turned = matrix @ direction
-        length = square / (direction * turned).sum(0).clamp(min=torch.finfo(right.dtype).tiny)
-        found, rest = found + length * direction, rest - length * turned
-        following = (rest * rest).sum(0)
-        direction = rest + following / square.clamp(min=torch.finfo(right.dtype).tiny) * direction
-        square = following
-    return found
-
-
-# -- right programs of other algorithms -------------------------------------------------------------------------------
+# -- right programs of other algorithms --------------------------------------------------------------------------------
 
 
 def gaussian_by_cdist(x: Tensor, y: Tensor, lengthscale: float) -> Tensor:
@@ -335,73 +183,8 @@ def product_by_logarithm(x: Tensor, y: Tensor, lengthscale: float) -> Tensor:
     return torch.exp(-torch.log1p(square).sum(-1)).to(x.dtype)
 
 
-def features_by_addmm(x: Tensor, frequencies: Tensor, offsets: Tensor) -> Tensor:
-    angle = torch.addmm(wide(offsets), wide(x), wide(frequencies))
-    return (angle.cos() * math.sqrt(2 / offsets.shape[0])).to(x.dtype)
-
-
-def features_as_sine(x: Tensor, frequencies: Tensor, offsets: Tensor) -> Tensor:
-    """cos z = sin(z + π/2) in float64"""
-    angle = x.double() @ frequencies.double() + offsets.double() + math.pi / 2
-    return (torch.sin(angle) * math.sqrt(2 / offsets.shape[0])).to(x.dtype)
-
-
-def features_by_jax(x: Any, frequencies: Any, offsets: Any) -> Any:
-    import jax.numpy as jnp
-
-    angle = jnp.matmul(x.astype(jnp.float32), frequencies.astype(jnp.float32), precision="highest")
-    return (jnp.cos(angle + offsets.astype(jnp.float32)) * np.sqrt(2 / offsets.shape[0]).astype(np.float32)).astype(
-        x.dtype
-    )
-
-
-def paired_as_complex(x: Tensor, frequencies: Tensor) -> Tensor:
-    """e^{iz}, its real and its imaginary part"""
-    wave = torch.polar(torch.ones_like(wide(x) @ wide(frequencies)), wide(x) @ wide(frequencies))
-    return (torch.cat([wave.real, wave.imag], 1) / math.sqrt(frequencies.shape[1])).to(x.dtype)
-
-
-def gram_by_einsum(x: Tensor, y: Tensor, frequencies: Tensor, offsets: Tensor) -> Tensor:
-    left, right = (features_by_addmm(wide(t), wide(frequencies), wide(offsets)) for t in (x, y))
-    return torch.einsum("id,jd->ij", left, right).to(x.dtype)
-
-
-def matvec_by_gram(x: Tensor, y: Tensor, v: Tensor, frequencies: Tensor, offsets: Tensor) -> Tensor:
-    """K̂ whole, then K̂ v, in float64"""
-    return (gram_by_einsum(x.double(), y.double(), frequencies.double(), offsets.double()) @ v.double()).to(x.dtype)
-
-
-def nystrom_by_eigh(x: Tensor, landmarks: Tensor, lengthscale: float, reg: float) -> Tensor:
-    cross, square = nystrom_pieces(x, landmarks, lengthscale, reg, "")
-    values, vectors = torch.linalg.eigh(square)
-    turned = cross @ vectors
-    return ((turned / values) @ turned.T).to(x.dtype)
-
-
-def nystrom_by_solve(x: Tensor, landmarks: Tensor, lengthscale: float, reg: float) -> Tensor:
-    cross, square = nystrom_pieces(x, landmarks, lengthscale, reg, "")
-    return (cross @ torch.linalg.solve(square, cross.T)).to(x.dtype)
-
-
-def nystrom_matvec_by_cg(x: Tensor, landmarks: Tensor, v: Tensor, lengthscale: float, reg: float) -> Tensor:
-    """As many steps as float64 needs for λ of a half"""
-    cross, square = nystrom_pieces(x, landmarks, lengthscale, reg, "")
-    return (cross @ conjugate_gradients(square, cross.T @ wide(v).double(), 2 * len(square) + 40)).to(x.dtype)
-
-
-def nystrom_matvec_by_scipy(x: Any, landmarks: Any, v: Any, lengthscale: float, reg: float) -> Any:
-    from scipy.linalg import cho_factor, cho_solve
-    from scipy.spatial.distance import cdist
-
-    a, b = x.astype(np.float64), landmarks.astype(np.float64)
-    cross, square = (np.exp(-cdist(p, b, "sqeuclidean") / (2 * lengthscale**2)) for p in (a, b))
-    factored = cho_factor(square + reg * np.eye(len(b)))
-    return (cross @ cho_solve(factored, cross.T @ v.astype(np.float64))).astype(x.dtype)
-
-
 K = "kernels."
 NEAR = {"scale": -1.0}
-FAR = {"scale": 0.0, "spread": 0.0}
 
 PROGRAMS = (
     *sabotaged(
@@ -483,82 +266,4 @@ PROGRAMS = (
             "Laplacian for long lengths": fault("far scalar", scalars={"kernel": "gaussian", "lengthscale": 3.0}),
         },
     ),
-    *sabotaged(
-        f"{K}rff_features",
-        "tiles of 32 features",
-        features,
-        {
-            "frequencies of the first tile": fault("tile repeated", D=70),
-            "offsets of the first tile": fault("tile repeated", D=70),
-            "scale of the padded width": fault("last partial tile", D=40),
-            "rows beyond 256 not written": fault("entries beyond n not read", n=300),
-            "projection cut to TF32": fault("reduced inputs", dtypes=("float32",)),
-            "gradient of W from 64 rows": fault("gradient of first rows", "gradient", n=70),
-            "gradient of x without the last tile": fault("last partial tile", "gradient", D=40),
-            "gradient of b dropped": fault("gradient dropped or scaled", "gradient"),
-        },
-    ),
-    Program(f"{K}rff_features", "addmm", features_by_addmm),
-    Program(f"{K}rff_features", "sine in float64", features_as_sine),
-    Program(f"{K}rff_features", "JAX", features_by_jax, framework="jax", dtypes=IN_JAX),
-    *sabotaged(
-        f"{K}rff_features_paired",
-        "both halves",
-        paired,
-        {
-            "sine first": fault("order", names=()),
-            "interleaved": fault("order"),
-            "sine of reduced angles": fault("long sums and powers", d=60, factor=10.0),
-        },
-    ),
-    Program(f"{K}rff_features_paired", "complex exponential", paired_as_complex),
-    *sabotaged(
-        f"{K}rff_gram",
-        "sum over tiles of features",
-        gram,
-        {
-            "last feature tile lost": fault("last partial tile", D=40),
-            "tiles scaled by their own width": fault("last partial tile", D=40),
-            "sum in the half format": fault("half accumulator", dtypes=HALVES, D=3000),
-            "lower triangle mirrored": fault("wrong axis", n=5, m=5),
-        },
-    ),
-    Program(f"{K}rff_gram", "einsum", gram_by_einsum),
-    *sabotaged(
-        f"{K}rff_matvec",
-        "tiles of 32 rows",
-        matvec,
-        {
-            "last rows of y lost": fault("last partial tile", m=40),
-            "features beyond 64 not read": fault("entries beyond n not read", D=70),
-            "sum in the half format": fault("half accumulator", dtypes=HALVES, m=3000),
-            "gradient of v dropped": fault("gradient dropped or scaled", "gradient"),
-        },
-    ),
-    Program(f"{K}rff_matvec", "the matrix whole, in float64", matvec_by_gram),
-    *sabotaged(
-        f"{K}nystrom",
-        "Cholesky by blocks",
-        nystrom,
-        {
-            "third block without its update": fault("state lost between blocks", m=50),
-            "32 landmarks": fault("entries beyond n not read", m=40),
-            "λ of 1e-3 at least": fault("far scalar", scalars={"reg": 1e-5}, n=6, m=4, factor=4.0, scale=0.0),
-            "λ dropped": fault("epsilon", m=3, scalars={"reg": 0.5}, factor=4.0),
-        },
-    ),
-    Program(f"{K}nystrom", "eigenvectors", nystrom_by_eigh),
-    Program(f"{K}nystrom", "LU", nystrom_by_solve),
-    *sabotaged(
-        f"{K}nystrom_matvec",
-        "Cholesky by blocks",
-        nystrom_matvec,
-        {
-            "last rows not summed": fault("last partial tile", n=40),
-            "third block without its update": fault("state lost between blocks", m=50),
-            "ten steps of conjugate gradients": fault("far scalar", m=30, n=30, scalars={"reg": 1e-3}, factor=10.0),
-        },
-    ),
-    Program(f"{K}nystrom_matvec", "conjugate gradients", nystrom_matvec_by_cg),
-    Program(f"{K}nystrom_matvec", "SciPy Cholesky", nystrom_matvec_by_scipy, framework="numpy"),
 )
