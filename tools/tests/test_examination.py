@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from trueness.tools.arithmetic.formats import precision
-from trueness.tools.calibration.examination.collection import programs
+from trueness.tools.arithmetic.formats import precision, round_to
+from trueness.tools.calibration.examination import command, run
+from trueness.tools.calibration.examination.collection import programs, third_parties
+from trueness.tools.calibration.examination.eager import eagerly
+from trueness.tools.calibration.examination.fields import accepted
 from trueness.tools.calibration.examination.honesty import agreement, examined_in, ordinary, shown
+from trueness.tools.calibration.examination.page import problems, render, wrongly_named
 from trueness.tools.calibration.examination.program import KINDS, Program, Witness, fault
+from trueness.tools.calibration.examination.rules import RULES, Compared, Rule, compared
+from trueness.tools.calibration.examination.run import Record, Task, examine, judged, read, tasks
+from trueness.tools.run.runner import Job, run_job
 from trueness.tools.spec import registry
+from trueness.tools.spec.model import Verdict
+from trueness.tools.spec.records import to_record
 
 ALL = tuple(programs().values())
 WRONG, RIGHT = [p for p in ALL if not p.right], [p for p in ALL if p.right]
@@ -70,3 +84,144 @@ def test_a_wrong_program_needs_a_witness_and_a_kind_that_exists() -> None:
         Program("attention.silu", "wrong", abs, kind="constant")
     with pytest.raises(ValueError, match="kind was 'bad luck'"):
         Program("attention.silu", "wrong", abs, kind="bad luck", witness=fault("constant").witness)
+
+
+# -- the verifier, sampled ------------------------------------------------------------------------------------------
+
+REJECTED = {
+    "attention.layer_norm · tiles merged, variance divided by n − 1",
+    "attention.masked_attention · online softmax, TF32 inputs",
+    "diffusion.q_sample · blocks of 1024, one factor per block",
+    "fisher.diagonal · blocks of 1024, ᾱ for 1 − ᾱ",
+    "kernels.gaussian · tiles of 32, gradient of y dropped",
+    "filters.blur · tiles of 16 with a halo, border pixel repeated",
+    "training.ema_update · step towards the weights, decay and share exchanged",
+}
+ACCEPTED = {
+    "attention.layer_norm · Welford",
+    "attention.masked_attention · online softmax",
+    "diffusion.classifier_free_guidance · lerp",
+    "kernels.gaussian · one factor per dimension",
+    "training.accumulate · einsum",
+}
+
+
+@pytest.mark.parametrize("key", sorted(REJECTED | ACCEPTED))
+def test_a_program_is_told_what_it_is(key: str) -> None:
+    program = programs()[key]
+    job = Job(program.formula, program.name, "float32", profile="quick", limit=program.limit)
+    record = judged(Task(program, "float32", "trueness, quick"), run_job(job, candidate=program.implementation()))
+    assert record.accepted == (key in ACCEPTED), record.said
+    assert not wrongly_named(record)
+
+
+def test_a_worker_examines_a_third_party_without_its_waivers(tmp_path: Path) -> None:
+    name = "attention.masked_attention · third party, torch scaled_dot_product_attention"
+    declared = third_parties()[name].implementation()
+    assert declared.waived == {} and declared.origin == "third_party"
+    wanted = tasks(("float32",), ("quick",), only=name, rules=False)
+    records = tmp_path / "records.jsonl"
+    (record,) = examine(wanted, records, workers=1)
+    assert not record.skipped
+    assert read(records) == [record]
+
+
+def test_an_examination_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = tasks(("float32",), ("quick",), only="attention.silu · torch silu", rules=False)
+    kept = [t.record(True, said="kept") for t in wanted]
+    path = tmp_path / "records.jsonl"
+    lines = [json.dumps(to_record(r)) for r in kept]
+    path.write_text("\n".join([*lines, lines[0][:20]]), encoding="utf-8")  # the last line was cut short
+    monkeypatch.setattr(run, "run_groups", lambda groups, *_: pytest.fail("run again") if groups else None)
+    assert len(kept) == 1 and examine(wanted, path) == kept
+
+
+def test_only_asks_for_programs_that_exist() -> None:
+    with pytest.raises(ValueError, match=r"^only was 'no such text'"):
+        command.run("quick", "no such text")
+
+
+def verdict(status: str, check: str = "value", **fields: Any) -> Verdict:
+    return Verdict("attention.silu", "x", "float32", check, status, **fields)  # type: ignore[arg-type]
+
+
+def test_a_record_tells_acceptance_rejection_and_skip_apart() -> None:
+    task = Task(first_of("constant"), "float32", "trueness, quick")
+    passed, skipped = verdict("pass"), verdict("skip", "layouts", message="no")
+    failed = verdict("fail", "gradient", message="far off", bugs=("FSB-02",))
+    assert judged(task, [passed, skipped]).accepted
+    assert judged(task, [skipped]).skipped
+    rejected = judged(task, [passed, failed])
+    assert (rejected.accepted, rejected.by, rejected.said, rejected.names) == (
+        False,
+        "gradient",
+        "far off",
+        ("FSB-02",),
+    )
+
+
+# -- the rules of the field -----------------------------------------------------------------------------------------
+
+
+def seen(out: np.ndarray, true: np.ndarray, dtype: str) -> Compared:
+    return compared(out, round_to(true, dtype), true, dtype, gradient=False)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_rule_accepts_what_is_rounded_and_rejects_what_is_doubled(rule: Rule, dtype: str) -> None:
+    true = np.random.default_rng(0).standard_normal((7, 9))
+    assert rule.accepts(seen(round_to(true, dtype), true, dtype))
+    assert not rule.accepts(seen(2 * true, true, dtype))
+    assert not rule.accepts(seen(np.full_like(true, np.nan), true, dtype))
+
+
+def test_a_rule_looks_at_gradients_where_its_project_does() -> None:
+    program = programs()["attention.silu · blocks of 1024, slope of the saved output"]
+    said = {name: accepted(rule, program, "float32")[0] for name, rule in RULES.items()}
+    assert said == {name: not rule.gradient for name, rule in RULES.items()}
+
+
+def test_eager_arithmetic_rounds_every_operation_as_torch_does() -> None:
+    x = np.random.default_rng(1).standard_normal((5, 6))
+    (found,) = eagerly(lambda x: x / (1 + np.exp(-x)) * 3.0, [x], [True], "bfloat16")
+    z = torch.from_numpy(x).bfloat16()
+    assert np.array_equal(found, (z / (1 + torch.exp(-z)) * 3.0).double().numpy())
+    assert not np.array_equal(found, round_to(x / (1 + np.exp(-x)) * 3.0, "bfloat16"))
+
+
+# -- the page -------------------------------------------------------------------------------------------------------
+
+
+def page_records() -> list[Record]:
+    wrong, right = first_of("constant"), RIGHT[0]
+    named = ("FSB-02",) if "FSB-02" not in wrong.names else ("FSB-01",)
+    return [
+        Task(wrong, "float32", "trueness, quick").record(True),
+        Task(wrong, "float32", "witness").record(False),
+        Task(wrong, "bfloat16", "trueness, quick").record(True),
+        Task(wrong, "bfloat16", "witness").record(True),  # its fault cannot be seen there
+        Task(first_of("epsilon"), "float32", "trueness, quick").record(False, names=named),
+        Task(right, "float32", "trueness, quick").record(False, by="layouts", said="no"),
+        Task(right, "float32", "KernelBench").record(True),
+        Task(right, "bfloat16", "trueness, quick").record(True),
+    ]
+
+
+def test_the_page_counts_false_accepts_false_rejects_and_wrong_names() -> None:
+    text = render(page_records())
+    assert "| fp32 | quick | 1 of 2 (50 %) | 1 of 1 (100 %) |  | 1 | 0 |" in text
+    assert "| bf16 | quick |  | 0 of 1 (0 %) |  | 0 | 1 |" in text
+    assert "| KernelBench | – / 0 |  |" in text
+    assert f"| {RIGHT[0].formula} | {RIGHT[0].name} | fp32 | layouts: no |" in text
+
+
+def test_a_problem_is_a_false_accept_too_many_a_false_reject_or_a_wrong_name() -> None:
+    found = problems(page_records(), command.MOST)
+    assert [p.split(": ")[1] for p in found] == [
+        "50 % of the wrong programs were accepted.",
+        "1 of 1 right programs were rejected.",
+        "1 programs were given a name that is not theirs.",
+    ]
+    good = [r for r in page_records() if r.dtype == "bfloat16"]
+    assert problems(good, command.MOST) == ()

@@ -234,7 +234,7 @@ PROGRAMS = (
         },
     ),
     Program(f"{D}q_sample", "addcmul in float64", q_sample_by_addcmul),
-    Program(f"{D}q_sample", "cosine and sine", q_sample_by_angle),
+    Program(f"{D}q_sample", "cosine and sine", q_sample_by_angle, dtypes=("float32", *HALVES)),
     *sabotaged(
         f"{D}predict_x0",
         "blocks of 1024",
@@ -307,7 +307,7 @@ PROGRAMS = (
         three_channels,
         {
             "four channels": fault("entries beyond n not read", C=6, scalars={"w": 4.0}),
-            "others unconditional": fault("order", C=5, scalars={"w": 4.0}),
+            "others unconditional": fault("order", C=5, scalars={"w": 4.0}, names=("DIFFIT-14f",)),
         },
     ),
     *sabotaged(

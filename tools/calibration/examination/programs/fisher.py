@@ -138,7 +138,7 @@ PROGRAMS = (
             **some(FLAT, "last partial block not written", "second block repeats the first", "64 blocks launched"),
             **some(FLAT, "result in a kept buffer", "input cleared afterwards", "cotangent written"),
             "floor without its constant": fault("epsilon", scale=-3.0),
-            "ᾱ for 1 − ᾱ": fault("constant", scale=-3.0, scalars={"alpha": 0.9}),
+            "ᾱ for 1 − ᾱ": fault("constant", scale=-3.0, scalars={"alpha": 0.9}, names=("FSB-02",)),
             "ᾱ below 0.05 ignored": fault("far scalar", scale=-3.0, scalars={"alpha": 0.04}),
             "largest for sum": fault("epsilon", scale=-2.0),
             "slope without 2": fault("gradient dropped or scaled", "gradient"),

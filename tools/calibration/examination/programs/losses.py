@@ -20,8 +20,8 @@ def mean_of(terms: Tensor, fault: str, storage: torch.dtype) -> Tensor:
     if fault == "last partial sum lost" and len(parts) > 1 and n % BLOCK:
         parts = parts[:-1]
     count = len(parts) * BLOCK if fault == "divided by full blocks" and len(parts) > 1 else n
-    total = parts[0]
-    for part in parts[1:]:
+    total = flat[:0].sum()
+    for part in parts:
         total = total + part
         if fault == "sum in the half format":
             total = total.to(storage).to(part)
@@ -57,7 +57,7 @@ def losses_by_dot(prediction: Tensor, noise: Tensor) -> Tensor:
 def losses_by_kahan(prediction: Tensor, noise: Tensor) -> Tensor:
     """Row after row with a compensation        (Kahan 1965)"""
     terms = (wide(prediction) - wide(noise)).square()
-    total, lost = torch.zeros_like(terms.reshape(-1)[0]), torch.zeros_like(terms.reshape(-1)[0])
+    total, lost = terms.new_zeros(()), terms.new_zeros(())
     for row in terms.reshape(-1, terms.shape[-1]).sum(0):
         y = row - lost
         following = total + y

@@ -139,7 +139,9 @@ def newton_schulz(g: Tensor, coefficients: Any, eps: float, *, fault: str = "") 
     if fault == "norm of the largest row":
         norm = z.square().sum(-1, keepdim=True).amax(-2, keepdim=True).sqrt()
     else:
-        norm = z.square().sum((-2, -1), keepdim=True).sqrt() if fault != "norm of all matrices" else z.norm()
+        axes = (-2, -1) if fault != "norm of all matrices" else tuple(range(z.ndim))
+        square = z.square().sum(axes, keepdim=True)
+        norm = torch.where(square == 0, 0.0, torch.where(square == 0, 1.0, square).sqrt())
     x = z / (norm + eps)
     for i, (a, b, c) in enumerate(coefficients):
         if fault == "two steps" and i == 2:
@@ -312,7 +314,7 @@ PROGRAMS = (
         tensor_features,
         {
             "4! from the fourth power on": fault("long sums and powers", D=2, scalars={"degree": 6}),
-            "without the root": fault("reduction", D=2, scalars={"degree": 3}),
+            "without the root": fault("reduction", D=2, scalars={"degree": 3}, names=("MEM-02a",)),
         },
     ),
     Program(f"{A}tensor_features", "NumPy kron", tensor_features_by_kron, framework="numpy"),
@@ -328,7 +330,7 @@ PROGRAMS = (
             "tall matrices not turned back for squares": fault("wrong axis", R=4, C=4, scalars={"steps": "jordan"}),
         },
     ),
-    Program(f"{A}newton_schulz", "singular values", newton_schulz_by_svd, framework="numpy", limit="eager"),
+    Program(f"{A}newton_schulz", "singular values", newton_schulz_by_svd, framework="numpy", dtypes=IN_JAX),
     Program(f"{A}newton_schulz", "Gram matrix on the right, in float64", newton_schulz_right),
     *sabotaged(
         f"{A}newton_schulz_lowrank",

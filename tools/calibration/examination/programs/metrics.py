@@ -166,7 +166,7 @@ def entropy_by_log_softmax(logits: Tensor, labels: Tensor, ignore_index: int) ->
     logp = torch.log_softmax(wide(logits), -1)
     counts = labels != ignore_index
     chosen = logp.gather(-1, torch.where(counts, labels, 0)[..., None])[..., 0]
-    return (-(chosen * counts).sum() / counts.sum()).to(logits.dtype)
+    return (-torch.where(counts, chosen, 0.0).sum() / counts.sum()).to(logits.dtype)
 
 
 def entropy_by_one_hot(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
@@ -307,7 +307,7 @@ PROGRAMS = (
         "sums in float64",
         corpus_perplexity,
         {
-            "mean of the batches": fault("reduction", K=4, names=("MEM-33a",)),
+            "mean of the batches": fault("reduction", K=4),
             "eight batches": fault("entries beyond n not read", K=12),
             "empty batches count one": fault("ties and zeros", K=40),
         },
@@ -320,7 +320,7 @@ PROGRAMS = (
             "one pass": fault("cancellation", N=6, offset=100.0, **LARGE),
             "last block of samples lost": fault("last partial tile", N=20),
             "blocks merged without their distance": fault("running value not rescaled", N=40),
-            "divided by N": fault("reduction", N=5),
+            "divided by N": fault("reduction", N=5, names=("DIFFIT-09b",)),
             "upper triangle alone": fault("order", N=5, d=3),
             "moments in the half format": fault("half accumulator", dtypes=HALVES, N=3000, d=2),
         },
@@ -332,7 +332,7 @@ PROGRAMS = (
         "logsumexp",
         needle_score,
         {
-            "ties for the answer": fault("ties and zeros", zeros=0.7, V=6, B=20),
+            "ties for the answer": fault("ties and zeros", zeros=0.7, V=6, B=20, names=("MEM-34d",)),
             "position in 8 bits": fault("narrow index", L=200, B=20),
             "position of the next token": fault("constant", L=6, B=4),
             "rank of 64 at most": fault("long sums and powers", V=300, B=4),
@@ -345,7 +345,7 @@ PROGRAMS = (
         frechet_distance,
         {
             "means of two dimensions": fault("entries beyond n not read", d=4),
-            "diagonals alone": fault("wrong axis", d=3),
+            "diagonals alone": fault("wrong axis", d=3, names=("DIFFIT-09c",)),
             "1e-6 on the diagonals": fault("epsilon", d=3, scale=-2.0, dtypes=("float64", "float32")),
         },
     ),

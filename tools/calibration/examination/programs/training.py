@@ -42,7 +42,7 @@ def clipped(g: Tensor, max_norm: float, fault: str, storage: torch.dtype) -> Ten
         square = flat.abs().max().square() if flat.numel() else flat.sum()
     else:
         square = flat.square().sum()
-    norm = torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0)
+    norm = torch.where(square == 0, 0.0, torch.where(square == 0, 1.0, square).sqrt())
     if fault == "root of zero":
         norm = square.sqrt()
     factor = max_norm / (norm + (0.0 if fault == "no 1e-6" else 1e-6))

@@ -274,7 +274,7 @@ PROGRAMS = (
         {
             "index in a signed byte": fault("narrow index", scalars={"window": 7}),
             "index in a byte": fault("narrow index", scalars={"window": 9}),
-            "rows and columns exchanged": fault("order", scalars={"window": 3}),
+            "rows and columns exchanged": fault("order", scalars={"window": 3}, names=("DIFFIT-04b",)),
             "differences held at 7": fault("far scalar", scalars={"window": 9}),
         },
         limit="exact",
@@ -285,7 +285,7 @@ PROGRAMS = (
         relative_position_bias,
         {
             "index in a signed byte": fault("narrow index", scalars={"window": 7}),
-            "rows and columns exchanged": fault("order", scalars={"window": 3}),
+            "rows and columns exchanged": fault("order", scalars={"window": 3}, names=("DIFFIT-04b",)),
             "gradient of 256 pairs": fault("gradient of first rows", "gradient", scalars={"window": 5}),
             "gradient by assignment": fault("gradient dropped or scaled", "gradient", scalars={"window": 3}),
             "gradient summed in the half format": fault(
@@ -306,7 +306,7 @@ PROGRAMS = (
             "index in a signed byte": fault("narrow index", B=1, h=1, w=1, scalars={"window": 7, "num_heads": 1}),
             "32 channels of a head": fault("entries beyond n not read", d=40, h=1, w=1, B=1, scalars={"window": 2}),
             "√C for √d": fault("constant", h=1, w=2, d=3, scalars={"window": 2, "num_heads": 2}, names=("DIFFIT-02b",)),
-            "W_vt dropped": fault("gradient dropped or scaled", h=1, w=2, scalars={"window": 2}),
+            "W_vt dropped": fault("gradient dropped or scaled", h=1, w=2, scalars={"window": 2}, names=("DIFFIT-02a",)),
         },
     ),
     Program(f"{A}tmsa", "SDPA of all windows in float64", tmsa_by_sdpa),
