@@ -1,4 +1,4 @@
-"""Cross-entropy by a streaming log-sum-exp with its backward, perplexities, moments, and the needle's score."""
+"""Cross-entropy by a streaming log-sum-exp with its backward, perplexities, and the needle's score."""
 
 from __future__ import annotations
 
@@ -112,33 +112,6 @@ def corpus_perplexity(losses: Tensor, tokens: Tensor, *, fault: str = "") -> Ten
     return torch.exp(s.sum() / n.sum()).to(losses.dtype)
 
 
-def mean_and_covariance(features: Tensor, *, fault: str = "") -> tuple[Tensor, Tensor]:
-    """Blocks of 16 samples, merged        (Chan, Golub & LeVeque 1983)"""
-    x = wide(features)
-    n, d = x.shape
-    if fault == "one pass":
-        mean = x.mean(0)
-        return mean.to(features.dtype), ((x.T @ x - n * mean[:, None] * mean) / (n - 1)).to(features.dtype)
-    end = n // ROWS * ROWS if fault == "last block of samples lost" and n > ROWS else n
-    mean, scatter, count = x.new_zeros(d), x.new_zeros((d, d)), 0
-    for at in tiles(end, ROWS):
-        part = x[at]
-        its_mean = part.mean(0)
-        apart, total = its_mean - mean, count + len(part)
-        centred = part - its_mean
-        scatter = scatter + centred.T @ centred
-        if fault != "blocks merged without their distance":
-            scatter = scatter + apart[:, None] * apart * (count * len(part) / total)
-        mean = mean + apart * (len(part) / total)
-        if fault == "moments in the half format":
-            mean, scatter = mean.to(features.dtype).to(x), scatter.to(features.dtype).to(x)
-        count = total
-    divisor = count if fault == "divided by N" else count - 1
-    if fault == "upper triangle alone":
-        scatter = torch.triu(scatter)
-    return mean.to(features.dtype), (scatter / divisor).to(features.dtype)
-
-
 def needle_score(logits: Tensor, position: Tensor, answer: Tensor, *, fault: str = "") -> tuple[Tensor, Tensor]:
     each = torch.arange(len(logits))
     if fault == "position in 8 bits":
@@ -198,57 +171,11 @@ def entropy_by_scipy(logits: Any, labels: Any, ignore_index: int) -> Any:
     return logits.dtype.type(-chosen[counts].mean())
 
 
-def covariance_by_welford(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample after sample        (Welford 1962)"""
-    x = wide(features)
-    mean, scatter = torch.zeros_like(x[0]), x.new_zeros((x.shape[1], x.shape[1]))
-    for i, row in enumerate(x):
-        apart = row - mean
-        mean = mean + apart / (i + 1)
-        scatter = scatter + apart[:, None] * (row - mean)
-    scatter = (scatter + scatter.T) / 2
-    return mean.to(features.dtype), (scatter / (len(x) - 1)).to(features.dtype)
-
-
-def covariance_by_qr(features: Any) -> tuple[Any, Any]:
-    """RᵀR of the centred samples, in float64"""
-    x = features.astype(np.float64)
-    r = np.linalg.qr(x - x.mean(0), mode="r")
-    return x.mean(0).astype(features.dtype), (r.T @ r / (len(x) - 1)).astype(features.dtype)
-
-
 def needle_by_sorting(logits: Tensor, position: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
     score = wide(logits)[torch.arange(len(logits)), position]
     logp = torch.log_softmax(score, -1).gather(-1, answer[:, None])[:, 0]
     below = (score < score.gather(-1, answer[:, None])).sum(-1)
     return logp.to(logits.dtype), score.shape[-1] - below
-
-
-def frechet_by_eigh(mean_1: Tensor, covariance_1: Tensor, mean_2: Tensor, covariance_2: Tensor) -> Tensor:
-    """tr (Σ₁^½ Σ₂ Σ₁^½)^½ by the singular values of Σ₁^½ Σ₂^½, as products of eigenvectors"""
-
-    def root(c: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh((c.double() + c.double().T) / 2)
-        return vectors * values.clamp(min=0).sqrt() @ vectors.T
-
-    common = torch.linalg.svdvals(root(covariance_1) @ root(covariance_2)).sum()
-    traces = covariance_1.double().trace() + covariance_2.double().trace()
-    apart = (mean_1.double() - mean_2.double()).square().sum()
-    return (apart + (traces - 2 * common).clamp(min=0)).to(mean_1.dtype)
-
-
-def frechet_distance(
-    mean_1: Tensor, covariance_1: Tensor, mean_2: Tensor, covariance_2: Tensor, *, fault: str = ""
-) -> Tensor:
-    if fault == "means of two dimensions":
-        mean_1, mean_2 = mean_1[:2], mean_2[:2]
-    if fault == "diagonals alone":
-        covariance_1, covariance_2 = (torch.diag(torch.diag(c)) for c in (covariance_1, covariance_2))
-    if fault == "1e-6 on the diagonals":
-        more = 1e-6 * torch.eye(len(mean_1), dtype=torch.float64)
-        covariance_1, covariance_2 = covariance_1.double() + more, covariance_2.double() + more
-        return frechet_by_eigh(mean_1, covariance_1, mean_2, covariance_2)
-    return frechet_by_eigh(mean_1, covariance_1, mean_2, covariance_2)
 
 
 M = "metrics."
@@ -313,21 +240,6 @@ PROGRAMS = (
         },
     ),
     *sabotaged(
-        f"{M}mean_and_covariance",
-        "blocks of samples merged",
-        mean_and_covariance,
-        {
-            "one pass": fault("cancellation", N=6, offset=100.0, **LARGE),
-            "last block of samples lost": fault("last partial tile", N=20),
-            "blocks merged without their distance": fault("running value not rescaled", N=40),
-            "divided by N": fault("reduction", N=5, names=("DIFFIT-09b",)),
-            "upper triangle alone": fault("order", N=5, d=3),
-            "moments in the half format": fault("half accumulator", dtypes=HALVES, N=3000, d=2),
-        },
-    ),
-    Program(f"{M}mean_and_covariance", "Welford", covariance_by_welford),
-    Program(f"{M}mean_and_covariance", "NumPy QR in float64", covariance_by_qr, framework="numpy"),
-    *sabotaged(
         f"{M}needle_score",
         "logsumexp",
         needle_score,
@@ -339,14 +251,4 @@ PROGRAMS = (
         },
     ),
     Program(f"{M}needle_score", "log_softmax and counting", needle_by_sorting),
-    *sabotaged(
-        f"{M}frechet_distance",
-        "roots by eigenvectors",
-        frechet_distance,
-        {
-            "means of two dimensions": fault("entries beyond n not read", d=4),
-            "diagonals alone": fault("wrong axis", d=3, names=("DIFFIT-09c",)),
-            "1e-6 on the diagonals": fault("epsilon", d=3, scale=-2.0, dtypes=("float64", "float32")),
-        },
-    ),
 )
