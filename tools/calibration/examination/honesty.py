@@ -114,7 +114,7 @@ def shown_by(kind: type[Trial], program: Program, dtype: str) -> Shown:
             found.append(float(look(trial, values, program.witness)))
         except Rejected:
             found.append(BROKEN)
-    return Shown(*found, wrong.limit)
+    return Shown(found[0], found[1], wrong.limit)
 
 
 def value(trial: Trial, values: Sequence[Any], witness: Witness) -> float:

@@ -45,7 +45,7 @@ def in_8_bits(n: int) -> int:
 def as_stored(x: Tensor) -> Tensor:
     """What a kernel reads that takes elements in storage order, whatever the strides are."""
     store = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage())
-    at = (x.storage_offset() + torch.arange(x.numel())).clamp(max=store.numel() - 1)
+    at = (torch.arange(x.numel()) + int(x.storage_offset())).clamp(max=store.numel() - 1)
     return store[at].reshape(x.shape)
 
 

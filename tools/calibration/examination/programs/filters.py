@@ -234,7 +234,7 @@ def fft_operator_in_space(x: Tensor, epsilon: float) -> Tensor:
         r = torch.where(2 * r < n, r, r - n)
         taps = torch.exp(-(r * r) / (2 * epsilon * epsilon))
         taps = (taps / taps.sum()).to(z)
-        z = sum(taps[i] * z.roll(i, axis) for i in range(n))
+        z = torch.stack([taps[i] * z.roll(i, axis) for i in range(n)]).sum(0)
     return z.to(x.dtype)
 
 

@@ -73,7 +73,7 @@ def covariance_by_welford(features: Tensor) -> tuple[Tensor, Tensor]:
 def covariance_by_qr(features: Any) -> tuple[Any, Any]:
     """RᵀR of the centred samples, in float64"""
     x = features.astype(np.float64)
-    r = np.linalg.qr(x - x.mean(0), mode="r")
+    r: Any = np.linalg.qr(x - x.mean(0), mode="r")
     return x.mean(0).astype(features.dtype), (r.T @ r / (len(x) - 1)).astype(features.dtype)
 
 
