@@ -15,15 +15,16 @@ from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.calibration.examination import command, run
 from trueness.tools.calibration.examination.collection import programs, third_parties
 from trueness.tools.calibration.examination.eager import eagerly
-from trueness.tools.calibration.examination.fields import accepted
-from trueness.tools.calibration.examination.honesty import agreement, examined_in, ordinary, shown
+from trueness.tools.calibration.examination.fields import accepted, known, lengths, normal
+from trueness.tools.calibration.examination.honesty import agreement, examined_in, ordinary, shown, trial_of
 from trueness.tools.calibration.examination.page import problems, render, wrongly_named
 from trueness.tools.calibration.examination.program import KINDS, Program, Witness, fault
 from trueness.tools.calibration.examination.rules import RULES, Compared, Rule, compared
-from trueness.tools.calibration.examination.run import Record, Task, examine, judged, read, tasks
+from trueness.tools.calibration.examination.run import Record, Task, compare, examine, judged, read, tasks
+from trueness.tools.checks.contract import simplest
 from trueness.tools.run.runner import Job, run_job
 from trueness.tools.spec import registry
-from trueness.tools.spec.model import Verdict
+from trueness.tools.spec.model import Case, Verdict
 from trueness.tools.spec.records import to_record
 
 ALL = tuple(programs().values())
@@ -182,6 +183,16 @@ def test_a_rule_looks_at_gradients_where_its_project_does() -> None:
     assert said == {name: not rule.gradient for name, rule in RULES.items()}
 
 
+@pytest.mark.parametrize("name", sorted({p.formula for p in ALL}))
+def test_every_formula_has_inputs_that_a_project_would_take(name: str) -> None:
+    trial = trial_of(next(p for p in ALL if p.formula == name), "float64")
+    trial = replace(trial, formula=normal(trial.formula))
+    values = trial.arguments_f64(Case(lengths(trial.formula, 5), scalars=simplest(trial)))
+    true, eager = known(trial, trial.formula.reference, values, [])
+    assert [y.shape for y in true] == [y.shape for y in eager]
+    assert all(np.array_equal(e, y, equal_nan=True) for e, y in zip(eager, true, strict=True))  # nothing is rounded
+
+
 def test_eager_arithmetic_rounds_every_operation_as_torch_does() -> None:
     x = np.random.default_rng(1).standard_normal((5, 6))
     (found,) = eagerly(lambda x: x / (1 + np.exp(-x)) * 3.0, [x], [True], "bfloat16")
@@ -223,5 +234,25 @@ def test_a_problem_is_a_false_accept_too_many_a_false_reject_or_a_wrong_name() -
         "1 of 1 right programs were rejected.",
         "1 programs were given a name that is not theirs.",
     ]
-    good = [r for r in page_records() if r.dtype == "bfloat16"]
+    good = [r for r in page_records() if r.dtype == "bfloat16" and not r.kind]
     assert problems(good, command.MOST) == ()
+
+
+def test_a_program_that_is_not_what_it_is_said_to_be_is_a_problem() -> None:
+    wrong, right = first_of("constant"), RIGHT[0]
+    hidden = Task(wrong, "bfloat16", "witness").record(True)
+    found = problems([hidden, Task(right, "float64", "witness").record(False, said="T 9 of 1.5")], command.MOST)
+    assert found == (
+        f"examination: {wrong.formula}, {wrong.name}: its fault shows in no format.",
+        f"examination: {right.formula}, {right.name}: it is no right program, T 9 of 1.5.",
+    )
+    assert problems([hidden, Task(wrong, "float32", "witness").record(False)], command.MOST) == ()
+
+
+def test_the_reference_is_asked_of_wrong_programs_everywhere_and_of_right_ones_once() -> None:
+    wanted = tasks(("float64", "float32"), (), only="attention.silu")
+    asked = {(t.program.key, t.dtype) for t in wanted if t.judge == "witness"}
+    silu = [p for p in ALL if p.formula == "attention.silu"]
+    every = {(p.key, d) for p in silu for d in ("float64", "float32") if d in p.dtypes and not p.right}
+    assert asked == every | {(p.key, examined_in(p)) for p in silu if p.right}
+    assert compare([(RIGHT[0].attribute, examined_in(RIGHT[0]), "witness")])[0].accepted

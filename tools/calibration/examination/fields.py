@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +32,7 @@ OWN: dict[str, dict[str, int]] = {
     "attention.relative_attention_logits": {"d": 64},
     "attention.tmsa": {"d": 16, "E": 16},
     "filters": {"C": 3},
+    "fisher.smooth": {"...": 4},
     "kernels.nystrom": {"m": 32},
 }
 """family or formula → lengths of axes that a project would keep short, or whose reference takes long"""
@@ -48,7 +50,7 @@ def lengths(formula: Formula, length: int) -> dict[str, Any]:
     names = inputs.symbols(formula)
     for name in names:
         if name == "...":
-            found[name] = (length, length) if len(names) == 1 else (length,)
+            found[name] = (length, length) if len(names) == 1 else (own.get(name, length),)
         elif name in own or name in FEW:
             found[name] = own.get(name, FEW.get(name, 1))
         else:
@@ -58,8 +60,10 @@ def lengths(formula: Formula, length: int) -> dict[str, Any]:
 
 def normal(formula: Formula) -> Formula:
     """The formula with standard normal tensors, whatever magnitudes it is tried with otherwise."""
+    found = copy(formula)  # not replace, which would bind the reference once more
     arguments = tuple(replace(a, unit_scale=True) if type(a) is Real else a for a in formula.arguments)
-    return replace(formula, arguments=arguments)
+    object.__setattr__(found, "arguments", arguments)
+    return found
 
 
 def accepted(rule: Rule, program: Program, dtype: str) -> tuple[bool, str]:

@@ -46,7 +46,7 @@ class Results:
 
     def __init__(self, records: Iterable[Record]) -> None:
         self.records = list(records)
-        hidden = {(r.formula, r.program, r.dtype) for r in self.records if r.judge == WITNESS and r.accepted}
+        hidden = {(r.formula, r.program, r.dtype) for r in self.records if r.judge == WITNESS and r.kind and r.accepted}
         self.hidden = hidden
         self.counted = [
             r
@@ -203,4 +203,14 @@ def problems(records: Sequence[Record], most: dict[bool, float]) -> tuple[str, .
             named = [r for r in [*wrong, *right] if wrongly_named(r)]
             if named:
                 sentences.append(f"{what}: {len(named)} programs were given a name that is not theirs.")
-    return tuple(sentences)
+    return (*sentences, *dishonest(found.records))
+
+
+def dishonest(records: Sequence[Record]) -> list[str]:
+    """Programs that are not what they are said to be, by the reference."""
+    compared = [r for r in records if r.judge == WITNESS]
+    shows = {(r.formula, r.program) for r in compared if r.kind and not r.accepted}
+    wrong = dict.fromkeys((r.formula, r.program) for r in compared if r.kind)
+    found = [f"examination: {f}, {p}: its fault shows in no format." for f, p in wrong if (f, p) not in shows]
+    right = [r for r in compared if not r.kind and not r.accepted]
+    return [*found, *(f"examination: {r.formula}, {r.program}: it is no right program, {r.said}." for r in right)]

@@ -15,10 +15,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from trueness.tools.calibration.examination.collection import examined
+from trueness.tools.calibration.examination.collection import examined, programs, third_parties
 from trueness.tools.calibration.examination.fields import accepted
-from trueness.tools.calibration.examination.honesty import shown
-from trueness.tools.calibration.examination.program import Program
+from trueness.tools.calibration.examination.honesty import agreement, examined_in, ordinary, shown
+from trueness.tools.calibration.examination.program import Program, Witness
 from trueness.tools.calibration.examination.rules import RULES
 from trueness.tools.run.pool import Progress, run_groups
 from trueness.tools.run.runner import Job
@@ -36,7 +36,8 @@ LIMIT = 120.0  # seconds without an answer after which a program has timed out
 class Record:
     """What one judge said of one program in one format.
 
-    judge     "trueness, PROFILE", the name of a rule, or "witness": accepted unless the fault shows on it
+    judge     "trueness, PROFILE", the name of a rule, or "witness": the float64 reference, by which a right program is
+              accepted on ordinary inputs, and a wrong one unless its fault shows on its witness
     accepted  the program was called right
     by        what rejected it: a check, or the output or gradient that a rule stumbled over
     said      its sentence
@@ -86,8 +87,14 @@ def tasks(dtypes: Sequence[str], profiles: Sequence[str], only: str = "", rules:
         for dtype in dtypes
         if dtype in program.dtypes and dtype in registry.formula(program.formula).dtypes
         for judge in judges
-        if not (judge == WITNESS and program.right)
+        if judge != WITNESS or compared_in(program, dtype)
     ]
+
+
+def compared_in(program: Program, dtype: str) -> bool:
+    """Whether the reference is asked: in every format of a wrong program, in the widest of a right one of ours."""
+    ours = program.key not in third_parties()
+    return ours and (not program.right or dtype == examined_in(program))
 
 
 def examine(
@@ -186,12 +193,20 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def inputs_of(program: Program) -> list[Witness]:
+    """The ordinary inputs of a right program, among them the sizes on which faults of its formula show."""
+    return ordinary(registry.formula(program.formula), list(programs().values()))
+
+
 def compare(places: Sequence[tuple[str, str, str]]) -> list[Record]:
     """The records of (attribute, dtype, judge), in this process."""
     found = []
     for attribute, dtype, judge in places:
         task = Task(examined()[attribute], dtype, judge)
-        if judge == WITNESS:
+        if judge == WITNESS and task.program.right:
+            worst, limit = agreement(task.program, inputs_of(task.program), dtype)
+            found.append(task.record(worst <= limit, said=f"T {worst:.3g} of {limit:g}"))
+        elif judge == WITNESS:
             seen = shown(task.program, dtype)
             found.append(task.record(not seen.honest, said=f"T {seen.wrong:.3g}, without the fault {seen.right:.3g}"))
         else:
