@@ -12,11 +12,13 @@ import numpy as np
 from trueness.tools.arithmetic.bounds import outputs
 from trueness.tools.arithmetic.formats import round_to
 from trueness.tools.calibration.examination.eager import eagerly
+from trueness.tools.calibration.examination.honesty import pulled as backward
 from trueness.tools.calibration.examination.honesty import trial_of
 from trueness.tools.calibration.examination.program import Program
 from trueness.tools.calibration.examination.rules import Rule, compared
 from trueness.tools.checks.contract import simplest
 from trueness.tools.checks.value import gradients
+from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Memory, Trial, fingerprint
 from trueness.tools.spec import inputs
@@ -80,7 +82,7 @@ def accepted(rule: Rule, program: Program, dtype: str) -> tuple[bool, str]:
                     return False, f"output, lengths of {length}"
                 if with_gradient:
                     pulled = cotangents(trial, values, seed, rule.pulled)
-                    found = gradients(trial, values, pulled)
+                    found = gradients_of(trial, values, pulled)
                     assert trial.formula.vjp is not None
                     if not agrees(rule, trial, trial.formula.vjp, values, pulled, found):
                         return False, f"gradient, lengths of {length}"
@@ -91,11 +93,17 @@ def accepted(rule: Rule, program: Program, dtype: str) -> tuple[bool, str]:
 
 def unjudged(trial: Trial, values: Sequence[Any]) -> list[np.ndarray]:
     """The outputs, without a bound being made."""
-    from trueness.tools.run import frameworks
-
     result = trial.invoke(trial.arguments(values))
     count = len(known(trial, trial.formula.reference, values, [])[0])
     return [frameworks.to_float64(y) for y in frameworks.returned(result, trial.framework, count)]
+
+
+def gradients_of(trial: Trial, values: Sequence[Any], pulled: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The gradients, zero where an output does not depend on an input."""
+    if trial.framework != "torch":
+        return gradients(trial, values, pulled)
+    *_, found = backward(trial, values, pulled)
+    return [frameworks.to_float64(g) for g in found]
 
 
 def known(

@@ -126,7 +126,7 @@ def gradient(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
     truth = true_gradient(trial, values, cotangents)
     if trial.framework != "torch":
         return trial.judge(gradients(trial, values, cotangents), truth).T
-    *_, found = pulled(trial, values)
+    *_, found = pulled(trial, values, cotangents)
     return trial.judge([frameworks.to_float64(g) for g in found], truth).T
 
 
@@ -136,14 +136,16 @@ def true_gradient(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.n
     return trial.truth_of_gradient(values, cotangents)
 
 
-def pulled(trial: Trial, values: Sequence[Any], layout: str = "contiguous") -> tuple[list[Any], list[Any], list[Any]]:
-    """Natives, cotangents and gradients of one backward pass, as torch tensors."""
+def pulled(
+    trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarray], layout: str = "contiguous"
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Natives, cotangents and gradients of one backward pass, as torch tensors; an unused input has a gradient of 0."""
     natives = trial.arguments(values, layout)
     wanted = differentiable(trial)
     for i in wanted:
         natives[i].requires_grad_(True)
     outs = trial.accepted(trial.invoke(natives), values)
-    back = [frameworks.native(g, True, trial.dtype, "torch") for g in cotangents_for(trial, values, 1)]
+    back = [frameworks.native(g, True, trial.dtype, "torch") for g in cotangents]
     live = [k for k, y in enumerate(outs) if y.requires_grad]
     chosen, given = [outs[k] for k in live], [back[k] for k in live]
     leaves = [natives[i] for i in wanted]
@@ -153,10 +155,10 @@ def pulled(trial: Trial, values: Sequence[Any], layout: str = "contiguous") -> t
 
 def strided_gradient(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
     """T of the gradient for transposed and sliced input, whichever is worse."""
-    truth = true_gradient(trial, values, cotangents_for(trial, values, 1))
-    worst = 0.0
+    cotangents, worst = cotangents_for(trial, values, 1), 0.0
+    truth = true_gradient(trial, values, cotangents)
     for layout in ("transposed", "sliced"):
-        *_, found = pulled(trial, values, layout)
+        *_, found = pulled(trial, values, cotangents, layout)
         worst = max(worst, trial.judge([frameworks.to_float64(g) for g in found], truth).T)
     return worst
 
@@ -170,8 +172,8 @@ def written(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
 
 
 def cotangent(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
-    _, given, _ = pulled(trial, values)
     wanted = cotangents_for(trial, values, 1)
+    _, given, _ = pulled(trial, values, wanted)
     kept = [any(np.array_equal(frameworks.to_float64(g), w) for w in wanted) for g in given]
     return 0.0 if all(kept) else BROKEN
 
@@ -196,7 +198,10 @@ def repetition(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
 
     def once() -> list[np.ndarray]:
         found = trial.call(values)
-        return [*found, *(frameworks.to_float64(g) for g in pulled(trial, values)[2])] if has_gradient else found
+        if not has_gradient:
+            return found
+        *_, gradients = pulled(trial, values, cotangents_for(trial, values, 1))
+        return [*found, *(frameworks.to_float64(g) for g in gradients)]
 
     first = once()
     for _ in range(REPETITIONS):

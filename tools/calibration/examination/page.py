@@ -29,7 +29,8 @@ FIELD = """\
 ### The rules of the field
 
 The same programs, and the same formats, by the rules of other projects: each on normal inputs of the sizes that it
-takes, its outputs and, where it looks at them, its gradients. False accepts, false rejects, in per cent.
+takes, its outputs and, where it looks at them, its gradients. False accepts, false rejects, in per cent; third parties
+that are known to differ by a convention are left out.
 
 {sources}
 """
@@ -80,10 +81,20 @@ def is_third(r: Record) -> bool:
     return not r.kind and r.program.startswith(THIRD)
 
 
+def names_of(r: Record) -> set[str]:
+    """The known bugs that a program may be called: those of its fault, or the convention of a third party."""
+    program = examined().get(f"{r.formula} · {r.program}".replace(".", "/").replace(":", ";"))
+    return set(program.names if program else ())
+
+
 def wrongly_named(r: Record) -> bool:
     """Whether it was said to behave like a bug that it is not."""
-    program = examined().get(f"{r.formula} · {r.program}".replace(".", "/").replace(":", ";"))
-    return bool(set(r.names) - set(program.names if program else ()))
+    return bool(set(r.names) - names_of(r))
+
+
+def differs(r: Record) -> bool:
+    """Whether it is right by a convention of its own, so that a plain comparison has to reject it."""
+    return is_third(r) and bool(names_of(r))
 
 
 def counted(bad: Sequence[Record], of: Sequence[Record]) -> str:
@@ -152,7 +163,7 @@ def field(found: Results) -> str:
         cells = []
         for dtype in found.dtypes:
             wrong = found.of(judge, dtype, is_wrong)
-            right = found.of(judge, dtype, lambda r: not is_wrong(r))
+            right = found.of(judge, dtype, lambda r: not is_wrong(r) and not differs(r))
             accepts, rejects = share(r.accepted for r in wrong), share(not r.accepted for r in right)
             cells.append(f"{percent(accepts)} / {percent(rejects)}" if wrong or right else "")
         rows.append([judge, *cells])
