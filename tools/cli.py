@@ -122,11 +122,18 @@ def bugs(write: str | None, check: bool) -> None:
 @cli.command()
 @click.option("--profile", type=click.Choice(list(CALIBRATION_PROFILES)), default="full", show_default=True)
 @click.option("--write", metavar="FILE", help="Write the tables as Markdown (docs/calibration.md).")
-def calibrate(profile: str, write: str | None) -> None:
-    """Measure the false accepts and false rejects of the bound."""
+@click.option("--examination", is_flag=True, help="Only the examination of the verifier by right and wrong programs.")
+@click.option("--only", default="", metavar="TEXT", help="With --examination: programs whose name contains this text.")
+@click.option(
+    "--dtype", "dtypes", multiple=True, type=click.Choice(list(FORMATS)), help="Of the examination; repeatable."
+)
+@click.option("--records", default="", metavar="FILE", help="Keep what the examination finds, and go on from there.")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes of the examination.")
+def calibrate(**options: Any) -> None:
+    """Measure the false accepts and false rejects of the bound, and of the verifier."""
     from trueness.tools.report import terminal
 
-    sys.exit(terminal.calibrate(profile, write))
+    sys.exit(terminal.calibrate(**options))
 
 
 @cli.command()

@@ -31,7 +31,7 @@ from trueness.tools.run.runner import DTYPES, Job
 from trueness.tools.spec import registry
 from trueness.tools.spec.inputs import dims_text
 from trueness.tools.spec.model import VERDICTS, Formula, Verdict
-from trueness.tools.spec.tables import DEFAULT_DEVICE, DEVICES
+from trueness.tools.spec.tables import CALIBRATION_PROFILES, DEFAULT_DEVICE, DEVICES
 
 COLOURS = {"right": "green", "wrong": "bold red", "convention": "yellow", "skipped": "dim"}
 
@@ -316,24 +316,50 @@ def call(formula: Formula) -> str:
 # -- calibrate, doctor ----------------------------------------------------------------------------------------------
 
 
-def calibrate(profile: str, write: str | None) -> int:
+def calibrate(
+    profile: str,
+    write: str | None,
+    examination: bool = False,
+    only: str = "",
+    dtypes: Sequence[str] = (),
+    records: str = "",
+    jobs: int = 2,
+) -> int:
     from trueness.tools.calibration import run as calibration
+    from trueness.tools.calibration.examination import command
     from trueness.tools.calibration.page import render
 
+    if only and not examination:
+        raise ValueError("--only was given without --examination.")
     if write:
         require_writable_file(write)
+    parts: list[str] = []
+    problems: list[str] = []
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), console=console(True), transient=True
     ) as bar:
         task = bar.add_task("calibrating", total=None)
-        found = calibration.calibrate(profile, progress=lambda note: bar.update(task, description=str(note)))
+
+        def note(text: object) -> None:
+            bar.update(task, description=str(text))
+
+        if not examination:
+            found = calibration.calibrate(profile, progress=note)
+            parts.append(render(found))
+            problems += found.problems
+        if examination or CALIBRATION_PROFILES[profile].examined:
+            section, wrong = command.run(profile, only, dtypes, records, jobs, note)
+            parts.append(section)
+            problems += wrong
     out = console()
-    text = render(found)
+    text = "\n".join(parts)
     out.print(text, highlight=False, markup=False)
+    for problem in problems:
+        out.print(problem, highlight=False, markup=False)
     if write:
         Path(write).write_text(text, encoding="utf-8")
         out.print(f"written: {write}", highlight=False)
-    return 0 if found.passed else 1
+    return 1 if problems else 0
 
 
 def sabotage(names: Sequence[str], dtype: str, profile: str, write: str | None) -> int:

@@ -231,7 +231,8 @@ class WorkerSlot:
 
     def run(self, job: Job, limit: float) -> tuple[list[Verdict], bool]:
         """The verdicts of ``job``, and whether it timed out."""
-        fits = (dict(job.env), job.device, (job.formula, job.implementation) if job.user else ())
+        alone = job.user and not job.shared
+        fits = (dict(job.env), job.device, (job.formula, job.implementation) if alone else ())
         if fits != self.fits:
             self.clear()
         used = self.worker is not None

@@ -46,6 +46,8 @@ class Job:
     checks: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    shared: bool = False
+    """a callable of ours, although given as a user's: it may share its process with others"""
 
     @property
     def subject(self) -> Subject:
@@ -62,8 +64,8 @@ def reference_as_implementation(formula: Formula) -> Implementation:
     return Implementation(REFERENCE, lambda: formula.reference, "numpy", claims=frozenset({"reference"}))
 
 
-def load_spec(spec: str) -> Callable[..., Any]:
-    """The callable of ``module:callable``; the module may lie in the current directory.
+def load_spec(spec: str) -> Any:
+    """The callable or Implementation of ``module:attribute``; the module may lie in the current directory.
 
     ValueError when there is none; Rejected when the import of its module fails.
     """
@@ -84,9 +86,9 @@ def load_spec(spec: str) -> Callable[..., Any]:
         if not hasattr(found, part):
             raise ValueError(f"--impl was {spec!r}: module {module!r} has no attribute {attribute!r}.")
         found = getattr(found, part)
-    if not callable(found):
+    if not callable(found) and not isinstance(found, Implementation):
         raise ValueError(f"--impl was {spec!r}: {attribute!r} is {type(found).__name__}, not a callable.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def user_implementation(
@@ -114,7 +116,10 @@ def implementation(job: Job) -> Implementation:
     if job.implementation == REFERENCE:
         return reference_as_implementation(formula)
     if job.user:
-        return user_implementation(job.implementation, load_spec(job.implementation), job.framework, job.limit)
+        found = load_spec(job.implementation)
+        if isinstance(found, Implementation):
+            return found
+        return user_implementation(job.implementation, found, job.framework, job.limit)
     for candidate in formula.implementations:
         if candidate.name == job.implementation:
             return candidate

@@ -154,6 +154,8 @@ class CalibrationProfile:
     choice_cases   of them, how many are measured again under every other choice of the bound
     ledger_cases   drawn for every formula of the optimized families, direction and dtype
     dtypes         in which the optimized families are measured; empty: in all narrower than float64
+    verified       profiles in which the programs of the examination are verified
+    examined       whether the examination is part of it
     """
 
     name: str
@@ -161,10 +163,16 @@ class CalibrationProfile:
     choice_cases: int
     ledger_cases: int
     dtypes: tuple[str, ...] = ()
+    verified: tuple[str, ...] = ("quick",)
+    examined: bool = False
 
 
 CALIBRATION_PROFILES = {
-    p.name: p for p in (CalibrationProfile("quick", 15, 2, 10, ("float32",)), CalibrationProfile("full", 60, 12, 12))
+    p.name: p
+    for p in (
+        CalibrationProfile("quick", 15, 2, 10, ("float32",)),
+        CalibrationProfile("full", 60, 12, 12, verified=("quick", "ci"), examined=True),
+    )
 }
 
 FRAMEWORKS = ("torch", "numpy", "jax")
