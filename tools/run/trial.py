@@ -33,6 +33,8 @@ class Reading:
     want: float
     width: float
     size: int
+    stored: float = 0.0
+    """|got − want| / B_fused, exceeded by a twentieth of the elements; 0 where it is not asked for"""
 
 
 class Memory(OrderedDict[str, Any]):
@@ -184,8 +186,9 @@ class Trial:
             unit = 2.0**-53 if self.formula.working == "float64" else fmt.u
             units = [unit] * len(cotangents) + inputs.units(self.formula, self.dtype)
             whole = [k != "dtype" for k in self.formula.outputs] if kind == "value" else []
+            fused = kind == "value" and function is self.formula.reference
             with np.errstate(all="ignore"):
-                found = bounds(function, arguments, units, fmt, reduction(self.sizes(values)), whole)
+                found = bounds(function, arguments, units, fmt, reduction(self.sizes(values)), whole, fused)
             saturate = self.formula.overflow == "saturate" and fmt.half and kind == "value"
             rounded = [b.within(fmt.max, fmt.u, saturate) for b in found]
             return [b if w else r for b, r, w in zip(found, rounded, whole or [False] * len(found), strict=True)]
@@ -208,6 +211,10 @@ class Trial:
             sizes.update({d: n for d, n in zip(dims, shape, strict=True) if isinstance(d, str) and d != "..."})
         return sizes
 
+    def stores(self, reading: Reading) -> bool:
+        """Whether an implementation that claims to be fused keeps sums or intermediates in a half format."""
+        return self.implementation.limit == "fused" and reading.stored > 1
+
     @staticmethod
     def judge(outs: Sequence[np.ndarray], truth: Sequence[Bound]) -> Reading:
         """The element with the largest T over all outputs."""
@@ -221,7 +228,8 @@ class Trial:
             at = tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
             if ratio[at] > worst.T:
                 got, want, width = float(out[at]), float(bound.y[at]), float(bound.width[at])
-                worst = Reading(float(ratio[at]), at, i, got, want, width, worst.size)
+                worst = replace(worst, T=float(ratio[at]), where=at, output=i, got=got, want=want, width=width)
+            worst = replace(worst, stored=max(worst.stored, bound.stored(out)))
         return worst
 
     # -- verdicts -------------------------------------------------------------------------------------------------
