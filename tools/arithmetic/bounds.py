@@ -9,6 +9,15 @@ n    the formula's reduction length; outputs of a reduction share D along the la
      out lies the smallest of estimates from few runs
 u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
 
+A fused program in a half format computes in float32: it may round the operands of products, and the result once. Where
+its sums are long it is held to a narrower bound beside, in which nothing else is rounded to the format:
+
+    B_fused = u |y| + D_products + (1 + √n) · u_acc/u · D + η
+
+D_products   spread under the arithmetic of products (tools/arithmetic/products.py)
+
+All but a twentieth of its elements lie within B_fused; an accumulator in the half format errs by u √n.
+
 T ≤ 1 is explained by rounding. The limits (tools/spec/tables.py), the grains and the number of runs are the only chosen
 numbers of the project; ``trueness calibrate`` prints the false accepts and false rejects they lead to.
 """
@@ -16,7 +25,7 @@ numbers of the project; ``trueness calibrate`` prints the false accepts and fals
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +33,9 @@ import numpy as np
 from trueness.tools.arithmetic.base import is_inexact
 from trueness.tools.arithmetic.formats import Format
 from trueness.tools.arithmetic.noise import GRAINS, Noise
+from trueness.tools.arithmetic.products import products
 from trueness.tools.arithmetic.stochastic import stochastic
-from trueness.tools.spec.tables import LIMITS
+from trueness.tools.spec.tables import FUSED_SHARE, LIMITS, LONG
 
 __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
 
@@ -42,6 +52,8 @@ class Bound:
     B: np.ndarray
     may_overflow: np.ndarray | None = None
     """where |y| is so near the largest number that rounding may exceed it"""
+    fused: np.ndarray | None = None
+    """B_fused; None where sums are short, where the format is wide, and where nobody asked for it"""
 
     def ratio(self, out: np.ndarray) -> np.ndarray:
         """T of every element; 0 where both agree that there is no finite number, infinite where only one does."""
@@ -52,18 +64,26 @@ class Bound:
             same |= self.may_overflow & np.isinf(out) & (np.sign(out) == np.sign(self.y))
         return np.where(same, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))
 
+    def stored(self, out: np.ndarray) -> float:
+        """|out − y| / B_fused, exceeded by a twentieth of the elements; 0 where there are too few, or no B_fused."""
+        if self.fused is None or self.y.size < LONG:
+            return 0.0
+        ratio = replace(self, B=self.fused).ratio(out)
+        return float(np.quantile(ratio, FUSED_SHARE, method="lower"))
+
     def within(self, largest: float, u: float, saturate: bool) -> Bound:
         """The same bound in a format whose largest number is ``largest``: beyond it lies ±inf, or that number."""
         y = np.clip(self.y, -largest, largest) if saturate else self.y
         y = np.where(np.abs(y) >= largest * (1 + u), np.copysign(np.inf, y), y) if not saturate else y
         with np.errstate(invalid="ignore"):
             edge = np.isfinite(y) & (np.abs(y) + self.B >= largest) & (not saturate)
-        return Bound(y, np.where(np.isfinite(y), self.B, 0.0), edge)
+        fused = None if self.fused is None else np.where(np.isfinite(y), self.fused, 0.0)
+        return Bound(y, np.where(np.isfinite(y), self.B, 0.0), edge, fused)
 
     def at_columns(self, chosen: np.ndarray) -> Bound:
         """The bound of an output that repeats these columns of its last axis."""
-        edge = None if self.may_overflow is None else self.may_overflow[..., chosen]
-        return Bound(self.y[..., chosen], self.B[..., chosen], edge)
+        edge, fused = (None if x is None else x[..., chosen] for x in (self.may_overflow, self.fused))
+        return Bound(self.y[..., chosen], self.B[..., chosen], edge, fused)
 
     @property
     def width(self) -> np.ndarray:
@@ -85,8 +105,12 @@ def spread(
     eta: float,
     reduction: int,
     seed: int = 0,
+    carried: Callable[[Any, float, float, Noise], Any] = stochastic,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i."""
+    """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i.
+
+    carried  makes an array that perturbs itself of an argument, its roundoff, η and the noise
+    """
     truth = outputs(function(*arguments))
     most = RUNS if reduction > 1 else 2 * RUNS
     spent = 0.0
@@ -97,7 +121,7 @@ def spread(
             deviations: list[list[np.ndarray]] = []
             while len(deviations) < runs(most, spent):
                 moved = [
-                    stochastic(x, u, eta if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
+                    carried(x, u, eta if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
                     for x, u in zip(arguments, units, strict=True)
                 ]
                 deviations.append([f - y for f, y in zip(outputs(function(*moved)), truth, strict=True)])
@@ -134,19 +158,30 @@ def bounds(
     fmt: Format,
     reduction: int,
     whole: Sequence[bool] = (),
+    fused: bool = False,
 ) -> list[Bound]:
-    """The bound of every output of ``function`` in format ``fmt``.
+    """The bound of every output of ``function`` in format ``fmt``; with B_fused where ``fused`` asks for it.
 
     In float64 the reference is itself one float64 run, so its own rounding is added: B counts twice.
     An output that is ``whole`` (integers, truth values) is not rounded: only what may tip a comparison moves it.
     """
     working = max([u for u in units if u > 0.0], default=fmt.u)
-    grow = 1 + np.sqrt(reduction) * min(1.0, fmt.u_acc / working)
+    share = min(1.0, fmt.u_acc / working)
+    grow = 1 + np.sqrt(reduction) * share
     truth, spreads = spread(function, arguments, units, fmt.eta, reduction)
     both = 2.0 if fmt.name == "float64" else 1.0
     last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
+    narrow: list[np.ndarray] | None = None
+    if fused and fmt.half and reduction >= LONG:
+        narrow = spread(function, arguments, units, fmt.eta, reduction, carried=products)[1]
     with np.errstate(invalid="ignore", over="ignore"):
-        return [
-            Bound(y, both * (k * (fmt.u * np.abs(y) + fmt.eta) + grow * d))
-            for y, d, k in zip(truth, spreads, last, strict=True)
-        ]
+        found = []
+        for i, (y, d, k) in enumerate(zip(truth, spreads, last, strict=True)):
+            once = k * (fmt.u * np.abs(y) + fmt.eta)
+            inner = (
+                None
+                if narrow is None
+                else once + narrow[i] + (1 + np.sqrt(reduction)) * (grow - 1) / np.sqrt(reduction) * d
+            )
+            found.append(Bound(y, both * (once + grow * d), None, inner))
+        return found

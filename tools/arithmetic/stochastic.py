@@ -44,17 +44,16 @@ class Stochastic(Arithmetic):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func.__module__ == "numpy.linalg" and func.__name__ in STABLE:
             matrix = coarsest(args)
-            return wrap(func(backward(matrix), *args[1:], **kwargs), matrix)
+            return wrap(func(matrix.stable(), *args[1:], **kwargs), matrix)
         return wrap(super().__array_function__(func, types, args, kwargs), coarsest([*args, *kwargs.values()]))
 
-
-def backward(matrix: Stochastic) -> np.ndarray:
-    """A + u ‖A‖ ξ: a matrix whose exact decomposition is what a backward stable routine may return for A."""
-    plain = np.asarray(matrix)
-    if matrix.u == 0.0 or matrix.noise is None:
-        return plain
-    norm = np.sqrt(np.sum(plain * plain, axis=(-2, -1), keepdims=True))
-    return plain + matrix.u * norm * (matrix.noise.signs(1.0, 0.0, plain.shape)[0] - 1)
+    def stable(self) -> np.ndarray:
+        """A + u ‖A‖ ξ: a matrix whose exact decomposition is what a backward stable routine may return for A."""
+        plain = np.asarray(self)
+        if self.u == 0.0 or self.noise is None:
+            return plain
+        norm = np.sqrt(np.sum(plain * plain, axis=(-2, -1), keepdims=True))
+        return plain + self.u * norm * (self.noise.signs(1.0, 0.0, plain.shape)[0] - 1)
 
 
 def stochastic(values: Any, u: float, eta: float, noise: Noise | Counter) -> Stochastic:
@@ -78,7 +77,7 @@ def wrap(result: Any, like: Stochastic) -> Any:
     plain = np.asarray(result)
     if plain.dtype != np.float64:
         return plain if isinstance(result, np.ndarray) else result
-    array = plain.view(Stochastic)
+    array = plain.view(type(like))
     array.u, array.eta, array.noise = like.u, like.eta, like.noise
     return array
 

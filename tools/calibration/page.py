@@ -11,7 +11,7 @@ from trueness.tools.calibration.fisher import FLOOR
 from trueness.tools.calibration.ledger import ZERO
 from trueness.tools.calibration.record import RIGHT, SAME, SHIPPED, Calibration, Run, Summary, share, survivors
 from trueness.tools.calibration.subjects import DTYPES
-from trueness.tools.spec.tables import CALIBRATION_PROFILES, FORMATS
+from trueness.tools.spec.tables import CALIBRATION_PROFILES, FORMATS, LONG
 
 SHORT = {name: FORMATS[name].short for name in DTYPES}
 LIMIT = LIMITS["fused"]
@@ -93,6 +93,24 @@ largest of the correct ones. *Killed* counts the variants that some case put bey
 planted: {zero}.
 """
 
+HALVES = """\
+## Half formats: accumulators
+
+A kernel may add up in float32 and round once; it is wrong to add up in the half format. T is blind to that: D moves
+every intermediate by u, as an eager program does. So where n and the elements are at least {long}, all but
+a twentieth of the elements of a fused program must also lie within
+
+    B_fused = u |y| + D_products + (1 + √n) · u_acc/u · D + η
+
+where D_products is the spread when nothing but computed operands of products is moved. For every sum and length, over
+{seeds} cases of each half format, odd ones with a mean: fused runs (references computed in float32, the same with the
+operands of products stored, and what is declared as fused) and how many are rejected; the largest multiple of B_fused
+that a twentieth of the elements exceeds; and of the runs with an accumulator in the half format the share accepted by
+T ≤ {limit:g} alone (before), and with B_fused beside it (now). *Eager*: of the runs that store every result in the half
+format, not their sums, the share rejected as fused; they are held to T ≤ {eager:g} alone if they claim no more. What is
+still accepted is a sum whose errors the rest of the formula hides, such as scores before a softmax that sees one key.
+"""
+
 CHOICES = """\
 ## What every choice does
 
@@ -156,6 +174,16 @@ def render(found: Calibration) -> str:
                 + "\n"
                 + families(found)
                 if found.ledger
+                else "",
+                HALVES.format(
+                    long=LONG,
+                    limit=LIMIT,
+                    eager=LIMITS["eager"],
+                    seeds=CALIBRATION_PROFILES[found.profile].half_seeds,
+                )
+                + "\n"
+                + halves(found)
+                if found.halves
                 else "",
                 CHOICES.format(cases=found.choice_cases, limit=LIMIT, runs=RUNS, more=2 * RUNS),
                 choices(found),
@@ -307,6 +335,31 @@ def families(found: Calibration) -> str:
             ]
         )
     return table(["", *(f"T {name}" for name in SHORT.values()), "killed", "weakest (its largest T)"], rows)
+
+
+def halves(found: Calibration) -> str:
+    """A row for every sum and length, and one over all of them for every length."""
+    rows = []
+    titles = list(dict.fromkeys(r.title for r in found.halves))
+    for title in [*titles, "all"]:
+        for length in dict.fromkeys(r.length for r in found.halves):
+            here = [r for r in found.halves if r.length == length and title in (r.title, "all")]
+            fused, eager, wrong = ([r for r in here if r.kind == kind] for kind in ("fused", "eager", "mutant"))
+            rows.append(
+                [
+                    title,
+                    str(length),
+                    str(len(fused)),
+                    str(sum(r.rejected for r in fused)),
+                    number(max(r.stored for r in fused)),
+                    str(len(wrong)),
+                    percent(share(not r.by_T for r in wrong)),
+                    percent(share(not r.rejected for r in wrong)),
+                    percent(share(r.rejected for r in eager)),
+                ]
+            )
+    head = ["sum", "n", "fused runs", "rejected", "largest, of B_fused"]
+    return table([*head, "wrong runs", "accepted before, %", "now, %", "eager rejected as fused, %"], rows)
 
 
 def worst(runs: Iterable[Run]) -> str:

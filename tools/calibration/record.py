@@ -39,6 +39,29 @@ class Run:
 
 
 @dataclass(frozen=True)
+class HalfRun:
+    """One program on one case: T, and by how much it exceeds what a fused program may (``Reading.stored``)."""
+
+    title: str
+    length: int
+    dtype: str
+    program: str
+    kind: str
+    T: float
+    stored: float
+
+    @property
+    def by_T(self) -> bool:
+        """Whether T alone rejects it as a fused program."""
+        return self.T > LIMITS["fused"]
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it is rejected as a fused program."""
+        return self.by_T or self.stored > 1
+
+
+@dataclass(frozen=True)
 class Summary:
     """All runs of one variant in one dtype: a correct one is held to ``limit``, a mutant should lie beyond it."""
 
@@ -82,6 +105,7 @@ class Calibration:
     versions: dict[str, str] = field(default_factory=dict)
     ledger: tuple[Run, ...] = ()
     """the optimized families: what they ship, and the ledger's variants; a run's family is the name of its formula"""
+    halves: tuple[HalfRun, ...] = ()
 
     @cached_property
     def shipped(self) -> tuple[Run, ...]:
@@ -143,11 +167,27 @@ class Calibration:
                 found.append(f"{what} was never killed (T = {s.worst:.3g}, limit {s.limit:g}).")
         for family, direction, dtype, variant in self.untried:
             found.append(f"{family} {direction}, {dtype}: no case could show the mutant “{variant}”.")
-        return tuple(found)
+        return (*found, *half_problems(self.halves))
 
     @property
     def passed(self) -> bool:
         return not self.problems
+
+
+def half_problems(found: Iterable[HalfRun]) -> list[str]:
+    """Every fused program that is rejected, and every sum whose half-format accumulator no case shows."""
+    runs = list(found)
+    sentences = [
+        f"{r.title}, {r.dtype}, sums of {r.length}: the fused program “{r.program}” was rejected "
+        f"(T = {r.T:.3g}, {r.stored:.3g} of B_fused)."
+        for r in runs
+        if r.kind == "fused" and r.rejected
+    ]
+    for title in dict.fromkeys(r.title for r in runs):
+        wrong = [r for r in runs if r.title == title and r.kind == "mutant"]
+        if not any(r.rejected for r in wrong):
+            sentences.append(f"{title}: no case shows an accumulator in the half format.")
+    return sentences
 
 
 def summarised(runs: Iterable[Run]) -> tuple[Summary, ...]:

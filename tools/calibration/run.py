@@ -25,6 +25,7 @@ from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.calibration import attention as calibration_attention
 from trueness.tools.calibration import features as calibration_features
 from trueness.tools.calibration import fisher as calibration_fisher
+from trueness.tools.calibration import halves as calibration_halves
 from trueness.tools.calibration import ledger as calibration_ledger
 from trueness.tools.calibration.record import SAME, SHIPPED, Calibration, Run
 from trueness.tools.calibration.subjects import DTYPES, Subject, Variant
@@ -130,6 +131,7 @@ def calibrate(
                     done += 1
                     progress(f"{subject.family} {subject.direction}, {dtype}: case {done} of {total}")
         ledger = calibration_ledger.runs(profile, progress) if everything else []
+        halves = calibration_halves.runs(profile, progress) if everything else []
     finally:
         torch.set_num_threads(threads)
     seen = {(r.family, r.direction, r.dtype, r.variant) for r in runs}
@@ -139,7 +141,16 @@ def calibrate(
         shown = {(r.family, r.direction, r.dtype, r.variant) for r in ledger}
         untried += [key for key in calibration_ledger.expected(profile) if key not in shown]
     return Calibration(
-        profile, cases, tuple(runs), vacuous, tuple(untried), invisible, again, installed(MEASURED_WITH), tuple(ledger)
+        profile,
+        cases,
+        tuple(runs),
+        vacuous,
+        tuple(untried),
+        invisible,
+        again,
+        installed(MEASURED_WITH),
+        tuple(ledger),
+        tuple(halves),
     )
 
 

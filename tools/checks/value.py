@@ -37,6 +37,8 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
         samples.append((reading.size, reading.T))
         if reading.T > trial.limit:
             raise Failed(case, sentence(trial, case, reading), reading)
+        if trial.stores(reading):
+            raise Failed(case, not_fused(trial, reading), reading)
         if worst is None or reading.T > worst.T:
             worst = reading
 
@@ -133,6 +135,15 @@ def sentence(trial: Trial, case: Case, reading: Reading) -> str:
     return (
         f"output{place} is {reading.got:.9g}, the reference {reading.want:.9g}{given}: "
         f"T = {reading.T:.3g} of {trial.limit:g}."
+    )
+
+
+def not_fused(trial: Trial, reading: Reading) -> str:
+    """Why a T within its limit does not make a fused program."""
+    return (
+        f"one in twenty elements errs by {reading.stored:.3g} times what a fused program may, which rounds to "
+        f"{trial.dtype} only operands of products and the result: a sum or an intermediate is kept in {trial.dtype}. "
+        f"If that is meant, its class is eager (--limit eager). T = {reading.T:.3g} of {trial.limit:g}."
     )
 
 

@@ -33,6 +33,8 @@ class Reading:
     want: float
     width: float
     size: int
+    stored: float = 0.0
+    """|got − want| / B_fused, exceeded by a twentieth of the elements; 0 where it is not asked for"""
 
 
 class Memory(OrderedDict[str, Any]):
@@ -196,9 +198,10 @@ class Trial:
             short, length = inputs.shortened(arguments)
             if length and not inputs.by_column(function, short, inputs.PALETTE):
                 short, length = arguments, 0
+            fused = kind == "value" and function is self.formula.reference
             n = reduction(self.sizes(values))
             with np.errstate(all="ignore"):
-                found = bounds(function, short, units, fmt, n, whole)
+                found = bounds(function, short, units, fmt, n, whole, fused)
             if length:
                 found = [b.at_columns(inputs.columns(length)) for b in found]
             saturate = self.formula.overflow == "saturate" and fmt.half and kind == "value"
@@ -223,6 +226,10 @@ class Trial:
             sizes.update({d: n for d, n in zip(dims, shape, strict=True) if isinstance(d, str) and d != "..."})
         return sizes
 
+    def stores(self, reading: Reading) -> bool:
+        """Whether an implementation that claims to be fused keeps sums or intermediates in a half format."""
+        return self.implementation.limit == "fused" and reading.stored > 1
+
     @staticmethod
     def judge(outs: Sequence[np.ndarray], truth: Sequence[Bound]) -> Reading:
         """The element with the largest T over all outputs."""
@@ -236,7 +243,8 @@ class Trial:
             at = tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
             if ratio[at] > worst.T:
                 got, want, width = float(out[at]), float(bound.y[at]), float(bound.width[at])
-                worst = Reading(float(ratio[at]), at, i, got, want, width, worst.size)
+                worst = replace(worst, T=float(ratio[at]), where=at, output=i, got=got, want=want, width=width)
+            worst = replace(worst, stored=max(worst.stored, bound.stored(out)))
         return worst
 
     # -- verdicts -------------------------------------------------------------------------------------------------

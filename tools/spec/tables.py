@@ -153,6 +153,7 @@ class CalibrationProfile:
     cases          per family, direction and dtype
     choice_cases   of them, how many are measured again under every other choice of the bound
     ledger_cases   drawn for every formula of the optimized families, direction and dtype
+    half_seeds     cases of every sum, length and half format
     dtypes         in which the optimized families are measured; empty: in all narrower than float64
     verified       profiles in which the programs of the examination are verified
     examined       whether the examination is part of it
@@ -162,6 +163,7 @@ class CalibrationProfile:
     cases: int
     choice_cases: int
     ledger_cases: int
+    half_seeds: int
     dtypes: tuple[str, ...] = ()
     verified: tuple[str, ...] = ("quick",)
     examined: bool = False
@@ -170,14 +172,18 @@ class CalibrationProfile:
 CALIBRATION_PROFILES = {
     p.name: p
     for p in (
-        CalibrationProfile("quick", 15, 2, 10, ("float32",)),
-        CalibrationProfile("full", 60, 12, 12, verified=("quick", "ci"), examined=True),
+        CalibrationProfile("quick", 15, 2, 10, 2, ("float32",)),
+        CalibrationProfile("full", 60, 12, 12, 20, verified=("quick", "ci"), examined=True),
     )
 }
 
 FRAMEWORKS = ("torch", "numpy", "jax")
 LIMITS = {"fused": 1.5, "eager": 3.0, "exact": 0.0}
 """class of implementation → largest T that passes"""
+LONG = 64
+"""the least length of a sum, and number of elements, from which a fused program in a half format is held to B_fused"""
+FUSED_SHARE = 0.95
+"""the share of its elements that must lie within B_fused"""
 ORIGINS = ("builtin", "third_party", "user")
 CLAIMS = frozenset("gradient double opcheck compile autocast vmap jvp out graph huge reference".split())
 """what an implementation may promise beyond the value; "reference" marks the reference itself"""
