@@ -14,7 +14,7 @@ numbers of the project; ``trueness calibrate`` prints the false accepts and fals
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,33 @@ class Bound:
     B: np.ndarray
     may_overflow: np.ndarray | None = None
     """where |y| is so near the largest number that rounding may exceed it"""
+    free: Bound | None = None
+    """the same without a largest number, from before ``within``"""
+    largest: float = np.inf
+    saturable: bool = False
+    """whether the largest number itself counts as an overflow"""
 
     def ratio(self, out: np.ndarray) -> np.ndarray:
         """T of every element; 0 where both agree that there is no finite number, infinite where only one does."""
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             ratio = np.abs(out - self.y) / self.B
+            if self.free is not None:  # a value that just overflows may as well not
+                below = np.isinf(self.y) & np.isfinite(self.free.y) & np.isfinite(out)
+                ratio = np.where(below, np.abs(out - self.free.y) / self.free.B, ratio)
         same = (out == self.y) | (np.isnan(out) & np.isnan(self.y))
         if self.may_overflow is not None:
             same |= self.may_overflow & np.isinf(out) & (np.sign(out) == np.sign(self.y))
+            if self.saturable:
+                same |= self.may_overflow & (np.abs(out) == self.largest) & (np.sign(out) == np.sign(self.y))
         return np.where(same, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))
+
+    def either_overflow(self) -> Bound:
+        """The same where an overflow may be ±inf as well as the largest number."""
+        if self.free is None:
+            return self
+        with np.errstate(invalid="ignore"):
+            beyond = np.isfinite(self.free.y) & (np.abs(self.free.y) + self.free.B >= self.largest)
+        return replace(self, may_overflow=beyond, saturable=True)
 
     def within(self, largest: float, u: float, saturate: bool) -> Bound:
         """The same bound in a format whose largest number is ``largest``: beyond it lies ±inf, or that number."""
@@ -54,7 +72,7 @@ class Bound:
         y = np.where(np.abs(y) >= largest * (1 + u), np.copysign(np.inf, y), y) if not saturate else y
         with np.errstate(invalid="ignore"):
             edge = np.isfinite(y) & (np.abs(y) + self.B >= largest) & (not saturate)
-        return Bound(y, np.where(np.isfinite(y), self.B, 0.0), edge)
+        return Bound(y, np.where(np.isfinite(y), self.B, 0.0), edge, self, largest)
 
     @property
     def width(self) -> np.ndarray:

@@ -57,12 +57,12 @@ def verify(
     timeout: float,
     framework: str | None,
     limit: str,
+    policy: str | None,
     case: str,
 ) -> int:
     """Run the request, print the table, write the requested files; 1 when something is wrong."""
-    request = Request(
-        tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES, device, peers, profile, framework or "", limit, case
-    )
+    wanted = tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES
+    request = Request(*wanted, device, peers, profile, framework or "", limit, policy or "", case)
     planned = groups(request)
     if report:
         require_writable(report)

@@ -11,12 +11,15 @@ from typing import Any
 
 from trueness.tools.checks import CHECKS
 from trueness.tools.checks import value as check_value
+from trueness.tools.checks.contract import typical
 from trueness.tools.checks.core import Failed, excluded, failed, run
 from trueness.tools.checks.diagnosis import behaves_like
+from trueness.tools.checks.keys import has_own_policy
 from trueness.tools.run.frameworks import Rejected, guess
 from trueness.tools.run.subject import Subject
 from trueness.tools.run.trial import Trial, reraise_as_rejected
 from trueness.tools.spec import registry
+from trueness.tools.spec.inputs import Mask
 from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
 from trueness.tools.spec.records import to_record
 from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, FORMATS, PROFILES, require
@@ -41,6 +44,7 @@ class Job:
     user: bool = False
     framework: str = ""
     limit: str = "fused"
+    policy: str = ""
     case: str = ""
     checks: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
@@ -50,7 +54,7 @@ class Job:
     def subject(self) -> Subject:
         origin = "user" if self.user else "builtin"
         place = (self.formula, self.implementation, self.dtype, self.device)
-        return Subject(*place, origin, self.framework, self.limit)
+        return Subject(*place, origin, self.framework, self.limit, self.policy)
 
 
 # -- implementations ------------------------------------------------------------------------------------------------
@@ -148,6 +152,7 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
         replay=Case.from_json(job.case) if job.case else None,
         every_dtype=profile.every_dtype,
         heartbeat=heartbeat,
+        policy=job.policy,
     )
 
 
@@ -165,6 +170,9 @@ def run_job(
     reason = missing(candidate)
     if reason or (excluded(trial) and job.implementation != REFERENCE):
         return [trial.skipped("value", reason or excluded(trial))]
+    if not trial.strict and any(isinstance(a, Mask) for a in trial.formula.arguments):
+        emit("check", "special values")
+        trial.keyed = has_own_policy(trial, typical(trial))
     verdicts: list[Verdict] = []
     blocked = ""
     for name in wanted(job, candidate):

@@ -159,6 +159,9 @@ FRAMEWORKS = ("torch", "numpy", "jax")
 LIMITS = {"fused": 1.5, "eager": 3.0, "exact": 0.0}
 """class of implementation → largest T that passes"""
 ORIGINS = ("builtin", "third_party", "user")
+POLICIES = ("observe", "strict")
+"""what is done with a policy for special values: it is named, or it must be the reference's"""
+POLICY_OF_ORIGIN = {"builtin": "strict", "third_party": "observe", "user": "observe"}
 CLAIMS = frozenset("gradient double opcheck compile autocast vmap jvp out graph huge reference".split())
 """what an implementation may promise beyond the value; "reference" marks the reference itself"""
 
