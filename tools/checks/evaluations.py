@@ -217,6 +217,15 @@ class Situation:
                 found += _attempt(self.trial, exchanged(self.base, self.changed, array), Range())
         return found if len(found) == 2 else []
 
+    def sign_open(self, k: int) -> np.ndarray:
+        """Where the bound does not tell the sign of what is multiplied by an infinity, so that either may come out."""
+        number = np.copysign(np.sqrt(precision(self.trial.dtype).max), self.special)
+        values = put(self.trial, self.base, self.changed, self.at, float(number))
+        if values is None:
+            return np.zeros(self.exact[k].shape, bool)
+        bound = self.trial.stated_truth(values)[k]
+        return np.asarray(self.trial.limit * bound.B >= np.abs(bound.y))
+
     def without_effect(self, k: int) -> np.ndarray:
         """Where output ``k`` is the same for every finite number in the element's place."""
         before = self.trial.stated_truth(self.base)[k]
@@ -270,8 +279,8 @@ def redrawn(trial: Trial, case: Case, base: Sequence[Any], count: int) -> list[t
 def _redrawn(trial: Trial, case: Case, base: Sequence[Any], count: int) -> list[list[Any]]:
     shapes = [np.shape(v) for v in base]
     found = [unmasked(trial, base)]
-    for seed, scalars in enumerate(_scalars(trial, case, count)):
-        other = Case(sizes=case.sizes, seed=1000 + seed, scalars=scalars)
+    for seed, chosen in enumerate(scalars(trial, case, count)):
+        other = Case(sizes=case.sizes, seed=1000 + seed, scalars=chosen)
         values = unmasked(trial, inputs.values(trial.formula, other, trial.dtype))
         for j, a in enumerate(trial.formula.arguments):
             if isinstance(a, inputs.Index):
@@ -282,7 +291,7 @@ def _redrawn(trial: Trial, case: Case, base: Sequence[Any], count: int) -> list[
     return found
 
 
-def _scalars(trial: Trial, case: Case, count: int) -> list[dict[str, Any]]:
+def scalars(trial: Trial, case: Case, count: int) -> list[dict[str, Any]]:
     """The case's scalars, its floats drawn anew; all others decide on shapes and branches."""
 
     def make() -> list[dict[str, Any]]:
@@ -295,7 +304,7 @@ def _scalars(trial: Trial, case: Case, count: int) -> list[dict[str, Any]]:
         settings_for(count)(given(inputs.cases(trial.formula))(keep))()
         return (found * count)[:count] if found else [dict(case.scalars)] * count
 
-    return _KNOWN.get_or(f"scalars {trial.formula.name} {count} {case.to_json()}", make)  # type: ignore[no-any-return]
+    return _KNOWN.get_or(f"scalars {trial.formula.name} {id(trial.formula.reference)} {count} {case.to_json()}", make)  # type: ignore[no-any-return]
 
 
 def dependents(

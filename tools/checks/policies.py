@@ -8,7 +8,7 @@ what the formula excuses (``Formula.policies``); it is the default for built-in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.contract import typical
 from trueness.tools.checks.core import Failed, check
-from trueness.tools.checks.evaluations import Situation, put
+from trueness.tools.checks.evaluations import Situation, put, scalars
 from trueness.tools.checks.keys import rows_without_keys
 from trueness.tools.checks.policy_table import FAULTS, POLICIES
 from trueness.tools.run.frameworks import Rejected
@@ -37,6 +37,9 @@ def extremes(dtype: str) -> list[float]:
 def positions(size: int) -> list[int]:
     """The first, the last and an inner element."""
     return sorted({0, size // 2, size - 1}) if size else []
+
+
+OTHERS = 3  # draws of the real scalars, for NaN and ±inf alone
 
 
 @dataclass
@@ -70,6 +73,8 @@ Explain = Callable[[Situation, int, np.ndarray], np.ndarray]
 def not_finite(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
     y = s.rounded[k].y
     opposite = np.isinf(out) & np.isinf(y) & (out != y) & (s.special != 0)
+    if opposite.any():
+        opposite &= ~s.sign_open(k)
     return ~np.isfinite(out) & ~np.isfinite(y) & ~opposite
 
 
@@ -219,18 +224,26 @@ def reason(s: Situation, got: float, want: float, policy: str) -> str:
 # -- probes -----------------------------------------------------------------------------------------------------------
 
 
-def situations(trial: Trial, case: Case) -> Iterator[Situation]:
+def situations(trial: Trial, case: Case, specials: Sequence[float] = ()) -> Iterator[Situation]:
     """Every special value at every position class of every real argument; and NaN and ±inf where a mask hides them."""
     base = trial.arguments_f64(case)
     for i, argument in enumerate(trial.formula.arguments):
         if not argument.real:
             continue
         for at in positions(np.size(base[i])):
-            for special in extremes(trial.dtype):
+            for special in specials or extremes(trial.dtype):
                 values = put(trial, base, i, at, special)
                 if values is not None:
                     yield Situation(trial, case, base, values, i, at, special)
         yield from hidden(trial, case, base, i)
+
+
+def other_scalars(trial: Trial, case: Case) -> Iterator[Case]:
+    """The same case with its real scalars drawn anew: a weight that was 0 or 1 is another one."""
+    drawn = [dict(case.scalars), *scalars(trial, case, OTHERS)]
+    for k, chosen in enumerate(drawn):
+        if chosen not in drawn[:k]:
+            yield replace(case, scalars=chosen)
 
 
 def hidden(trial: Trial, case: Case, base: Sequence[Any], i: int) -> Iterator[Situation]:
@@ -282,6 +295,8 @@ def special_values(trial: Trial) -> Verdict:
         return trial.skipped("special values", "takes no tensor that could hold a special value")
     observed = Observed(trial)
     found = list(situations(trial, typical(trial)))
+    for case in other_scalars(trial, typical(trial)):
+        found += situations(trial, case, (np.nan, np.inf, -np.inf))
     few = 4 * trial.examples  # an interpreted kernel takes a thousand times as long
     step = -(-len(found) // few) if trial.implementation.env else 1
     for s in found[::step]:
