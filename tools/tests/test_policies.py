@@ -303,10 +303,17 @@ def test_every_policy_has_a_program_here() -> None:
     assert {*HAVE, "row of means", *FAULTS} == set(POLICIES)
 
 
+def in_dtype(declared: Formula) -> Function:
+    """The reference; NumPy divides a float32 by an int64 in float64."""
+    if declared.outputs:
+        return declared.reference
+    return lambda x, *rest: declared.reference(x, *rest).astype(x.dtype)
+
+
 def test_the_reference_itself_has_no_policy_of_its_own() -> None:
     for declared, _, dtype in HAVE.values():
         if dtype == "float32":
-            found = judged(declared, declared.reference, dtype, framework="numpy", limit="eager")
+            found = judged(declared, in_dtype(declared), dtype, framework="numpy", limit="eager")
             assert found.passed and not found.policies and not found.message, found
 
 
@@ -476,7 +483,6 @@ SEEN = {
     "row of NaN": ("attention.masked_attention", "torch MultiheadAttention, asked for weights", "float32"),
     "overflow": ("attention.layer_norm", "torch layer_norm", "bfloat16"),
     "refuses": ("kernels.gaussian", "scikit-learn rbf_kernel", "float32"),
-    "order": ("metrics.needle_score", "scipy", "float32"),
     "no weight": ("attention.tmsa", "dense scaled_dot_product_attention", "float32"),
     "not finite": ("diffusion.classifier_free_guidance_paper", "diffusers, original formulation", "float32"),
 }
