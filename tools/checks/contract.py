@@ -193,7 +193,8 @@ def no_stale_cache(trial: Trial) -> Verdict:
     fresh = trial.arguments_f64(typical(trial, length=129, seed=2))
     for i in real:
         for at in {0, values[i].size // 2, values[i].size - 1} if values[i].size else ():
-            values[i].flat[at] = fresh[i].flat[at]
+            changed = trial.formula.arguments[i].put(values[i], at, float(fresh[i].flat[at]))
+            values[i] = values[i] if changed is None else changed
         natives[i][...] = frameworks.native(values[i], True, trial.dtype, trial.framework, trial.device)
         outs = [frameworks.to_float64(y) for y in trial.accepted(trial.invoke(natives), values)]
         require_agreement(trial, case, outs, values, "after an in-place change of its input")

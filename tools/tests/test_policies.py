@@ -20,6 +20,9 @@ from trueness.tools.checks import CHECKS, policies
 from trueness.tools.checks.contract import typical
 from trueness.tools.checks.core import run
 from trueness.tools.checks.policy_table import FAULTS, POLICIES
+from trueness.tools.report.html import to_html
+from trueness.tools.report.results import Results
+from trueness.tools.report.sections import policies_seen
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import registry
 from trueness.tools.spec.inputs import Mask, Real, Scalar
@@ -496,3 +499,21 @@ def test_the_table_names_who_has_it(policy: str) -> None:
         pytest.importorskip(module)
     found = run(CHECKS["special values"], Trial(registry.formula(declared), chosen, dtype, examples=10))
     assert found.passed and policy in found.policies, found
+
+
+# -- where they are shown ---------------------------------------------------------------------------------------------
+
+
+def test_the_report_shows_who_has_which_policy() -> None:
+    seen = [judged("fisher.diagonal", fisher_cast_at_the_end, dtype) for dtype in ("float16", "bfloat16", "float32")]
+    (line,) = policies_seen(seen)
+    assert (line.head, line.note) == ("saturation", POLICIES["saturation"].sentence)
+    assert line.cells == {"mine": ["float16", "bfloat16"]}
+    assert not policies_seen([v for v in seen if not v.policies])
+
+
+def test_the_page_has_a_table_of_policies() -> None:
+    declared = registry.formula("fisher.diagonal")
+    seen = judged(declared, fisher_cast_at_the_end, "float16")
+    page = to_html(Results([seen], formulas={declared.name: declared}))
+    assert "Policies for special values" in page and POLICIES["saturation"].sentence in page
