@@ -24,6 +24,7 @@ from trueness.tools.spec.tables import (
     FORMATS,
     FRAMEWORKS,
     LIMITS,
+    POLICIES,
     PROFILES,
 )
 
@@ -61,6 +62,13 @@ def cli() -> None:
 )
 @click.option(
     "--limit", type=click.Choice(list(LIMITS)), default="fused", show_default=True, help="Limit on T for --impl."
+)
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default=None,
+    help="Name what is done with NaN, inf, overflow and subnormals, or demand the reference's policy.  "
+    "[default: strict for built-in implementations, observe for all others]",
 )
 @click.option("--case", default="", metavar="JSON", help="Run one case again, as a failure printed it.")
 def verify(**options: Any) -> None:

@@ -150,18 +150,14 @@ FORMULAS = (
             Scalar("p", st.sampled_from((0.1, 0.5, 0.0))),
         ),
         implementations=(
-            Implementation(
-                "trueness",
-                lambda: fast.lora,
-                claims=TORCH | {"compile"},
-                waived={"special values bfloat16": "its largest number is float32's, which A x passes on the way"},
-            ),
-            peer("peft", peft_forward, {"special values": "its dropout multiplies: NaN · 0 is NaN"}),
-            peer("loralib", loralib_forward, {"special values": "its dropout multiplies: NaN · 0 is NaN"}),
+            Implementation("trueness", lambda: fast.lora, claims=TORCH | {"compile"}),
+            peer("peft", peft_forward),
+            peer("loralib", loralib_forward),
         ),
         reduction=lambda sizes: int(sizes["I"]) + int(sizes["R"]),
         gradient_reduction=lambda sizes: int(sizes["B"]) * int(sizes["I"]) + int(sizes["O"]),
         real=digits,
+        policies=dict.fromkeys(("overflow", "not finite"), "bfloat16's largest number is float32's, which A x passes"),
     ),
     *(
         Formula(

@@ -20,7 +20,10 @@ from trueness.tools.spec.model import Case, Formula, Implementation
 ATLAS = "Behrouz et al. 2025 (2505.23735)"
 JORDAN = "Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks"
 MADE_ONCE = "made once from numbers, and not learned from there"
-CHUNKS = "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input"
+CHUNKS = dict.fromkeys(
+    ("not finite", "overflow", "spread", "masked"),
+    "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input",
+)
 SPANS = {
     "B": (1, 2),
     "T": (1, 3),
@@ -177,7 +180,6 @@ PAIRS = Implementation(
     claims=frozenset({"gradient"}),
     dtypes=("float32",),
     only="what it shows is that the size of a tile changes nothing",
-    waived={"special values": CHUNKS},
 )
 
 
@@ -196,6 +198,7 @@ def omega(name: str, optimizers: tuple[str, ...], clips: Any, *more: Implementat
         vjp=true.omega_vjp,
         equation="S_t = θ_t S_{t−1} + i_t g_t,  M_t = α_t M_{t−1} − w_t U_t,  o_t = q_tᵀ M_t",
         source=f"{ATLAS} eq. 9, 15-16, 32-33",
+        policies=CHUNKS,
         arguments=(
             drawn("q", *TOKEN, "P"),
             drawn("k", *TOKEN, "P"),
@@ -212,7 +215,7 @@ def omega(name: str, optimizers: tuple[str, ...], clips: Any, *more: Implementat
             Scalar("read_before_update", MODES["read_before_update"]),
             Scalar("clip", clips),
         ),
-        implementations=(ours("omega", "gradient", "autocast", waived={"special values": CHUNKS}), *more),
+        implementations=(ours("omega", "gradient", "autocast"), *more),
         reduction=longest("P"),
         **fields,
     )
@@ -226,6 +229,7 @@ def omega_mlp(name: str, optimizers: tuple[str, ...], **fields: Any) -> Formula:
         vjp=true.omega_mlp_vjp,
         equation="S_t = θ_t S_{t−1} + i_t g_t,  W_t = α_t W_{t−1} − w_t U_t,  o_t = q_t + W1 σ(W2 q_t)",
         source=f"{ATLAS} eq. 42",
+        policies=CHUNKS,
         arguments=(
             drawn("q", *TOKEN, "V"),
             drawn("k", *TOKEN, "V"),
@@ -242,7 +246,7 @@ def omega_mlp(name: str, optimizers: tuple[str, ...], **fields: Any) -> Formula:
             Scalar("lr_inside_momentum", MODES["lr_inside_momentum"]),
             Scalar("read_before_update", MODES["read_before_update"]),
         ),
-        implementations=(ours("omega_mlp", "gradient", "autocast", waived={"special values": CHUNKS}),),
+        implementations=(ours("omega_mlp", "gradient", "autocast"),),
         reduction=lambda sizes: sizes["V"] + sizes["N"] + sizes["T"] + sizes["c"],
         reach={"V": "with wider layers the weights diverge within three tokens"},
         real=layers_of_digits if "gd" in optimizers else None,  # Muon's steps would take most of all checks' time
@@ -264,6 +268,7 @@ SEPARABLE = Formula(
     vjp=true.omega_separable_vjp,
     equation="omega with γ_{t,j} = r_t u_{t−j}",
     source=f"{ATLAS} eq. 9, 15",
+    policies=CHUNKS,
     arguments=(
         drawn("q", *TOKEN, "P"),
         drawn("k", *TOKEN, "P"),
@@ -280,7 +285,7 @@ SEPARABLE = Formula(
             for name in ("chunk_size", "objective", "lr_inside_momentum", "read_before_update")
         ),
     ),
-    implementations=(ours("omega_separable", "gradient", "autocast", waived={"special values": CHUNKS}),),
+    implementations=(ours("omega_separable", "gradient", "autocast"),),
     reduction=lambda sizes: sizes["P"] + sizes["T"] + sizes["w"],
     **FORMS,
 )
@@ -290,6 +295,7 @@ PICARD = Formula(
     vjp=true.omega_picard_vjp,
     equation="M⁰ without gradients;  g^i_t = ∇L_t(M^i_{t−1}),  M^{i+1} with the gradients g^i",
     source="Picard's iteration of Behrouz et al. 2025 (2505.23735) eq. 15",
+    policies=CHUNKS,
     arguments=(
         drawn("q", *TOKEN, "P"),
         drawn("k", *TOKEN, "P"),
@@ -301,7 +307,7 @@ PICARD = Formula(
         Scalar("tile", st.integers(1, 3), far=(16,)),
         Scalar("sweeps", st.integers(0, 2)),
     ),
-    implementations=(ours("omega_picard", "gradient", "autocast", waived={"special values": CHUNKS}),),
+    implementations=(ours("omega_picard", "gradient", "autocast"),),
     reduction=longest("P"),
     **FORMS,
 )
@@ -355,6 +361,7 @@ FORMULAS = (
         vjp=true.tensor_features_vjp,
         equation="φ*(x) = [1; x; x⊗x/√2!; …; x^{⊗p}/√p!]",
         source=f"{ATLAS} eq. 22-23",
+        policies={"overflow": "a product that just fits may overflow before its coefficient is multiplied to it"},
         arguments=(
             Real("x", dims=("...", "D"), decades=(-2.0, 0.7), spans={"D": (1, 4)}),
             Scalar("degree", st.integers(0, 4), far=(7,)),
@@ -387,7 +394,6 @@ FORMULAS = (
                 only="it computes in bfloat16 whatever it is given",
                 origin="third_party",
                 convention="MEM-08h",
-                waived={"special values": "the norm of large numbers overflows, and the result is zero"},
             ),
         ),
         real=matrices,
@@ -426,6 +432,7 @@ FORMULAS = (
         vjp=true.omega_varlen_vjp,
         equation="o, M_n, S_n = omega of tokens n_i … n_{i+1} − 1, for every sequence i by itself",
         source=f"{ATLAS} eq. 9, 15-16, 32-33",
+        policies=CHUNKS,
         arguments=(
             *(drawn(name, one, "L", "H", width) for name, width in (("q", "P"), ("k", "P"), ("v", "V"))),
             *ONE_ROW,
@@ -441,7 +448,7 @@ FORMULAS = (
             Scalar("read_before_update", MODES["read_before_update"]),
             Scalar("clip", st.sampled_from((None, 0.5))),
         ),
-        implementations=(ours("omega_varlen", "gradient", waived={"special values": CHUNKS}),),
+        implementations=(ours("omega_varlen", "gradient"),),
         reduction=lambda sizes: sizes["P"] + sizes["L"] + sizes["c"],
         **WIDE,
     ),
@@ -453,6 +460,7 @@ FORMULAS = (
         vjp=true.atlas_attention_vjp,
         equation="o = omega(φ(q), φ(k), v, …) from an empty memory,  φ(x) = elementwise_features(x)/√P",
         source=f"{ATLAS} eq. 9, 29, 32-33",
+        policies=CHUNKS,
         arguments=(
             drawn("q", *TOKEN, "D"),
             drawn("k", *TOKEN, "D"),
@@ -467,7 +475,7 @@ FORMULAS = (
             Scalar("read_before_update", st.sampled_from((False,))),
             Scalar("clip", st.none()),
         ),
-        implementations=(ours("atlas_attention", "gradient", "autocast", waived={"special values": CHUNKS}),),
+        implementations=(ours("atlas_attention", "gradient", "autocast"),),
         reduction=lambda sizes: sizes["D"] * sizes["degrees"] + sizes["T"] + sizes["c"],
         gradient_reduction=terms("B", "T", "H", "D", "degrees"),
     ),

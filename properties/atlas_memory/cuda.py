@@ -113,7 +113,6 @@ def kernels() -> dict[str, Any]:
     return found
 
 
-CHUNKS = "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input"
 SPANS = {"B": (1, 1), "T": (3, 3), "H": (1, 2), "P": (1, 3), "V": (1, 3), "c": (1, 2)}  # interpreted: slow
 FLOAT32 = "the kernel computes in float32"
 HALF = "computed in float32 by the same lines: tried in properties/atlas_memory/test_cuda.py, on fewer problems"
@@ -129,7 +128,6 @@ def small(formula: Formula) -> Formula:
         env={"TRITON_INTERPRET": "1"},
         dtypes=("float32",),
         only=FLOAT32,
-        waived={"special values": CHUNKS},
         kernels=kernels,
     )
     by_token = replace(whole, name="triton decoder", load=decoder, claims=frozenset(), kernels=steps)

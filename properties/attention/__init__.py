@@ -18,9 +18,9 @@ VASWANI = "Vaswani et al. 2017 (1706.03762)"
 SWIN = "Liu et al. 2021, Swin Transformer (2103.14030)"
 DIFFIT = "Hatamizadeh et al. 2023, DiffiT (2312.02139)"
 BY_PARTS = "its parts are checked one by one; a law compares torch's backward of the whole with the complex step"
-SQUARES = {"special values bfloat16": "the square of bfloat16's largest number overflows float32"}
-CUBES = {"special values bfloat16": "the cube of bfloat16's largest number overflows float32, its tanh does not"}
-PRODUCTS = {"special values bfloat16": "products of bfloat16's largest number overflow float32"}
+SQUARES = {"overflow": "the square of bfloat16's largest number overflows float32"}
+PRODUCTS = {"overflow": "products of bfloat16's largest number overflow float32"}
+BLOCKS = {**PRODUCTS, "not finite": "∞ − ∞ and 0 · ∞ arise in one order of its sums and products, and not in another"}
 Sizes = Mapping[str, Any]
 
 # -- what is drawn ----------------------------------------------------------------------------------------------------
@@ -128,11 +128,7 @@ def index(window: int, *, dtype: Any = None, device: Any = None) -> Any:
 
 
 CONTIGUOUS = {"layouts": "it requires contiguous tokens: .view raises on others"}
-FOLDED = {"special values": "w/σ is folded into one factor, and an infinite gain gives ∞ − ∞ with its own mean"}
-ADDED = {"special values": "its mask is added to the logits: NaN or +∞ of a key that is masked is not hidden by −∞"}
-MANY = {"special values": "NaN and ±inf are checked in its parts; here they would be a hundred cases"}
-AS_FLOAT32 = {"special values float64": "as in float32; its ninety cases take long"}
-DENSE = {"special values": "0 · NaN and 0 · ∞ of other windows' values are NaN"}
+DENSE = {"rows": "windows may be a mask over all tokens, and 0 · NaN and 0 · ∞ of other windows' values are NaN"}
 ADDS = {f"gradient {d}": "a sum over pairs, which has roundings: a law compares it with its bound" for d in DTYPES}
 LEAKS = "NaN and ±inf go through the equation: 0 times a masked value that is NaN or ±inf is NaN"
 TWO_DTYPES = "an oracle for the formula: a wide and a half format are enough"
@@ -161,11 +157,12 @@ FORMULAS = (
             EPS,
         ),
         implementations=(
-            ours("layer_norm", waived=SQUARES),
+            ours("layer_norm"),
             # its bias gradient is summed in the half format: T is 3.4 after 300 rows of 3
-            peer("torch layer_norm", peers.layer_norm, *HALF, only=NATIVE, waived=SQUARES, gradient=False),
+            peer("torch layer_norm", peers.layer_norm, *HALF, only=NATIVE, gradient=False),
         ),
         reduction=lambda s: s["C"],
+        policies=SQUARES,
         gradient_reduction=lambda s: s["C"] + s["B"] * s["N"],
     ),
     Formula(
@@ -182,10 +179,11 @@ FORMULAS = (
             EPS,
         ),
         implementations=(
-            ours("group_norm", waived=SQUARES),
-            peer("torch group_norm", peers.group_norm, "float16", "bfloat16", only=NATIVE, waived=FOLDED),
+            ours("group_norm"),
+            peer("torch group_norm", peers.group_norm, "float16", "bfloat16", only=NATIVE),
         ),
         reduction=lambda s: 4 * s["H"] * s["W"],
+        policies=SQUARES,
         gradient_reduction=lambda s: (4 + s["B"]) * s["H"] * s["W"],
     ),
     Formula(
@@ -237,20 +235,20 @@ FORMULAS = (
             Mask("mask", dims=("B", "N", "J"), spans=KEYED),
         ),
         implementations=(
-            ours("masked_attention", "compile", waived=PRODUCTS),
-            peer("torch scaled_dot_product_attention", peers.sdpa, "float32", "float16", only=TWO_DTYPES, waived=ADDED),
-            peer("torch MultiheadAttention", peers.multihead, "float32", only=ONE_DTYPE, waived=ADDED),
+            ours("masked_attention", "compile"),
+            peer("torch scaled_dot_product_attention", peers.sdpa, "float32", "float16", only=TWO_DTYPES),
+            peer("torch MultiheadAttention", peers.multihead, "float32", only=ONE_DTYPE),
             peer(
                 "torch MultiheadAttention, asked for weights",
                 peers.multihead_with_weights,
                 "float32",
                 only=ONE_DTYPE,
                 convention="ATLAS-13b",
-                waived=ADDED,
             ),
         ),
         reduction=lambda s: s["J"] + s["d"],
         special=LEAKS,
+        policies=PRODUCTS,
     ),
     Formula(
         name="attention.relative_attention_logits",
@@ -262,9 +260,10 @@ FORMULAS = (
             Real("k", dims=("N", "d"), decades=MAGNITUDES, spans={"N": (1, 6)}),
             Real("embedding", dims=(both_ways, "d"), decades=MAGNITUDES),
         ),
-        implementations=(ours("relative_attention_logits", waived=PRODUCTS),),
+        implementations=(ours("relative_attention_logits"),),
         no_gradient="kept for comparison with the bias of eq. 4; linear in each argument",
         reduction=lambda s: 2 * s["d"],
+        policies=PRODUCTS,
     ),
     Formula(
         name="attention.window_partition",
@@ -331,12 +330,13 @@ FORMULAS = (
         source=f"{DIFFIT} eq. 3-6; {SWIN} eq. 4",
         arguments=(TOKENS, TIME, *PROJECTIONS, WINDOW, NUM_HEADS),
         implementations=(
-            ours("tmsa", "compile", "out", "autocast", "vmap", "jvp", waived={**PRODUCTS, **AS_FLOAT32}),
-            cuda.implementation(False, cuda.kernels, waived=MANY),
-            peer("dense scaled_dot_product_attention", peers.dense, "float32", only=ONE_DTYPE, waived=DENSE),
-            transformers("transformers SwinAttention", peers.swin_attention, waived=MANY),
+            ours("tmsa", "compile", "out", "autocast", "vmap", "jvp"),
+            cuda.implementation(False, cuda.kernels),
+            peer("dense scaled_dot_product_attention", peers.dense, "float32", only=ONE_DTYPE),
+            transformers("transformers SwinAttention", peers.swin_attention),
         ),
         reduction=tokens_reduction,
+        policies={**BLOCKS, **DENSE},
         gradient_reduction=lambda s: tokens_reduction(s) + 16 * s["window"] ** 2,
     ),
     Formula(
@@ -352,8 +352,9 @@ FORMULAS = (
             WINDOW,
             NUM_HEADS,
         ),
-        implementations=(ours("tmsa_tokens", "out", waived=MANY),),
+        implementations=(ours("tmsa_tokens", "out"),),
         reduction=tokens_reduction,
+        policies=BLOCKS,
         gradient_reduction=lambda s: tokens_reduction(s) + 16 * s["window"] ** 2,
     ),
     Formula(
@@ -374,10 +375,11 @@ FORMULAS = (
             EPS,
         ),
         implementations=(
-            ours("tmsa_qk_norm", "out", waived=MANY),
-            cuda.implementation(True, waived=MANY),
+            ours("tmsa_qk_norm", "out"),
+            cuda.implementation(True),
         ),
         reduction=tokens_reduction,
+        policies=BLOCKS,
         gradient_reduction=lambda s: tokens_reduction(s) + 16 * s["window"] ** 2,
     ),
     Formula(
@@ -386,9 +388,10 @@ FORMULAS = (
         equation="x̂ = TMSA(LN(x), x_t) + x,  y = MLP(LN(x̂)) + x̂",
         source=f"{DIFFIT} eq. 7-8",
         arguments=(TOKENS, TIME, *BLOCK, WINDOW, NUM_HEADS, EPS),
-        implementations=(ours("diffit_block", waived=MANY),),
+        implementations=(ours("diffit_block"),),
         no_gradient=BY_PARTS,
         reduction=tokens_reduction,
+        policies=BLOCKS,
     ),
     Formula(
         name="attention.diffit_resblock",
@@ -408,8 +411,9 @@ FORMULAS = (
             Scalar("groups", st.just(1)),
             EPS,
         ),
-        implementations=(ours("diffit_resblock", waived=MANY),),
+        implementations=(ours("diffit_resblock"),),
         no_gradient=BY_PARTS,
         reduction=lambda s: tokens_reduction(s) + 54,
+        policies=BLOCKS,
     ),
 )

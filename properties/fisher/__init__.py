@@ -172,7 +172,6 @@ def drift_eager(x: Any, score: Any, alpha: Any, a: Any, b: Any) -> Any:
 
 
 OVERFLOWS = {
-    "special values": "eager torch overflows to inf in half formats",
     "gradient float16": "autograd of s/F stores 1/F² in float16, which overflows at 65504",
 }
 
@@ -196,7 +195,7 @@ def family(name: str, step: bool, eager: Any) -> tuple[Implementation, ...]:
             limit="eager",
             claims=frozenset({"gradient"}),
             origin="third_party",
-            waived={"special values": "eager torch overflows to inf in half formats", **waived},
+            waived=waived,
         ),
         Implementation(
             "numpy",
@@ -204,7 +203,6 @@ def family(name: str, step: bool, eager: Any) -> tuple[Implementation, ...]:
             "numpy",
             limit="eager",
             origin="third_party",
-            waived={"special values": "eager NumPy overflows to inf in half formats"},
         ),
         Implementation(
             "jax",
@@ -214,7 +212,7 @@ def family(name: str, step: bool, eager: Any) -> tuple[Implementation, ...]:
             origin="third_party",
             claims=frozenset({"gradient"}),
             needs=("jax",),
-            waived={"special values": "XLA on the CPU flushes subnormals to zero", **waived},
+            waived=waived,
         ),
     )
 

@@ -12,7 +12,6 @@ from trueness.tools.spec.model import Implementation
 
 DOUBLE = "it computes in float64; rounded once, it is told apart from right only in float32"
 RECORDS = {"red zones": "scikit-learn allocates records inside, whose guards are no numbers to compare"}
-REFUSES = {"special values": "scikit-learn refuses NaN and infinity"}
 
 
 def peer(name: str, call: Any, package: str, **fields: Any) -> Implementation:
@@ -37,7 +36,7 @@ def peer(name: str, call: Any, package: str, **fields: Any) -> Implementation:
 
 
 def sklearn(name: str, call: Any, **fields: Any) -> Implementation:
-    return peer(f"scikit-learn {name}", call, "sklearn", waived={**REFUSES, **fields.pop("waived", {})}, **fields)
+    return peer(f"scikit-learn {name}", call, "sklearn", **fields)
 
 
 def scipy(name: str, call: Any, **fields: Any) -> Implementation:

@@ -233,13 +233,7 @@ FORMULAS = (
         ),
         implementations=(
             ours("ema_update", "gradient", "compile", "autocast", "vmap", "jvp"),
-            peer(
-                "torch.optim.swa_utils",
-                lambda: swa_ema,
-                waived={
-                    "special values": "lerp takes x − (x − a) d for d ≤ ½, which is x and not NaN where a is infinite"
-                },
-            ),
+            peer("torch.optim.swa_utils", lambda: swa_ema),
         ),
     ),
     Formula(

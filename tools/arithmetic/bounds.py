@@ -54,14 +54,24 @@ class Bound:
     """where |y| is so near the largest number that rounding may exceed it"""
     fused: np.ndarray | None = None
     """B_fused; None where sums are short, where the format is wide, and where nobody asked for it"""
+    free: Bound | None = None
+    """the same without a largest number, from before ``within``"""
+    largest: float = np.inf
+    saturable: bool = False
+    """whether the largest number itself counts as an overflow"""
 
     def ratio(self, out: np.ndarray) -> np.ndarray:
         """T of every element; 0 where both agree that there is no finite number, infinite where only one does."""
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             ratio = np.abs(out - self.y) / self.B
+            if self.free is not None:  # a value that just overflows may as well not
+                below = np.isinf(self.y) & np.isfinite(self.free.y) & np.isfinite(out)
+                ratio = np.where(below, np.abs(out - self.free.y) / self.free.B, ratio)
         same = (out == self.y) | (np.isnan(out) & np.isnan(self.y))
         if self.may_overflow is not None:
             same |= self.may_overflow & np.isinf(out) & (np.sign(out) == np.sign(self.y))
+            if self.saturable:
+                same |= self.may_overflow & (np.abs(out) == self.largest) & (np.sign(out) == np.sign(self.y))
         return np.where(same, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))
 
     def stored(self, out: np.ndarray) -> float:
@@ -71,6 +81,14 @@ class Bound:
         ratio = replace(self, B=self.fused).ratio(out)
         return float(np.quantile(ratio, FUSED_SHARE, method="lower"))
 
+    def either_overflow(self) -> Bound:
+        """The same where an overflow may be ±inf as well as the largest number."""
+        if self.free is None:
+            return self
+        with np.errstate(invalid="ignore"):
+            beyond = np.isfinite(self.free.y) & (np.abs(self.free.y) + self.free.B >= self.largest)
+        return replace(self, may_overflow=beyond, saturable=True)
+
     def within(self, largest: float, u: float, saturate: bool) -> Bound:
         """The same bound in a format whose largest number is ``largest``: beyond it lies ±inf, or that number."""
         y = np.clip(self.y, -largest, largest) if saturate else self.y
@@ -78,7 +96,7 @@ class Bound:
         with np.errstate(invalid="ignore"):
             edge = np.isfinite(y) & (np.abs(y) + self.B >= largest) & (not saturate)
         fused = None if self.fused is None else np.where(np.isfinite(y), self.fused, 0.0)
-        return Bound(y, np.where(np.isfinite(y), self.B, 0.0), edge, fused)
+        return Bound(y, np.where(np.isfinite(y), self.B, 0.0), edge, fused, self, largest)
 
     def at_columns(self, chosen: np.ndarray) -> Bound:
         """The bound of an output that repeats these columns of its last axis."""

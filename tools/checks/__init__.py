@@ -1,6 +1,6 @@
 """The generic checks, one module per kind, and the order they run in."""
 
-from trueness.tools.checks import contract, cuda, reference, torch, triton, value
+from trueness.tools.checks import contract, cuda, policies, reference, torch, triton, value
 
 IN_ORDER = (
     value.value,
@@ -8,7 +8,7 @@ IN_ORDER = (
     value.second_derivative,
     contract.layouts,
     contract.shapes,
-    contract.special_values,
+    policies.special_values,
     contract.determinism,
     contract.inputs_unchanged,
     contract.no_aliasing,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trueness.tools.checks.policy_table import POLICIES
 from trueness.tools.report.results import (
     MEASURED,
     Results,
@@ -112,6 +113,7 @@ class Card:
     detections: list[Line]
     detection_limit: float
     checks: dict[str, list[Line]]
+    policies: list[Line]
     pictures: list[Picture]
 
     @property
@@ -153,6 +155,7 @@ def card(results: Results, name: str, found: Sequence[Verdict], rows: list[Row],
         detections=matrix(detections, results.bugs),
         detection_limit=next((v.limit for v in detections.values() if v.limit is not None), LIMITS["eager"]),
         checks=checks_that_ran([v for v in found if v.implementation != REFERENCE]),
+        policies=policies_seen(found),
         pictures=pictures(name, found, key),
     )
 
@@ -209,6 +212,17 @@ def matrix(detections: dict[tuple[str, str], Verdict], bugs: Any) -> list[Line]:
             word = "detected" if badness(T) > (v.limit or 0.0) else "invisible" if reason or v.passed else "missed"
             line.cells[dtype] = Detection(T, word, reason if word == "invisible" else "")
     return [lines[name] for name in sorted(lines)]
+
+
+def policies_seen(verdicts: Sequence[Verdict]) -> list[Line]:
+    """A line per policy for special values; its cells are implementations, with the dtypes in which they have it."""
+    lines: dict[str, Line] = {}
+    for v in verdicts:
+        for policy in v.policies:
+            known = POLICIES.get(policy)
+            line = lines.setdefault(policy, Line(policy, known.sentence if known else "", {}))
+            line.cells.setdefault(v.implementation, []).append(v.dtype)
+    return [lines[policy] for policy in sorted(lines)]
 
 
 def checks_that_ran(verdicts: Sequence[Verdict]) -> dict[str, list[Line]]:

@@ -58,12 +58,12 @@ def verify(
     timeout: float,
     framework: str | None,
     limit: str,
+    policy: str | None,
     case: str,
 ) -> int:
     """Run the request, print the table, write the requested files; the exit status."""
-    request = Request(
-        tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES, device, peers, profile, framework or "", limit, case
-    )
+    wanted = tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES
+    request = Request(*wanted, device, peers, profile, framework or "", limit, policy or "", case)
     planned = groups(request)
     if report:
         require_writable(report)
@@ -88,6 +88,13 @@ def verify(
     for verdict in verdicts:
         if not verdict.passed:
             out.print(escape(describe(verdict)), style="red", highlight=False, soft_wrap=True)
+    for verdict in verdicts:
+        if verdict.policies and verdict.origin == "user":
+            out.print(
+                f"{verdict.formula} · {verdict.implementation} · {verdict.dtype}: {verdict.message}",
+                markup=False,
+                highlight=False,
+            )
     if kept:
         out.print(f"failing cases stored under {saved_cases.directory()}: {len(set(kept))}", highlight=False)
     if json_file:
@@ -282,6 +289,8 @@ def show(name: str) -> None:
     limits = ", ".join(f"{k} T ≤ {v:g}" for k, v in LIMITS.items() if v)
     out.print(f"limits: {limits}; computed in {formula.working}; overflow: {formula.overflow}.", highlight=False)
     out.print(f"special values: {escape(formula.special)}.", highlight=False)
+    for policy, reason in formula.policies.items():
+        out.print(f"  excused: {policy}: {escape(reason)}.", highlight=False)
     out.print(f"gradient: {escape(formula.no_gradient or 'vector-Jacobian product proved by complex step')}.")
     out.print("\nimplementations", style="bold")
     for i in formula.implementations:

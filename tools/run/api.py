@@ -15,7 +15,16 @@ from trueness.tools.run.pool import run_groups
 from trueness.tools.run.runner import DTYPES, Job, run_job, user_implementation
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Implementation, Verdict
-from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES, FRAMEWORKS, LIMITS, PROFILES, require
+from trueness.tools.spec.tables import (
+    DEFAULT_DEVICE,
+    DEFAULT_PROFILE,
+    DEVICES,
+    FRAMEWORKS,
+    LIMITS,
+    POLICIES,
+    PROFILES,
+    require,
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ def check(
     checks: Sequence[str] = (),
     framework: str = "",
     limit: str = "fused",
+    policy: str = "",
     timeout: float = 60.0,
 ) -> Outcome:
     """Verify ``implementation`` against the reference of ``formula``.
@@ -77,6 +87,8 @@ def check(
     checks          names of checks; all of them unless given
     framework       "torch", "numpy" or "jax" where it cannot be guessed
     limit           "fused" (T ≤ 1.5), "eager" (T ≤ 3) or "exact"
+    policy          "observe" names what it does with special values; "strict" demands the reference's own policies, and
+                    is the default for built-in implementations
     returns         Outcome, truthy if no fault was found; falsy, too, if nothing was judged
     raises          ValueError for an unknown formula, dtype, profile, check or implementation
     """
@@ -86,6 +98,8 @@ def check(
     require("device", device, DEVICES)
     require("framework", framework or FRAMEWORKS[0], FRAMEWORKS)
     require("limit", limit, LIMITS)
+    if policy:
+        require("policy", policy, POLICIES)
     if case:
         Case.from_json(case)
     name = implementation if isinstance(implementation, str) else getattr(implementation, "__qualname__", "callable")
@@ -93,7 +107,8 @@ def check(
     if outside:
         importable(name)
     jobs = [
-        Job(declared.name, name, d, device, profile, outside, framework, limit, case, tuple(checks)) for d in dtypes
+        Job(declared.name, name, d, device, profile, outside, framework, limit, policy, case, tuple(checks))
+        for d in dtypes
     ]
     if outside:
         return Outcome(tuple(run_groups([jobs], 1, timeout)))

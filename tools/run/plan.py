@@ -10,7 +10,7 @@ from trueness.tools.run.conclusion import REFERENCE
 from trueness.tools.run.runner import Job, load_spec
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula
-from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES, FORMATS, PROFILES, require
+from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES, FORMATS, POLICIES, PROFILES, require
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Request:
     profile: str = DEFAULT_PROFILE
     framework: str = ""
     limit: str = "fused"
+    policy: str = ""
     case: str = ""
 
 
@@ -50,6 +51,8 @@ def groups(request: Request) -> list[list[Job]]:
         raise ValueError(
             f"device was {device.name!r}, but torch sees no {device.title}; `trueness doctor` says what is missing."
         )
+    if request.policy:
+        require("policy", request.policy, POLICIES)
     if request.case:
         Case.from_json(request.case)
     given = user_implementations(request)
@@ -61,7 +64,8 @@ def groups(request: Request) -> list[list[Job]]:
 
     def job(formula: Formula, name: str, dtype: str, **fields: object) -> Job:
         stored = () if request.case else saved_cases.load(formula.name)
-        common = {"device": request.device, "profile": request.profile, "case": request.case, "stored": stored}
+        common = {"device": request.device, "profile": request.profile, "policy": request.policy}
+        common |= {"case": request.case, "stored": stored}
         return Job(formula.name, name, dtype, **{**common, **fields})  # type: ignore[arg-type]
 
     plain: list[list[Job]] = []

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trueness.tools.checks import CHECKS
+from trueness.tools.checks.contract import typical
 from trueness.tools.checks.core import excluded, run
 from trueness.tools.checks.diagnosis import behaves_like
+from trueness.tools.checks.keys import has_own_policy
 from trueness.tools.run.conclusion import REFERENCE
 from trueness.tools.run.frameworks import Rejected, guess
 from trueness.tools.run.subject import Subject
 from trueness.tools.run.trial import Trial, reraise_as_rejected
 from trueness.tools.spec import registry
+from trueness.tools.spec.inputs import Mask
 from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
 from trueness.tools.spec.records import to_record
 from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, FORMATS, PROFILES, require
@@ -42,6 +45,7 @@ class Job:
     user: bool = False
     framework: str = ""
     limit: str = "fused"
+    policy: str = ""
     case: str = ""
     checks: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
@@ -53,7 +57,7 @@ class Job:
     def subject(self) -> Subject:
         origin = "user" if self.user else "builtin"
         place = (self.formula, self.implementation, self.dtype, self.device)
-        return Subject(*place, origin, self.framework, self.limit)
+        return Subject(*place, origin, self.framework, self.limit, self.policy)
 
 
 # -- implementations ------------------------------------------------------------------------------------------------
@@ -154,6 +158,7 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
         replay=Case.from_json(job.case) if job.case else None,
         profile=profile,
         heartbeat=heartbeat,
+        policy=job.policy,
     )
 
 
@@ -171,6 +176,9 @@ def run_job(
     reason = missing(candidate)
     if reason or (excluded(trial) and job.implementation != REFERENCE):
         return [trial.skipped("value", reason or excluded(trial))]
+    if not trial.strict and any(isinstance(a, Mask) for a in trial.formula.arguments):
+        emit("check", "special values")
+        trial.keyed = has_own_policy(trial, typical(trial))
     verdicts: list[Verdict] = []
     blocked = ""
     for name in wanted(job, candidate):

@@ -17,6 +17,7 @@ class Subject:
     origin     "builtin", "third_party" or "user"
     framework  of a user's callable, where it cannot be guessed
     limit      the class of limit that a user's callable is held to
+    policy     "observe" or "strict"; empty: as the origin has it
     """
 
     formula: str
@@ -26,6 +27,7 @@ class Subject:
     origin: Any = "builtin"
     framework: str = ""
     limit: str = "fused"
+    policy: str = ""
 
     def verdict(self, check: str, status: Status, message: str = "", **fields: Any) -> Verdict:
         return Verdict(
@@ -55,6 +57,7 @@ class Subject:
         if by_user:
             limit = self.limit if self.limit != "fused" else ""
             options |= {"framework": self.framework, "limit": limit, "timeout": timeout}
+        options["policy"] = self.policy
         chosen = "".join(f", {key}={value!r}" for key, value in options.items() if value)
         only = "" if check == "value" else f", checks=[{check!r}]"
         call = f"trueness.check({self.formula!r}, {target}{chosen}{only})"

@@ -19,7 +19,7 @@ from trueness.tools.run.subject import Subject
 from trueness.tools.spec import inputs
 from trueness.tools.spec.calling import takes_keyword
 from trueness.tools.spec.model import Bug, Case, Formula, Implementation, Verdict
-from trueness.tools.spec.tables import DEFAULT_DEVICE, LIMITS, PROFILES, Profile
+from trueness.tools.spec.tables import DEFAULT_DEVICE, LIMITS, POLICY_OF_ORIGIN, PROFILES, Profile
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ class Trial:
     """called with what runs next, so that a crash or a hang can be located"""
     function: Callable[..., Any] | None = None
     """loaded on first use"""
+    policy: str = ""
+    """observe or strict (tools/spec/tables.py); empty: as the implementation's origin has it"""
+    keyed: bool = False
+    """whether rows of a mask without a key get one: the implementation has a policy of its own for these"""
     scalars: Mapping[str, Any] | None = None
     """the fixed draw of typical cases, made on first use"""
     longest: int = 0
@@ -95,9 +99,15 @@ class Trial:
     def limit(self) -> float:
         return LIMITS[self.implementation.limit]
 
+    @property
+    def strict(self) -> bool:
+        """Whether the reference's own policies are demanded."""
+        return (self.policy or POLICY_OF_ORIGIN[self.implementation.origin]) == "strict"
+
     def arguments_f64(self, case: Case) -> list[Any]:
         """The arguments of ``case`` in float64."""
-        return inputs.values(self.formula, case, self.dtype, self.data)
+        values = inputs.values(self.formula, case, self.dtype, self.data)
+        return inputs.with_keys(self.formula, values) if self.keyed else values
 
     def arguments(self, values: Sequence[Any], layout: str = "contiguous") -> list[Any]:
         """The same arguments as the implementation takes them, in fresh memory."""
@@ -133,9 +143,15 @@ class Trial:
         with np.errstate(all="ignore"):
             return reraise_as_rejected(self.function, *natives, **{**self.keywords(), **keywords})
 
-    def call(self, values: Sequence[Any], layout: str = "contiguous") -> list[np.ndarray]:
-        """The outputs in float64 for arguments given in float64; type, shape, dtype and device are checked."""
-        return [frameworks.to_float64(y) for y in self.accepted(self.invoke(self.arguments(values, layout)), values)]
+    def call(
+        self, values: Sequence[Any], layout: str = "contiguous", like: Sequence[Any] | None = None
+    ) -> list[np.ndarray]:
+        """The outputs in float64 for arguments given in float64; type, shape, dtype and device are checked.
+
+        ``like`` are arguments whose outputs have the same shapes, and whose bound is known already.
+        """
+        result = self.invoke(self.arguments(values, layout))
+        return [frameworks.to_float64(y) for y in self.accepted(result, values if like is None else like)]
 
     def call_unjudged(self, values: Sequence[Any]) -> list[np.ndarray]:
         """The outputs in float64, whatever their shape and dtype: a known bug may return more rows, or fewer."""
@@ -162,7 +178,12 @@ class Trial:
     # -- comparing ------------------------------------------------------------------------------------------------
 
     def truth(self, values: Sequence[Any]) -> list[Bound]:
-        """The bound of every output at ``values``."""
+        """The bound of every output at ``values``; unless strict, an overflow may end at ±inf or the largest number."""
+        found = self.stated_truth(values)
+        return found if self.strict else [b.either_overflow() for b in found]
+
+    def stated_truth(self, values: Sequence[Any]) -> list[Bound]:
+        """The bound of every output at ``values``, an overflow ending as the formula states."""
         return self.bound_of(self.formula.reference, values, "value", self.formula.reduction)
 
     def truth_of_gradient(self, values: Sequence[Any], cotangents: Sequence[np.ndarray]) -> list[Bound]:
@@ -204,11 +225,16 @@ class Trial:
                 found = bounds(function, short, units, fmt, n, whole, fused)
             if length:
                 found = [b.at_columns(inputs.columns(length)) for b in found]
-            saturate = self.formula.overflow == "saturate" and fmt.half and kind == "value"
-            rounded = [b.within(fmt.max, fmt.u, saturate) for b in found]
-            return [b if w else r for b, r, w in zip(found, rounded, whole or [False] * len(found), strict=True)]
+            return self.fitted(found, kind)
 
         return _BOUNDS.get_or(key, compute)
+
+    def fitted(self, found: Sequence[Bound], kind: str = "value") -> list[Bound]:
+        """The bounds in the range of the dtype; an output that is not of this dtype keeps its own."""
+        fmt = precision(self.dtype)
+        saturate = self.formula.overflow == "saturate" and fmt.half and kind == "value"
+        kinds = self.formula.outputs if kind == "value" and self.formula.outputs else ("dtype",) * len(found)
+        return [b.within(fmt.max, fmt.u, saturate) if k == "dtype" else b for b, k in zip(found, kinds, strict=True)]
 
     def sizes(self, values: Sequence[Any]) -> dict[str, Any]:
         """The lengths of the formula's symbols, read off the arguments, and the integers among these."""
@@ -254,7 +280,7 @@ class Trial:
         """The same as plain data."""
         chosen = self.implementation
         place = (self.formula.name, chosen.name, self.dtype, self.device)
-        return Subject(*place, chosen.origin, limit=chosen.limit)
+        return Subject(*place, chosen.origin, limit=chosen.limit, policy=self.policy)
 
     def reproduction(self, check: str, case: str) -> str:
         """A Python text that shows a failure again; a framework that would be guessed is left out."""

@@ -66,6 +66,12 @@ class Argument(ABC):
         """The roundoff that stochastic arithmetic carries for this argument."""
         return 2.0**-53
 
+    def put(self, array: np.ndarray, at: int, number: float) -> np.ndarray | None:
+        """A copy with ``number`` at the flat index ``at``; None where that would leave the argument's domain."""
+        changed = np.array(array)
+        changed.flat[at] = number
+        return changed
+
 
 @dataclass(frozen=True)
 class Real(Argument):
@@ -77,6 +83,7 @@ class Real(Argument):
     gradient    whether the vjp returns a gradient for it
     unit_scale  standard normal whatever the case's scale (noise)
     positive    absolute values
+    domain      least and largest number it is defined for: no check puts in any other; its ends count if infinite
     shortest    least length of its named axes
     """
 
@@ -86,6 +93,7 @@ class Real(Argument):
     unit_scale: bool = False
     positive: bool = False
     shortest: int = 1
+    domain: tuple[float, float] = (-np.inf, np.inf)
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     tensor = True
@@ -125,6 +133,12 @@ class Real(Argument):
         if case.zeros and not self.positive:
             values = np.where(generator.random(values.shape) < case.zeros, 0.0, values)
         return values
+
+    def put(self, array: np.ndarray, at: int, number: float) -> np.ndarray | None:
+        low, high = self.domain
+        low = max(low, 0.0) if self.positive else low
+        allowed = bool(np.isnan(number)) or low < number < high or (np.isinf(number) and number in (low, high))
+        return super().put(array, at, number) if allowed else None
 
     def unit(self, dtype: str) -> float:
         return precision(dtype).u
@@ -358,6 +372,17 @@ def rounded(argument: Argument, value: Any, case: Case, dtype: str) -> Any:
     if case.layout == "expanded" and array.ndim and array.shape[0] and argument.real:
         array = np.broadcast_to(array[:1], array.shape)
     return round_to(array, dtype) if argument.real else np.array(array)
+
+
+def with_keys(formula: Formula, values: Sequence[Any]) -> list[Any]:
+    """The same arguments, each row of a mask that has no true element given its first."""
+    found = []
+    for argument, value in zip(formula.arguments, values, strict=True):
+        if isinstance(argument, Mask) and np.size(value) and np.ndim(value):
+            value = np.array(value)
+            value[..., 0] |= ~value.any(-1)
+        found.append(value)
+    return found
 
 
 def units(formula: Formula, dtype: str) -> list[float]:

@@ -143,6 +143,7 @@ class Formula:
     creates     the callable takes ``dtype=`` and ``device=`` because no tensor argument determines them
     overflow    "inf": a value beyond the format becomes infinite; "saturate": half formats stop at their largest number
     special     the stated policy for NaN, ±inf and subnormal input, one sentence
+    policies    id of another policy (tools/checks/policies.py) → why every implementation of this formula may have it
     bytes, flops  cost of one call from the sizes of a case and the item size
     real        name → arguments in float64: measured data that every run includes
     reach       symbol → the greatest length it may have, or the reason why it may not grow; other symbols grow as far
@@ -165,6 +166,7 @@ class Formula:
     creates: bool = False
     overflow: Literal["inf", "saturate"] = "inf"
     special: str = "NaN and ±inf go through the equation; subnormal input counts as what it is"
+    policies: Mapping[str, str] = field(default_factory=dict)
     ball: str = ""
     dtypes: tuple[str, ...] = DTYPES
     without: Mapping[str, str] = field(default_factory=dict)
@@ -263,6 +265,7 @@ class Verdict:
     case           the smallest failing case as JSON text
     bugs           ids of the known bugs that it behaves like
     reproduction   a Python text that shows the failure again
+    policies       ids of its policies for special values where these are not the reference's (tools/checks/policies.py)
     samples        (number of elements, T) of every case
     longest        the largest length of an axis among the arguments and results of all calls
     detections     (bug, largest T of its wrong variant), on the verdict of the check ``known bugs``
@@ -298,6 +301,9 @@ class Verdict:
     case: str = field(default="", metadata={"description": "The smallest failing case as JSON text, or empty."})
     bugs: tuple[str, ...] = field(default=(), metadata={"description": "Ids of known bugs it behaves like."})
     reproduction: str = field(default="", metadata={"description": "Python text that shows the failure again."})
+    policies: tuple[str, ...] = field(
+        default=(), metadata={"description": "Ids of its policies for special values, where not the reference's."}
+    )
     samples: tuple[tuple[int, float], ...] = field(
         default=(), metadata={"description": "(number of elements, T) of every case."}
     )

@@ -11,8 +11,9 @@ from functools import cache
 from types import ModuleType
 
 from trueness.tools.checks import CHECKS
+from trueness.tools.checks.policy_table import POLICIES
 from trueness.tools.spec.model import Bug, Formula
-from trueness.tools.spec.tables import FORMATS
+from trueness.tools.spec.tables import FORMATS, require
 
 
 def _families(package_name: str) -> list[ModuleType]:
@@ -37,6 +38,8 @@ def validated(declared: Sequence[Formula]) -> dict[str, Formula]:
         if f.name in found:
             raise ValueError(f"{f.name} is declared twice.")
         found[f.name] = f
+        for policy in f.policies:
+            require(f"{f.name}: policies", policy, POLICIES)
         for implementation in f.implementations:
             for waived in implementation.waived:
                 if waived not in checks:

@@ -185,6 +185,9 @@ LONG = 64
 FUSED_SHARE = 0.95
 """the share of its elements that must lie within B_fused"""
 ORIGINS = ("builtin", "third_party", "user")
+POLICIES = ("observe", "strict")
+"""what is done with a policy for special values: it is named, or it must be the reference's"""
+POLICY_OF_ORIGIN = {"builtin": "strict", "third_party": "observe", "user": "observe"}
 CLAIMS = frozenset("gradient double opcheck compile autocast vmap jvp out graph huge reference".split())
 """what an implementation may promise beyond the value; "reference" marks the reference itself"""
 

@@ -145,7 +145,15 @@ def test_every_convention_is_an_entry_of_the_ledger() -> None:
 
 
 def test_every_check_is_in_the_list_once() -> None:
-    modules = (checks.value, checks.contract, checks.torch, checks.triton, checks.cuda, checks.reference)
+    modules = (
+        checks.value,
+        checks.contract,
+        checks.policies,
+        checks.torch,
+        checks.triton,
+        checks.cuda,
+        checks.reference,
+    )
     found = [x for m in modules for x in vars(m).values() if isinstance(x, Check)]
     assert {id(x) for x in found} == {id(x) for x in checks.IN_ORDER}
     assert len(checks.CHECKS) == len(checks.IN_ORDER)
