@@ -17,6 +17,7 @@ except ModuleNotFoundError:  # pip install trueness brings torch and NumPy alone
 
 from trueness.tools.gpu.options import Options
 from trueness.tools.spec.tables import (
+    AUTO,
     CALIBRATION_PROFILES,
     DEFAULT_DEVICE,
     DEFAULT_PROFILE,
@@ -25,6 +26,7 @@ from trueness.tools.spec.tables import (
     FRAMEWORKS,
     LIMITS,
     PROFILES,
+    USER_CLAIMS,
 )
 
 
@@ -62,6 +64,13 @@ def cli() -> None:
 @click.option(
     "--limit", type=click.Choice(list(LIMITS)), default="fused", show_default=True, help="Limit on T for --impl."
 )
+@click.option(
+    "--claims",
+    multiple=True,
+    metavar="LIST",
+    help=f"What --impl promises beside the value: {', '.join(USER_CLAIMS)}, or {AUTO} to try each and see.",
+)
+@click.option("--no-gradient", is_flag=True, help="--impl is forward only.")
 @click.option("--case", default="", metavar="JSON", help="Run one case again, as a failure printed it.")
 def verify(**options: Any) -> None:
     """Verify implementations of formulas: built-in ones, third-party ones, and your own."""

@@ -268,6 +268,7 @@ FORMULAS = (
         ),
         implementations=(ours("relative_attention_logits", waived=PRODUCTS),),
         no_gradient="kept for comparison with the bias of eq. 4; linear in each argument",
+        complex_step=True,
         reduction=lambda s: 2 * s["d"],
     ),
     Formula(
@@ -392,6 +393,7 @@ FORMULAS = (
         arguments=(TOKENS, TIME, *BLOCK, WINDOW, NUM_HEADS, EPS),
         implementations=(ours("diffit_block", waived=MANY),),
         no_gradient=BY_PARTS,
+        complex_step=True,
         reduction=tokens_reduction,
     ),
     Formula(
@@ -414,6 +416,7 @@ FORMULAS = (
         ),
         implementations=(ours("diffit_resblock", waived=MANY),),
         no_gradient=BY_PARTS,
+        complex_step=True,
         reduction=lambda s: tokens_reduction(s) + 54,
     ),
 )

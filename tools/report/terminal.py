@@ -24,7 +24,7 @@ from trueness.tools.report import markdown
 from trueness.tools.report.html import require_writable, write_report
 from trueness.tools.report.results import Results, Row, now, to_json, to_junit
 from trueness.tools.run import pool, saved_cases
-from trueness.tools.run.api import describe
+from trueness.tools.run.api import describe, held
 from trueness.tools.run.plan import Request, groups
 from trueness.tools.run.runner import DTYPES, Job
 from trueness.tools.spec import registry
@@ -58,10 +58,22 @@ def verify(
     framework: str | None,
     limit: str,
     case: str,
+    claims: Sequence[str] = (),
+    no_gradient: bool = False,
 ) -> int:
     """Run the request, print the table, write the requested files; 1 when something is wrong."""
     request = Request(
-        tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES, device, peers, profile, framework or "", limit, case
+        tuple(formulas),
+        tuple(impls),
+        tuple(dtypes) or DTYPES,
+        device,
+        peers,
+        profile,
+        framework or "",
+        limit,
+        tuple(claims),
+        not no_gradient,
+        case,
     )
     planned = groups(request)
     if report:
@@ -87,6 +99,8 @@ def verify(
     for verdict in verdicts:
         if not verdict.passed:
             out.print(escape(describe(verdict)), style="red", highlight=False, soft_wrap=True)
+    for line in held(verdicts):
+        out.print(escape(line), highlight=False, soft_wrap=True)
     if kept:
         out.print(f"failing cases stored under {saved_cases.directory()}: {len(set(kept))}", highlight=False)
     if json_file:

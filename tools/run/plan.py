@@ -9,7 +9,7 @@ from trueness.tools.run import saved_cases
 from trueness.tools.run.runner import REFERENCE, Job, load_spec
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula
-from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES, FORMATS, PROFILES, require
+from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES, FORMATS, PROFILES, require, user_claims
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Request:
     profile: str = DEFAULT_PROFILE
     framework: str = ""
     limit: str = "fused"
+    claims: tuple[str, ...] = ()
+    gradient: bool = True
     case: str = ""
 
 
@@ -51,7 +53,10 @@ def groups(request: Request) -> list[list[Job]]:
         )
     if request.case:
         Case.from_json(request.case)
+    claims = user_claims(request.claims, request.gradient)
     given = user_implementations(request)
+    if not given and (claims or not request.gradient):
+        raise ValueError("claims are those of an implementation of yours; give it with --impl.")
     for _, spec in given:
         importable(spec)
     chosen = registry.select(list(request.formulas)) if request.formulas or not given else []
@@ -66,6 +71,7 @@ def groups(request: Request) -> list[list[Job]]:
     plain: list[list[Job]] = []
     for formula, spec in given:
         options = {"user": True, "framework": request.framework, "limit": request.limit}
+        options |= {"claims": claims, "gradient": request.gradient}
         plain.append([job(formula, spec, d, **options) for d in dtypes])
     for formula in chosen:
         for d in [*dtypes, *(["float64"] if "float64" not in dtypes else [])]:

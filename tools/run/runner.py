@@ -19,9 +19,21 @@ from trueness.tools.run.trial import Trial, reraise_as_rejected
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
 from trueness.tools.spec.records import to_record
-from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, FORMATS, PROFILES, require
+from trueness.tools.spec.tables import (
+    AUTO,
+    DEFAULT_DEVICE,
+    DEFAULT_PROFILE,
+    FORMATS,
+    PROFILES,
+    TRIED,
+    USER_CLAIMS,
+    require,
+    user_claims,
+)
 
 REFERENCE = "reference"
+FORWARD_ONLY = "forward only, as was said (--no-gradient)"
+GRADIENT_CHECKS = tuple(name for name, c in CHECKS.items() if c.claim == "gradient")
 BLOCKING_CHECKS = {
     "no stale cache": "not checked: its results are stale",
     "value": "not checked: its values are wrong",
@@ -41,6 +53,8 @@ class Job:
     user: bool = False
     framework: str = ""
     limit: str = "fused"
+    claims: tuple[str, ...] = ()
+    gradient: bool = True
     case: str = ""
     checks: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
@@ -89,21 +103,32 @@ def load_spec(spec: str) -> Callable[..., Any]:
 
 
 def user_implementation(
-    name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused"
+    name: str,
+    function: Callable[..., Any],
+    framework: str = "",
+    limit: str = "fused",
+    claims: Sequence[str] = (),
+    gradient: bool = True,
 ) -> Implementation:
     """A user's callable as an implementation: its gradient is verified where its framework has one."""
     chosen: Any = framework or guess(function)
     held: Any = limit
-    claims = frozenset({"gradient"}) if chosen != "numpy" else frozenset[str]()
-    waived = {"gradient": "NumPy callables have no gradient"} if chosen == "numpy" else {}
+    given = set(user_claims(claims, gradient))
+    tries = frozenset(USER_CLAIMS) if AUTO in given else frozenset[str]()
+    given = (given - {AUTO}) | tries | {"gradient"}
+    without = "NumPy callables have no gradient" if chosen == "numpy" else "" if gradient else FORWARD_ONLY
+    if without:
+        given -= {"gradient", "double"}
+    waived = dict.fromkeys(GRADIENT_CHECKS, without) if without else {}
     return Implementation(
         name,
         lambda: function,
         chosen,
         held,
-        claims,
+        frozenset(given),
+        tries - {"gradient"} if without else tries,
         waived=waived,
-        origin="user",  # type: ignore[arg-type]
+        origin="user",
     )
 
 
@@ -113,7 +138,9 @@ def implementation(job: Job) -> Implementation:
     if job.implementation == REFERENCE:
         return reference_as_implementation(formula)
     if job.user:
-        return user_implementation(job.implementation, load_spec(job.implementation), job.framework, job.limit)
+        function = load_spec(job.implementation)
+        options = (job.framework, job.limit, job.claims, job.gradient)
+        return user_implementation(job.implementation, function, *options)
     for candidate in formula.implementations:
         if candidate.name == job.implementation:
             return candidate
@@ -179,6 +206,7 @@ def run_job(
                 variant = registry.bugs()[candidate.convention].variant
                 assert variant is not None
                 trial = replace(trial, formula=replace(trial.formula, reference=variant))
+        verdict = tried(candidate, verdict)
         verdicts.append(verdict)
         emit("verdict", to_record(verdict))
         if not verdict.passed and name in BLOCKING_CHECKS and candidate.convention not in verdict.bugs:
@@ -186,6 +214,14 @@ def run_job(
         if name == "value" and not verdict.passed and job.user and verdict.T is None:
             break  # it cannot even be called
     return by_convention(trial, verdicts)
+
+
+def tried(candidate: Implementation, verdict: Verdict) -> Verdict:
+    """A claim that is only tried and does not hold is reported; a wrong gradient stays wrong."""
+    claim = CHECKS[verdict.check].claim
+    if verdict.passed or claim not in candidate.tries or claim == "gradient":
+        return verdict
+    return replace(verdict, status="skip", message=f"{TRIED}{verdict.message}", case="", reproduction="", cases=0)
 
 
 def wanted(job: Job, candidate: Implementation) -> list[str]:
@@ -202,7 +238,7 @@ def wanted(job: Job, candidate: Implementation) -> list[str]:
 
 def one_case(trial: Trial, name: str) -> Verdict:
     """The verdict on the one case to replay."""
-    measure = {"value": value_of, "gradient": gradient_of}[name]
+    measure = {"value": value_of, "gradient": check_value.measure_gradient}[name]
     case = trial.replay
     assert case is not None
     try:
@@ -210,7 +246,7 @@ def one_case(trial: Trial, name: str) -> Verdict:
     except Rejected as rejection:
         return failed(name, trial, Failed(case, str(rejection)), cases=1)
     if reading.T > trial.limit:
-        return failed(name, trial, Failed(case, check_value.sentence(trial, case, reading), reading), cases=1)
+        return failed(name, trial, Failed(case, check_value.sentence(trial, case, reading, name), reading), cases=1)
     fields = {k: getattr(reading, k) for k in ("T", "where", "output", "got", "want", "width")}
     return trial.passed(name, cases=1, limit=trial.limit, case=case.to_json(), **fields)
 
@@ -218,12 +254,6 @@ def one_case(trial: Trial, name: str) -> Verdict:
 def value_of(trial: Trial, case: Case) -> Any:
     values = trial.arguments_f64(case)
     return trial.judge(trial.call(values), trial.truth(values))
-
-
-def gradient_of(trial: Trial, case: Case) -> Any:
-    values = trial.arguments_f64(case)
-    cotangents = check_value.cotangents_for(trial, values, case.seed)
-    return trial.judge(check_value.gradients(trial, values, cotangents), trial.truth_of_gradient(values, cotangents))
 
 
 def by_convention(trial: Trial, verdicts: list[Verdict]) -> list[Verdict]:

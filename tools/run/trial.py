@@ -31,6 +31,8 @@ class Reading:
     want: float
     width: float
     size: int
+    outputs: int = 1
+    """how many outputs were compared"""
 
 
 class Memory(OrderedDict[str, Any]):
@@ -69,6 +71,8 @@ class Trial:
     """loaded on first use"""
     scalars: Mapping[str, Any] | None = None
     """the fixed draw of typical cases, made on first use"""
+    observed: Any = None
+    """what one pass over the drawn cases showed beside the values (tools/checks/purity.py), made on first use"""
 
     # -- arguments ------------------------------------------------------------------------------------------------
 
@@ -84,10 +88,10 @@ class Trial:
         """The arguments of ``case`` in float64."""
         return inputs.values(self.formula, case, self.dtype, self.data)
 
-    def arguments(self, values: Sequence[Any], layout: str = "contiguous") -> list[Any]:
-        """The same arguments as the implementation takes them, in fresh memory."""
+    def arguments(self, values: Sequence[Any], layout: str = inputs.CONTIGUOUS) -> list[Any]:
+        """The same arguments as the implementation takes them, in fresh memory; ``layout`` as in a case."""
         return [
-            frameworks.native(v, a.real, self.dtype, self.framework, self.device, layout)
+            frameworks.native(v, a.real, self.dtype, self.framework, self.device, inputs.layout_of(a, layout))
             for a, v in zip(self.formula.arguments, values, strict=True)
         ]
 
@@ -112,7 +116,7 @@ class Trial:
         with np.errstate(all="ignore"):
             return reraise_as_rejected(self.function, *natives, **{**self.keywords(), **keywords})
 
-    def call(self, values: Sequence[Any], layout: str = "contiguous") -> list[np.ndarray]:
+    def call(self, values: Sequence[Any], layout: str = inputs.CONTIGUOUS) -> list[np.ndarray]:
         """The outputs in float64 for arguments given in float64; type, shape, dtype and device are checked."""
         return [frameworks.to_float64(y) for y in self.accepted(self.invoke(self.arguments(values, layout)), values)]
 
@@ -157,6 +161,14 @@ class Trial:
         reduction = self.formula.gradient_reduction or self.formula.reduction
         return self.bound_of(self.formula.second, values, "second", reduction, [*h, *cotangents])
 
+    def truth_of_slopes(
+        self, run: Callable[..., Any], values: Sequence[Any], seeds: Sequence[np.ndarray]
+    ) -> list[Bound]:
+        """The bound of every slope ⟨g, J v⟩, for ``seeds`` = (v…, g…) and with further cotangents before the values."""
+        reduction = self.formula.gradient_reduction or self.formula.reduction
+        more = len(values) - len(self.formula.arguments)
+        return self.bound_of(run, values[more:], "slope", reduction, [*seeds, *values[:more]])
+
     def bound_of(
         self,
         function: Callable[..., Any],
@@ -175,6 +187,8 @@ class Trial:
             whole = [k != "dtype" for k in self.formula.outputs] if kind == "value" else []
             with np.errstate(all="ignore"):
                 found = bounds(function, arguments, units, fmt, reduction(self.sizes(values)), whole)
+            if kind == "slope":  # a sum over entries, which leaves the format before one of them does
+                return found
             saturate = self.formula.overflow == "saturate" and fmt.half and kind == "value"
             rounded = [b.within(fmt.max, fmt.u, saturate) for b in found]
             return [b if w else r for b, r, w in zip(found, rounded, whole or [False] * len(found), strict=True)]
@@ -200,17 +214,17 @@ class Trial:
     @staticmethod
     def judge(outs: Sequence[np.ndarray], truth: Sequence[Bound]) -> Reading:
         """The element with the largest T over all outputs."""
-        worst = Reading(0.0, (), 0, 0.0, 0.0, 0.0, sum(b.y.size for b in truth))
+        worst = Reading(0.0, (), 0, 0.0, 0.0, 0.0, sum(b.y.size for b in truth), len(truth))
         for i, (out, bound) in enumerate(zip(outs, truth, strict=True)):
             if out.shape != bound.y.shape:  # a wrong variant with more rows, or fewer
-                return Reading(np.inf, (), i, float(out.size), float(bound.y.size), 0.0, worst.size)
+                return Reading(np.inf, (), i, float(out.size), float(bound.y.size), 0.0, worst.size, len(truth))
             if not bound.y.size:
                 continue
             ratio = bound.ratio(out)
             at = tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
             if ratio[at] > worst.T:
                 got, want, width = float(out[at]), float(bound.y[at]), float(bound.width[at])
-                worst = Reading(float(ratio[at]), at, i, got, want, width, worst.size)
+                worst = Reading(float(ratio[at]), at, i, got, want, width, worst.size, len(truth))
         return worst
 
     # -- verdicts -------------------------------------------------------------------------------------------------
