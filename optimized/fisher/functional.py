@@ -212,6 +212,8 @@ def drift_step(
     if x.numel() > CHUNK and can_write_in_place(x) and can_write_in_place(score):
         return drift_in_chunks(x, score, eps, a, b, table)
     function = TracedDrift if torch.compiler.is_compiling() else Drift
+    if score is x and torch.compiler.is_compiling():  # the trace takes no tensor twice
+        score = x.view_as(x)
     return function.apply(x, score, table, eps, a, b)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -70,7 +70,7 @@ def gradients(
     else:
         outs = require_grad(trial, natives, values, wanted)
         if not any(y.requires_grad for y in outs):
-            if not is_zero(trial, values, cotangents):
+            if not is_zero(trial, values, cotangents, wanted):
                 raise Rejected(DETACHED)
             return [np.zeros(np.shape(values[i])) for i in wanted]
         found = pulled(outs, [natives[i] for i in wanted], back)
@@ -122,15 +122,16 @@ def accepted(trial: Trial, values: Sequence[Any], found: Sequence[Any], wanted: 
 # -- the truth --------------------------------------------------------------------------------------------------------
 
 
-def is_zero(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarray]) -> bool:
-    """Whether the reference's gradient is zero, so that an output without a graph is right."""
+def is_zero(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarray], wanted: Sequence[int]) -> bool:
+    """Whether the reference's gradient of ``wanted`` is zero, so that an output without a graph is right."""
     if not has_truth(trial):
         return False
     if trial.formula.vjp is not None:
-        return not any(b.y.any() for b in trial.truth_of_gradient(values, cotangents))
-    places = differentiable(trial)
-    truth = along(trial, trial.formula.reference, values, cotangents, directions(values, places), places)
-    return not any(b.y.any() for b in truth)
+        every = differentiable(trial)
+        truth = trial.truth_of_gradient(values, cotangents)
+        return not any(truth[every.index(i)].y.any() for i in wanted)
+    found = along(trial, trial.formula.reference, values, cotangents, directions(values, wanted), wanted)
+    return not any(b.y.any() for b in found)
 
 
 def judge(

@@ -188,10 +188,9 @@ def look(trial: Trial, case: Case, earlier: Sequence[Any] = ()) -> tuple[dict[st
     said: dict[str, str] = {}
     if mutable and (sentence := written(names, natives, before)):
         said[UNCHANGED] = sentence
-        natives = trial.arguments(values)
     first = kept(outs, trial.framework)
     try:
-        again = trial.accepted(trial.invoke(natives), values)
+        again = trial.accepted(trial.invoke(trial.arguments(values) if UNCHANGED in said else natives), values)
     except Rejected as rejection:
         said[DETERMINISM] = f"the same case gave different results on call 2: it {rejection}"
         again = []
@@ -233,11 +232,11 @@ def made(trial: Trial) -> Observation:
     fewer = trial
     if trial.implementation.env:  # an interpreted kernel takes a thousand times as long
         fewer = replace(trial, examples=max(1, trial.examples // 3))
-    elif trial.replay is None:
-        body(typical(trial, length=129))
-    if trial.replay is None:
-        body(typical(trial))
     search(fewer, body)
+    if trial.replay is None:  # small ones first: a workspace that has grown shows when they are called again
+        body(typical(trial))
+        if not trial.implementation.env:
+            body(typical(trial, length=129))
     if DETERMINISM not in seen.found:
         in_another_order(trial, first[: max(1, fewer.examples // 3)], seen)
     return seen
