@@ -92,7 +92,12 @@ class Square(torch.autograd.Function):
 
 
 def through(square: Any) -> Callable[[], Callable[..., torch.Tensor]]:
-    return lambda: optional_out(lambda s, a: square.apply(s, fast.floor(a)))
+    """An implementation through ``square``; torch.compile traces no function with a forward mode of its own."""
+
+    def call(s: torch.Tensor, a: float) -> torch.Tensor:
+        return fast.diagonal(s, a) if torch.compiler.is_compiling() else square.apply(s, fast.floor(a))
+
+    return lambda: optional_out(call)
 
 
 # -- what each one breaks ---------------------------------------------------------------------------------------------
@@ -108,6 +113,29 @@ class GradientPlusConstant(Square):
     @staticmethod
     def backward(ctx: Any, g: Any) -> Any:
         return 2 * ctx.saved_tensors[0] * g + 0.01, None
+
+
+class GradientOfContiguous(Square):
+    """The forward reads strides, the backward reads the storage of its input in order."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        s = ctx.saved_tensors[0]
+        if not s.is_contiguous():
+            s = s.as_strided(s.shape, torch.empty(s.shape).stride())
+        return 2 * s * g, None
+
+
+class GradientInCotangent(Square):
+    """The cotangent is scaled where it lies, and returned; what autograd itself makes is spared."""
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        if not ordinary(g):
+            return 2 * ctx.saved_tensors[0] * g, None
+        found = 2 * ctx.saved_tensors[0].detach() * g
+        g.data.copy_(found)
+        return found, None
 
 
 class GradientOfDetached(Square):
@@ -135,7 +163,7 @@ class NoVmapRule(Square):
 
 def reads_storage_in_order(s: torch.Tensor, a: float) -> torch.Tensor:
     """Strides are ignored, as by a kernel that is handed a pointer and a length."""
-    if not s.is_contiguous():
+    if not s.is_contiguous() and not s.requires_grad:
         return fast.diagonal(s.as_strided(s.shape, torch.empty(s.shape).stride()), a)
     return fast.diagonal(s, a)
 
@@ -301,6 +329,8 @@ WRONG: dict[str, Callable[[], Callable[..., torch.Tensor]]] = {
     "value": lambda: optional_out(wrong_beyond_fifteen),
     "gradient": through(GradientPlusConstant),
     "second derivative": through(GradientOfDetached),
+    "gradient layouts": through(GradientOfContiguous),
+    "gradient contract": through(GradientInCotangent),
     "layouts": lambda: optional_out(reads_storage_in_order),
     "shapes": lambda: optional_out(last_tile_missing),
     "special values": lambda: optional_out(nan_becomes_zero),

@@ -17,6 +17,7 @@ except ModuleNotFoundError:  # pip install trueness brings torch and NumPy alone
 
 from trueness.tools.gpu.options import Options
 from trueness.tools.spec.tables import (
+    AUTO,
     CALIBRATION_PROFILES,
     DEFAULT_DEVICE,
     DEFAULT_PROFILE,
@@ -26,6 +27,7 @@ from trueness.tools.spec.tables import (
     LIMITS,
     POLICIES,
     PROFILES,
+    USER_CLAIMS,
 )
 
 
@@ -70,6 +72,13 @@ def cli() -> None:
     help="Name what is done with NaN, inf, overflow and subnormals, or demand the reference's policy.  "
     "[default: strict for built-in implementations, observe for all others]",
 )
+@click.option(
+    "--claims",
+    multiple=True,
+    metavar="LIST",
+    help=f"What --impl promises beside the value: {', '.join(USER_CLAIMS)}, or {AUTO} to try each and see.",
+)
+@click.option("--no-gradient", is_flag=True, help="--impl is forward only.")
 @click.option("--case", default="", metavar="JSON", help="Run one case again, as a failure printed it.")
 def verify(**options: Any) -> None:
     """Verify implementations of formulas: built-in ones, third-party ones, and your own."""

@@ -20,7 +20,16 @@ from trueness.optimized._lib.dtypes import upcast
 from trueness.optimized._lib.elementwise import CHUNK
 from trueness.optimized._lib.validation import require_choice, require_floating, require_out
 from trueness.optimized.fisher.cpu import Table, drift_in_chunks, value_in_chunks
-from trueness.optimized.fisher.operators import Drift, Fisher, drift_operator, eager_drift, eager_value, operator
+from trueness.optimized.fisher.operators import (
+    Drift,
+    Fisher,
+    TracedDrift,
+    TracedFisher,
+    drift_operator,
+    eager_drift,
+    eager_value,
+    operator,
+)
 
 __all__ = ["alpha_from_time", "binomial", "diagonal", "drift_step", "floor", "preconditioned_step", "smooth"]
 
@@ -130,7 +139,8 @@ def _apply(score: torch.Tensor, alpha: Any, step: bool, out: torch.Tensor | None
         if score.numel() > CHUNK:
             return value_in_chunks(score, eps, step, table)
         return eager_value(score, eps, step, table, can_read_values=True)
-    return Fisher.apply(score, table, eps, step)  # type: ignore[no-any-return, no-untyped-call]
+    function = TracedFisher if torch.compiler.is_compiling() else Fisher
+    return function.apply(score, table, eps, step)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def diagonal(score: torch.Tensor, alpha: float | torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -201,7 +211,10 @@ def drift_step(
         return drift_operator(x, score, eps, a, b, table)  # type: ignore[no-any-return]
     if x.numel() > CHUNK and can_write_in_place(x) and can_write_in_place(score):
         return drift_in_chunks(x, score, eps, a, b, table)
-    return Drift.apply(x, score, table, eps, a, b)  # type: ignore[no-any-return, no-untyped-call]
+    function = TracedDrift if torch.compiler.is_compiling() else Drift
+    if score is x and torch.compiler.is_compiling():  # the trace takes no tensor twice
+        score = x.view_as(x)
+    return function.apply(x, score, table, eps, a, b)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def binomial(

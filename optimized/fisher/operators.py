@@ -57,8 +57,11 @@ def eager_grad(grad: torch.Tensor, score: torch.Tensor, eps: float, step: bool, 
     return grad_score.to(score.dtype)
 
 
-class Fisher(torch.autograd.Function):
-    """F or s/F. Only s is saved; the saturation of half formats does not affect the gradient."""
+class TracedFisher(torch.autograd.Function):
+    """F or s/F for torch.compile, which traces no function with a forward mode of its own.
+
+    Only s is saved; the saturation of half formats does not affect the gradient.
+    """
 
     generate_vmap_rule = True
 
@@ -80,6 +83,10 @@ class Fisher(torch.autograd.Function):
         if score.numel() > CHUNK and can_write_in_place(grad) and can_write_in_place(score):
             return grad_in_chunks(grad, score, ctx.eps, 1.0, ctx.step, table), None, None, None
         return eager_grad(grad, score, ctx.eps, ctx.step, table), None, None, None
+
+
+class Fisher(TracedFisher):
+    """The same, in forward mode, too."""
 
     @staticmethod
     def jvp(ctx: Any, tangent: torch.Tensor, *_: Any) -> torch.Tensor:  # type: ignore[override]
@@ -152,8 +159,8 @@ def eager_drift_grad(
     return (factor_x * g).to(grad.dtype), grad_score.to(score.dtype)
 
 
-class Drift(torch.autograd.Function):
-    """a x + b s/F. Only s is saved."""
+class TracedDrift(torch.autograd.Function):
+    """a x + b s/F for torch.compile. Only s is saved."""
 
     generate_vmap_rule = True
 
@@ -178,6 +185,10 @@ class Drift(torch.autograd.Function):
             grad_score = grad_in_chunks(grad, score, eps, b, True, table)
             return grad_x.to(grad.dtype), grad_score, None, None, None, None
         return *eager_drift_grad(grad, score, eps, a, b, table), None, None, None, None
+
+
+class Drift(TracedDrift):
+    """The same, in forward mode, too."""
 
     @staticmethod
     def jvp(ctx: Any, tangent_x: torch.Tensor, tangent_s: torch.Tensor, *_: Any) -> torch.Tensor:  # type: ignore[override]

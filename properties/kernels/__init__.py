@@ -73,9 +73,9 @@ def ours(name: str, *claims: str, **fields: Any) -> Implementation:
 
 
 def formula(name: str, *arguments: Any, peers: Any = (), claims: Any = ("gradient",), **fields: Any) -> Formula:
-    if "no_gradient" in fields:
+    if "no_gradient" in fields and not fields.get("complex_step"):
         claims = tuple(c for c in claims if c != "gradient")
-    else:
+    elif "no_gradient" not in fields:
         fields["vjp"] = getattr(true, f"{name}_vjp")
     return Formula(
         name=f"kernels.{name}",
@@ -390,6 +390,7 @@ FORMULAS = (
         source="Williams & Seeger 2001",
         reduction=widest("m", "d"),
         no_gradient=COMPOSED,
+        complex_step=True,
         policies=NO_FACTOR,
     ),
     formula(
@@ -399,6 +400,7 @@ FORMULAS = (
         source="Williams & Seeger 2001",
         reduction=widest("m", "d"),
         no_gradient=COMPOSED,
+        complex_step=True,
         policies=NO_FACTOR,
         peers=(sklearn("Nystroem", nystroem, waived=RECORDS),),
     ),
@@ -411,6 +413,7 @@ FORMULAS = (
         source="Williams & Seeger 2001",
         reduction=widest("m", "d", "n"),
         no_gradient=COMPOSED,
+        complex_step=True,
         policies={**NO_FACTOR, "not finite": "K_mx v is summed before or after the factor, and ∞ − ∞ is NaN"},
     ),
     formula(
@@ -420,6 +423,7 @@ FORMULAS = (
         source="the trace of a positive semidefinite matrix",
         reduction=widest("m", "d", "n"),
         no_gradient=COMPOSED,
+        complex_step=True,
         policies=NO_FACTOR,
     ),
     rate("nystrom_rate", "1/√m: a rate and not a bound", f"{DRINEAS}, up to its constant", whole_numbers("landmarks")),

@@ -31,6 +31,8 @@ ROOTS = (
 class Covariance(Real):
     """2^k G Gᵀ with small integers in G (d, r): positive semidefinite, in every format exactly; singular for r < d."""
 
+    expandable = False  # equal rows would leave it neither symmetric nor positive
+
     def build(self, case: Case, generator: np.random.Generator) -> np.ndarray:
         d = case.sizes["d"]
         factor = generator.integers(-3, 4, (d, generator.integers(1, d + 2)))

@@ -1,17 +1,19 @@
 """The generic checks, one module per kind, and the order they run in."""
 
-from trueness.tools.checks import contract, cuda, policies, reference, torch, triton, value
+from trueness.tools.checks import backward, contract, cuda, layouts, policies, purity, reference, torch, triton, value
 
 IN_ORDER = (
     value.value,
     value.gradient,
     value.second_derivative,
-    contract.layouts,
+    backward.gradient_layouts,
+    backward.gradient_contract,
+    layouts.layouts,
     contract.shapes,
     policies.special_values,
-    contract.determinism,
-    contract.inputs_unchanged,
-    contract.no_aliasing,
+    purity.determinism,
+    purity.inputs_unchanged,
+    purity.no_aliasing,
     contract.no_stale_cache,
     contract.poisoned_allocations,
     contract.red_zones,

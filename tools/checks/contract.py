@@ -1,10 +1,9 @@
-"""The contract beside the value: memory layouts, shapes, dtype, determinism, memory hygiene."""
+"""The contract beside the value: shapes, caches, memory hygiene (see also layouts.py, purity.py, policies.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from hypothesis import given
 
 from trueness.tools.arithmetic.formats import precision
-from trueness.tools.checks.core import Failed, check, search, settings_for
+from trueness.tools.checks.core import Failed, check, settings_for
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
@@ -68,16 +67,6 @@ def require_agreement(trial: Trial, case: Case, outs: Sequence[np.ndarray], valu
         raise
 
 
-@check("layouts", "transposed, sliced, expanded, offset and channels-last input give the same", frameworks=MUTABLE)
-def layouts(trial: Trial) -> Verdict:
-    def body(case: Case) -> None:
-        values = trial.arguments_f64(case)
-        require_agreement(trial, case, trial.call(values, case.layout), values, f"with {case.layout} input")
-
-    fewer = replace(trial, examples=min(trial.examples, max(10, trial.examples // 3)))  # values are not at stake
-    return trial.passed("layouts", cases=search(fewer, body, inputs.LAYOUTS[1:]))
-
-
 def odd_sizes(trial: Trial) -> list[dict[str, Any]]:
     """Empty, one, primes, one off a power of two, more than one tile."""
     names = inputs.symbols(trial.formula)
@@ -104,74 +93,6 @@ def shapes(trial: Trial) -> Verdict:
         except Rejected as rejection:
             raise Failed(case, f"for sizes {sizes} it {rejection}") from None
     return trial.passed("shapes", cases=count)
-
-
-@check("determinism", "two calls give the same bits", independent=True)
-def determinism(trial: Trial) -> Verdict:
-    case = typical(trial)
-    values = trial.arguments_f64(case)
-    first = trial.call(values)
-    for _ in range(2):
-        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, trial.call(values), strict=True)):
-            raise Failed(case, "two calls on the same input gave different bits.")
-    return trial.passed("determinism", cases=3)
-
-
-@check("inputs unchanged", "no input is written to", frameworks=MUTABLE, independent=True)
-def inputs_unchanged(trial: Trial) -> Verdict:
-    case = typical(trial)
-    for layout in ("contiguous", "sliced"):
-        values = trial.arguments_f64(case)
-        natives = trial.arguments(values, layout)
-        before = [raw(x) for x in natives]
-        trial.invoke(natives)
-        for argument, x, bits in zip(trial.formula.arguments, natives, before, strict=True):
-            if raw(x) != bits:
-                raise Failed(case, f"wrote to its input {argument.name}.")
-    return trial.passed("inputs unchanged", cases=2)
-
-
-def raw(value: Any) -> Any:
-    """The bytes of an array, the value of anything else."""
-    if isinstance(value, torch.Tensor):
-        return bytes(value.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
-    if isinstance(value, (list, tuple)):
-        return [raw(v) for v in value]
-    return value.tobytes() if isinstance(value, np.ndarray) else value
-
-
-@check("no aliasing", "an output shares memory with no input and no other output", frameworks=MUTABLE, independent=True)
-def no_aliasing(trial: Trial) -> Verdict:
-    case = typical(trial)
-    values = trial.arguments_f64(case)
-    natives = trial.arguments(values)
-    outs = trial.accepted(trial.invoke(natives), values)
-    again = trial.accepted(trial.invoke(natives), values)
-    arrays = [
-        (f"its input {a.name}", item)
-        for a, x in zip(trial.formula.arguments, natives, strict=True)
-        for item in (x if isinstance(x, (list, tuple)) else [x])
-    ]
-    arrays += [(f"output {k} of an earlier call", y) for k, y in enumerate(again)]
-    arrays += [(f"output {k}", y) for k, y in enumerate(outs)]
-    for k, out in enumerate(outs):
-        for name, other in arrays:
-            if other is not out and hasattr(other, "dtype") and storage(out) == storage(other) and out.size != 0:
-                raise Failed(case, f"output {k} shares memory with {name}.")
-            if other is out and name != f"output {k}":
-                raise Failed(case, f"output {k} is the same object as {name}.")
-    return trial.passed("no aliasing", cases=2)
-
-
-def storage(array: Any) -> int:
-    """The address where an array's storage begins."""
-    if isinstance(array, torch.Tensor):
-        return array.untyped_storage().data_ptr()
-    if isinstance(array, np.generic):  # a number: it has no storage to share
-        return id(array)
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return int(array.__array_interface__["data"][0])
 
 
 @check(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Flaky
 
 from trueness.tools.run.frameworks import Rejected, unsupported
 from trueness.tools.run.trial import Reading, Trial
@@ -132,21 +133,39 @@ def settings_for(examples: int) -> settings:
     )
 
 
-def search(trial: Trial, body: Callable[[Case], None], layouts: Sequence[str] = ("contiguous",)) -> int:
+def search(trial: Trial, body: Callable[[Case], None], layouts: Sequence[str] = (inputs.CONTIGUOUS,)) -> int:
     """Run ``body`` on drawn cases, or on the one to replay, and return their number; Failed carries the shrunk case."""
     count = 0
+    said: dict[str, list[str]] = {}
+    last: list[Case] = []  # the one that failed last
 
     def one(case: Case) -> None:
         nonlocal count
         count += 1
-        trial.heartbeat(case.to_json())
+        key = case.to_json()
+        trial.heartbeat(key)
         try:
             body(case)
-        except Rejected as rejection:
-            raise Failed(case, str(rejection)) from None
+        except (Failed, Rejected) as failure:
+            said.setdefault(key, []).append(str(failure))
+            last[:] = [case]
+            if isinstance(failure, Failed):
+                raise
+            raise Failed(case, str(failure)) from None
+        said.setdefault(key, []).append("")
 
     if trial.replay is not None:
         one(trial.replay)
         return count
-    settings_for(trial.examples)(given(inputs.cases(trial.formula, layouts))(one))()
+    try:
+        settings_for(trial.examples)(given(inputs.cases(trial.formula, layouts))(one))()
+    except Flaky:
+        raise Failed(last[0], inconsistent(said[last[0].to_json()])) from None
     return count
+
+
+def inconsistent(said: Sequence[str]) -> str:
+    """The sentence about a case that failed on some calls and on others did not, ``said`` being what each call said."""
+    k = next((i for i, text in enumerate(said) if bool(text) != bool(said[0])), len(said) - 1)
+    failure = next((text for text in said if text), "")
+    return f"the same case gave different results on call {k + 1}: once right, once {failure}"

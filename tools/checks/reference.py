@@ -14,7 +14,7 @@ from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.core import Failed, check, search
 from trueness.tools.checks.detection import detections_of_sabotage, summary, would_pass
 from trueness.tools.checks.diagnosis import detections
-from trueness.tools.checks.value import differentiable
+from trueness.tools.checks.gradients import differentiable
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case, Verdict
 

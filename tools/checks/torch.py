@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,20 +11,24 @@ import torch
 from trueness.tools.arithmetic import complex_step
 from trueness.tools.arithmetic.bounds import Bound
 from trueness.tools.arithmetic.formats import round_to
+from trueness.tools.checks.backward import require_gradient
 from trueness.tools.checks.contract import require_agreement, typical
 from trueness.tools.checks.core import Failed, check
+from trueness.tools.checks.gradients import cotangents_for, has_truth
 from trueness.tools.run import frameworks
 from trueness.tools.run.trial import Trial, reraise_as_rejected
 from trueness.tools.spec.model import Verdict
 
 TORCH: dict[str, Any] = {"frameworks": ("torch",)}
+OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket, torch._library.custom_ops.CustomOpDef)
 TRACED = ("float32", "bfloat16")  # one computed as it is, one in a wider format
 
 
 @check("opcheck", "torch.library.opcheck accepts the registered operator", claim="opcheck", independent=True, **TORCH)
 def opcheck(trial: Trial) -> Verdict:
     case = typical(trial)
-    operator = getattr(trial.implementation.load(), "operator", None)
+    function = trial.implementation.load()
+    operator = getattr(function, "operator", function if isinstance(function, OPERATORS) else None)
     if operator is None:
         raise Failed(case, "claims opcheck, but its callable has no attribute ``operator``.")
     natives = trial.arguments(trial.arguments_f64(case))
@@ -53,7 +58,22 @@ def compiles(trial: Trial) -> Verdict:
         result = reraise_as_rejected(compiled, *trial.arguments(values), **trial.keywords())
         outs = [frameworks.to_float64(y) for y in trial.accepted(result, values)]
         require_agreement(trial, case, outs, values, "under torch.compile")
-    return trial.passed("compile", cases=2)
+    return trial.passed("compile", cases=2 + compiled_gradient(trial, compiled))
+
+
+def compiled_gradient(trial: Trial, compiled: Any) -> int:
+    """Compare the gradient through ``compiled``, where one is claimed; the number of cases."""
+    if "gradient" not in trial.implementation.claims or not has_truth(trial):
+        return 0
+    case = typical(trial)
+    values = trial.arguments_f64(case)
+
+    def call(*natives: Any, **keywords: Any) -> Any:
+        return reraise_as_rejected(compiled, *natives, **keywords)
+
+    seeds = cotangents_for(trial, values, case.seed)
+    require_gradient(replace(trial, function=call), case, values, seeds, "under torch.compile", usual=trial)
+    return 1
 
 
 @check(
@@ -95,6 +115,8 @@ def pack(parts: list[Any]) -> Any:
 @check("jvp", "forward mode lies within the bound of the transposed vector-Jacobian product", claim="jvp", **TORCH)
 def jvp(trial: Trial) -> Verdict:
     """J v is compared with the complex step of the reference, through ⟨g, J v⟩ = ⟨vjp(g), v⟩ for unit vectors g."""
+    if trial.formula.vjp is None:
+        return trial.skipped("jvp", f"{trial.formula.name} has no vector-Jacobian product to bound it")
     case = typical(trial, length=2)
     values = trial.arguments_f64(case)
     generator = np.random.default_rng(case.seed)

@@ -7,18 +7,31 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from trueness.tools.arithmetic.bounds import Bound
 from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.checks.contract import simplest, typical
 from trueness.tools.checks.core import Failed, check, failed, search
+from trueness.tools.checks.gradients import (
+    DETACHED,
+    as_natives,
+    by_turns,
+    cotangents_for,
+    differentiable,
+    gradients,
+    has_truth,
+    judge,
+    judge_along,
+    pulled,
+    require_grad,
+)
 from trueness.tools.checks.ladder import Rung, ladder_of
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
-from trueness.tools.run.trial import Reading, Trial, reraise_as_rejected
+from trueness.tools.run.trial import Reading, Trial
 from trueness.tools.spec import inputs
 from trueness.tools.spec.model import Case, Verdict
+from trueness.tools.spec.tables import TRIED
 
 Measure = Callable[[Case], Reading | None]
 
@@ -36,7 +49,7 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
             return
         samples.append((reading.size, reading.T))
         if reading.T > trial.limit:
-            raise Failed(case, sentence(trial, case, reading), reading)
+            raise Failed(case, sentence(trial, case, reading, name), reading)
         if trial.stores(reading):
             raise Failed(case, not_fused(trial, reading), reading)
         if worst is None or reading.T > worst.T:
@@ -123,9 +136,8 @@ def bisected(trial: Trial, rung: Rung, failure: Failed, body: Callable[[Case], N
     return Failed(failure.case, f"{place}: {failure.message}", failure.reading)
 
 
-def sentence(trial: Trial, case: Case, reading: Reading) -> str:
+def sentence(trial: Trial, case: Case, reading: Reading, check: str = "value") -> str:
     """What is wrong, in one sentence, with the input beside it when it is small enough to read."""
-    place = f"[{', '.join(map(str, reading.where))}]" if reading.where else ""
     shown = [
         f"{a.name} = {v if isinstance(v, list) else np.array2string(np.asarray(v), precision=9, separator=', ')}"
         for a, v in zip(trial.formula.arguments, trial.arguments_f64(case), strict=True)
@@ -133,7 +145,7 @@ def sentence(trial: Trial, case: Case, reading: Reading) -> str:
     ]
     given = f" for {', '.join(shown)}" if shown else ""
     return (
-        f"output{place} is {reading.got:.9g}, the reference {reading.want:.9g}{given}: "
+        f"{place_of(trial, check, reading)} is {reading.got:.9g}, the reference {reading.want:.9g}{given}: "
         f"T = {reading.T:.3g} of {trial.limit:g}."
     )
 
@@ -147,6 +159,20 @@ def not_fused(trial: Trial, reading: Reading) -> str:
     )
 
 
+def place_of(trial: Trial, check: str, reading: Reading) -> str:
+    """What the worst element belongs to: output[2], output 1[2], the gradient of weight[2]."""
+    at = f"[{', '.join(map(str, reading.where))}]" if reading.where else ""
+    names = [trial.formula.arguments[i].name for i in differentiable(trial)]
+    if check == "gradient":
+        return f"the gradient of {names[reading.output]}{at}"
+    if check == "second derivative":
+        seeds = reading.outputs - len(names)
+        cotangent = "the cotangent" if seeds == 1 else f"the cotangent of output {reading.output}"
+        by = cotangent if reading.output < seeds else names[reading.output - seeds]
+        return f"the second derivative by {by}{at}"
+    return f"output {reading.output}{at}" if reading.outputs > 1 else f"output{at}"
+
+
 @check("value", "the output lies within the bound of the reference")
 def value(trial: Trial) -> Verdict:
     def measure(case: Case) -> Reading | None:
@@ -157,66 +183,39 @@ def value(trial: Trial) -> Verdict:
     return survey(trial, "value", measure)
 
 
-@check("gradient", "every gradient lies within the bound of the reference's vector-Jacobian product", claim="gradient")
+@check("gradient", "every gradient lies within the bound of the reference's", claim="gradient")
 def gradient(trial: Trial) -> Verdict:
-    if trial.formula.vjp is None:
-        return trial.skipped("gradient", trial.formula.no_gradient)
+    """The bound of the vector-Jacobian product; of slopes by complex step where none is written."""
+    if not has_truth(trial):
+        return trial.skipped("gradient", trial.formula.no_gradient or "no argument has a gradient")
+    if "gradient" in trial.implementation.tries and (reason := without_graph(trial)):
+        return trial.skipped("gradient", reason)
+    whole = typical(trial)
 
     def measure(case: Case) -> Reading | None:
-        values = trial.arguments_f64(case)
-        cotangents = cotangents_for(trial, values, case.seed)
-        truth = trial.truth_of_gradient(values, cotangents)
-        if unjudged(trial, case, [*trial.truth(values), *truth]):
-            return None
-        return trial.judge(gradients(trial, values, cotangents), truth)
+        return measure_gradient(trial, case, everything=case == whole)
 
     return survey(trial, "gradient", measure)
 
 
-def cotangents_for(trial: Trial, values: Sequence[Any], seed: int) -> list[np.ndarray]:
-    """Random cotangents, rounded to the dtype, one per output."""
-    generator = np.random.default_rng([seed, 1000])
-    shapes = [b.y.shape for b in trial.truth(values)]
-    return [round_to(inputs.standard_normal(generator, shape), trial.dtype) for shape in shapes]
+def measure_gradient(trial: Trial, case: Case, everything: bool = True) -> Reading | None:
+    values = trial.arguments_f64(case)
+    if unjudged(trial, case, trial.truth(values)):
+        return None
+    cotangents = cotangents_for(trial, values, case.seed)
+    wanted = by_turns(trial, case, everything)
+    found = dict(zip(differentiable(trial), gradients(trial, values, cotangents), strict=True))
+    return judge(trial, values, cotangents, [found[i] for i in wanted], wanted)
 
 
-def differentiable(trial: Trial) -> list[int]:
-    return [i for i, a in enumerate(trial.formula.arguments) if a.differentiable]
-
-
-def gradients(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The implementation's own gradients in float64, through torch.autograd or jax.vjp."""
-    natives = trial.arguments(values)
-    wanted = differentiable(trial)
-    back = [frameworks.native(g, True, trial.dtype, trial.framework, trial.device) for g in cotangents]
-    if trial.framework == "jax":
-        import jax
-
-        def moved(*chosen: Any) -> Any:
-            full = list(natives)
-            for i, x in zip(wanted, chosen, strict=True):
-                full[i] = x
-            return trial.invoke(full)
-
-        _, pull = reraise_as_rejected(jax.vjp, moved, *[natives[i] for i in wanted])
-        found = reraise_as_rejected(pull, back[0] if len(back) == 1 else tuple(back))
-    else:
-        for i in wanted:
-            natives[i].requires_grad_(True)
-        outs = trial.accepted(trial.invoke(natives), values)
-        live = [k for k, y in enumerate(outs) if y.requires_grad]
-        if not live:
-            raise Rejected("returned an output that does not require grad, so it has no gradient.")
-        # an output that no input reaches (a variance) adds nothing; where it should have, the gradient is wrong
-        chosen, pulled = [outs[k] for k in live], [back[k] for k in live]
-        found = reraise_as_rejected(torch.autograd.grad, chosen, [natives[i] for i in wanted], pulled)
-    for i, g in zip(wanted, found, strict=True):
-        name = trial.formula.arguments[i].name
-        if tuple(g.shape) != np.shape(values[i]):
-            raise Rejected(f"returned a gradient of shape {tuple(g.shape)} for {name} of shape {np.shape(values[i])}.")
-        if frameworks.dtype_name(g) != trial.dtype:
-            raise Rejected(f"returned a gradient of dtype {frameworks.dtype_name(g)} for {name} in {trial.dtype}.")
-    return [frameworks.to_float64(g) for g in found]
+def without_graph(trial: Trial) -> str:
+    """Why a gradient that is only tried for cannot be taken; empty where it can."""
+    values = trial.arguments_f64(typical(trial))
+    try:
+        gradients(trial, values, cotangents_for(trial, values, 0))
+    except Rejected as rejection:
+        return f"{TRIED}{rejection}" if str(rejection) == DETACHED else ""
+    return ""
 
 
 @check(
@@ -226,8 +225,10 @@ def gradients(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarr
     claim="double",
 )
 def second_derivative(trial: Trial) -> Verdict:
-    if trial.formula.second is None:
-        return trial.skipped("second derivative", f"{trial.formula.name} has no second derivative declared")
+    """The bound of ``second``, or of slopes of the vector-Jacobian product by complex step for a user's callable."""
+    formula = trial.formula
+    if formula.second is None and (formula.vjp is None or trial.implementation.origin != "user"):
+        return trial.skipped("second derivative", f"{formula.name} has no second derivative declared")
 
     def measure(case: Case) -> Reading | None:
         values = trial.arguments_f64(case)
@@ -235,12 +236,21 @@ def second_derivative(trial: Trial) -> Verdict:
         generator = np.random.default_rng([case.seed, 2000])
         wanted = differentiable(trial)
         h = [round_to(generator.standard_normal(np.shape(values[i])), trial.dtype) for i in wanted]
-        truth = trial.truth_of_second(values, cotangents, h)
-        if unjudged(trial, case, [*trial.truth(values), *trial.truth_of_gradient(values, cotangents), *truth]):
+        if unjudged(trial, case, trial.truth(values)):
             return None
-        return trial.judge(double_backward(trial, values, cotangents, h), truth)
+        found = double_backward(trial, values, cotangents, h)
+        if formula.second is not None:
+            return trial.judge(found, trial.truth_of_second(values, cotangents, h))
+        places = [*range(len(cotangents)), *[len(cotangents) + i for i in wanted]]
+        assert formula.vjp is not None
+        return judge_along(trial, formula.vjp, [*cotangents, *values], h, found, places)
 
-    return survey(trial, "second derivative", measure, long=trial.profile.every_dtype)
+    try:
+        return survey(trial, "second derivative", measure, long=trial.profile.every_dtype)
+    except TypeError as refusal:  # the complex step refuses an operation that is not analytic
+        if "complex step" not in str(refusal):
+            raise
+        return trial.skipped("second derivative", f"{formula.name} has no second derivative declared; {refusal}")
 
 
 def double_backward(
@@ -248,17 +258,19 @@ def double_backward(
 ) -> list[np.ndarray]:
     """torch's gradient of ⟨h, vjp(ȳ, x)⟩ with respect to every ȳ and every differentiable x."""
     natives = trial.arguments(values)
-    sources = [natives[i] for i in differentiable(trial)]
-    back = [frameworks.native(g, True, trial.dtype, "torch", trial.device) for g in cotangents]
-    for leaf in [*sources, *back]:
-        leaf.requires_grad_(True)
-    outs = trial.accepted(trial.invoke(natives), values)
-    inner = reraise_as_rejected(torch.autograd.grad, outs, sources, back, create_graph=True)
-    if not all(g.requires_grad for g in inner):
+    wanted = differentiable(trial)
+    sources = [natives[i] for i in wanted]
+    back = as_natives(trial, cotangents)
+    for g in back:
+        g.requires_grad_(True)
+    outs = require_grad(trial, natives, values, wanted)
+    if not any(y.requires_grad for y in outs):
+        raise Rejected(DETACHED)
+    inner = pulled(outs, sources, back, create_graph=True)
+    live = [k for k, g in enumerate(inner) if g.requires_grad]
+    if not live:
         raise Rejected("claims double backward, but its gradient does not require grad.")
-    seeds = [frameworks.native(x, True, trial.dtype, "torch", trial.device) for x in h]
+    seeds = as_natives(trial, h)
     leaves = [*back, *sources]
-    outer = reraise_as_rejected(torch.autograd.grad, inner, leaves, seeds, allow_unused=True)
-    return [
-        np.zeros(tuple(x.shape)) if g is None else frameworks.to_float64(g) for x, g in zip(leaves, outer, strict=True)
-    ]
+    found = pulled([inner[k] for k in live], leaves, [seeds[k] for k in live])
+    return [frameworks.to_float64(g) for g in found]

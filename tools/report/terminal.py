@@ -24,7 +24,7 @@ from trueness.tools.report import markdown
 from trueness.tools.report.html import require_writable, write_report
 from trueness.tools.report.results import Results, Row, now, to_json, to_junit
 from trueness.tools.run import pool, saved_cases
-from trueness.tools.run.api import describe
+from trueness.tools.run.api import describe, held
 from trueness.tools.run.conclusion import conclusion, judged
 from trueness.tools.run.plan import Request, groups
 from trueness.tools.run.runner import DTYPES, Job
@@ -60,10 +60,13 @@ def verify(
     limit: str,
     policy: str | None,
     case: str,
+    claims: Sequence[str] = (),
+    no_gradient: bool = False,
 ) -> int:
     """Run the request, print the table, write the requested files; the exit status."""
     wanted = tuple(formulas), tuple(impls), tuple(dtypes) or DTYPES
-    request = Request(*wanted, device, peers, profile, framework or "", limit, policy or "", case)
+    promised = tuple(claims), not no_gradient
+    request = Request(*wanted, device, peers, profile, framework or "", limit, policy or "", *promised, case)
     planned = groups(request)
     if report:
         require_writable(report)
@@ -95,6 +98,8 @@ def verify(
                 markup=False,
                 highlight=False,
             )
+    for line in held(verdicts):
+        out.print(escape(line), highlight=False, soft_wrap=True)
     if kept:
         out.print(f"failing cases stored under {saved_cases.directory()}: {len(set(kept))}", highlight=False)
     if json_file:

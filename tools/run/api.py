@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trueness.tools.arithmetic.formats import precision
+from trueness.tools.checks import CHECKS
 from trueness.tools.run.conclusion import conclusion, judged
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.importing import spec_of
@@ -23,7 +24,10 @@ from trueness.tools.spec.tables import (
     LIMITS,
     POLICIES,
     PROFILES,
+    TRIED,
+    USER_CLAIMS,
     require,
+    user_claims,
 )
 
 
@@ -45,11 +49,32 @@ class Outcome:
 
     def __str__(self) -> str:
         if self.failures:
-            return "\n".join(describe(v) for v in self.failures)
-        found, ran = conclusion(self.verdicts), judged(self.verdicts)
-        worst = max((v.T for v in ran if v.T is not None), default=0.0)
-        counts = f": {len(ran)} checks passed, {len(self.verdicts) - len(ran)} skipped, worst T {worst:.2f}"
-        return f"{found}{counts if ran else ''}."
+            lines = [describe(v) for v in self.failures]
+        else:
+            found, ran = conclusion(self.verdicts), judged(self.verdicts)
+            worst = max((v.T for v in ran if v.T is not None), default=0.0)
+            counts = f": {len(ran)} checks passed, {len(self.verdicts) - len(ran)} skipped, worst T {worst:.2f}"
+            lines = [f"{found}{counts if ran else ''}."]
+        return "\n".join([*lines, *held(self.verdicts)])
+
+
+def held(verdicts: Iterable[Verdict]) -> list[str]:
+    """A line for each implementation of a user and dtype: which claims were tried, and what holds."""
+    lines: dict[str, tuple[list[str], list[str]]] = {}
+    for v in verdicts:
+        claim = CHECKS[v.check].claim if v.check in CHECKS else ""
+        if v.origin != "user" or claim not in USER_CLAIMS:
+            continue
+        holds, not_held = lines.setdefault(f"{v.formula} · {v.implementation} · {v.dtype}", ([], []))
+        if v.skipped and v.message.startswith(TRIED):
+            not_held.append(f"{claim} ({v.message.removeprefix(TRIED).rstrip('.')})")
+        elif v.passed and not v.skipped and claim not in holds:
+            holds.append(claim)
+    return [
+        f"{who}: claims that hold: {', '.join(holds) or 'none'}" + (f"; that do not: {'; '.join(no)}" if no else "")
+        for who, (holds, no) in lines.items()
+        if no or set(holds) - {"gradient"}
+    ]
 
 
 def describe(verdict: Verdict) -> str:
@@ -74,6 +99,8 @@ def check(
     framework: str = "",
     limit: str = "fused",
     policy: str = "",
+    claims: str | Sequence[str] = (),
+    gradient: bool = True,
     timeout: float = 60.0,
 ) -> Outcome:
     """Verify ``implementation`` against the reference of ``formula``.
@@ -89,8 +116,11 @@ def check(
     limit           "fused" (T ≤ 1.5), "eager" (T ≤ 3) or "exact"
     policy          "observe" names what it does with special values; "strict" demands the reference's own policies, and
                     is the default for built-in implementations
+    claims          what a callable of yours promises beyond the value: gradient, compile, double, autocast, vmap, jvp,
+                    out, opcheck; "auto" tries each and reports what holds
+    gradient        False for a callable that is forward only
     returns         Outcome, truthy if no fault was found; falsy, too, if nothing was judged
-    raises          ValueError for an unknown formula, dtype, profile, check or implementation
+    raises          ValueError for an unknown formula, dtype, profile, check, claim or implementation
     """
     declared = registry.formula(formula)
     dtypes = [precision(d).name for d in ([dtype] if isinstance(dtype, str) else dtype)]
@@ -106,15 +136,20 @@ def check(
     outside = isinstance(implementation, str) and ":" in implementation
     if outside:
         importable(name)
+    promised = user_claims([claims] if isinstance(claims, str) else claims, gradient)
+    declared_one = isinstance(implementation, str) and not outside
+    if declared_one and (promised or not gradient):
+        raise ValueError(f"claims are those of a callable of yours; {name!r} has its own.")
+    options: dict[str, Any] = {"framework": framework, "limit": limit, "claims": promised, "gradient": gradient}
     jobs = [
-        Job(declared.name, name, d, device, profile, outside, framework, limit, policy, case, tuple(checks))
+        Job(declared.name, name, d, device, profile, outside, policy=policy, case=case, checks=tuple(checks), **options)
         for d in dtypes
     ]
     if outside:
         return Outcome(tuple(run_groups([jobs], 1, timeout)))
     candidate: Implementation | None = None
     if not isinstance(implementation, str):
-        candidate = user_implementation(spec_of(implementation), implementation, framework, limit)
+        candidate = user_implementation(spec_of(implementation), implementation, **options)
     try:
         return Outcome(tuple(v for job in jobs for v in run_job(job, candidate=candidate)))
     except Rejected as rejection:

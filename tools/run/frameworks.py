@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from trueness.tools.arithmetic.formats import precision
+from trueness.tools.spec.inputs import CONTIGUOUS, expanded_axis
 from trueness.tools.spec.tables import DEFAULT_DEVICE
 
 
@@ -20,13 +21,19 @@ class Rejected(Exception):
 
 
 def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
-    """The same values at other addresses; a layout that the rank does not admit leaves the tensor contiguous."""
+    """The same values at other addresses; a layout that the shape does not admit leaves the tensor contiguous."""
+    axis = expanded_axis(layout)
+    if axis is not None and tensor.ndim > axis and tensor.shape[axis] > 0:
+        return tensor.narrow(axis, 0, 1).clone().expand(tensor.shape)
     if layout == "transposed" and tensor.ndim >= 2:
         return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
+    if layout == "reversed axes" and tensor.ndim >= 3:  # of two axes it is the transposed one
+        axes = tuple(reversed(range(tensor.ndim)))
+        return tensor.permute(axes).contiguous().permute(axes)
     if layout == "sliced" and tensor.ndim >= 1:
         return torch.stack([tensor, torch.full_like(tensor, 77)], -1).flatten(-2)[..., ::2]
-    if layout == "expanded" and tensor.ndim >= 1 and tensor.shape[0] > 0:
-        return tensor[:1].clone().expand(tensor.shape)
+    if layout == "padded" and tensor.ndim >= 2:
+        return torch.cat([tensor, tensor.new_full((*tensor.shape[:-1], 3), 77)], -1)[..., : tensor.shape[-1]]
     if layout == "offset":
         return torch.cat([tensor.new_full((3,), 77), tensor.flatten()])[3:].view(tensor.shape)
     if layout == "channels_last" and tensor.ndim == 4:
@@ -34,7 +41,15 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
     return tensor
 
 
-def native(value: Any, real: bool, dtype: str, framework: str, device: str = "cpu", layout: str = "contiguous") -> Any:
+def changes(shape: tuple[int, ...], layout: str, framework: str) -> bool:
+    """Whether an array of this shape lies in memory otherwise than a contiguous one."""
+    if layout == "negative strides":
+        return framework == "numpy" and max(shape, default=1) > 1 and 0 not in shape
+    laid = lay_out(torch.empty(shape), layout)
+    return bool(laid.numel()) and (not laid.is_contiguous() or laid.storage_offset() != 0)
+
+
+def native(value: Any, real: bool, dtype: str, framework: str, device: str = "cpu", layout: str = CONTIGUOUS) -> Any:
     """``value`` as an array of ``framework``; ``real`` tensors in ``dtype``, tables in float64, indices in int64.
 
     A list or a tuple is taken item by item.
@@ -45,11 +60,12 @@ def native(value: Any, real: bool, dtype: str, framework: str, device: str = "cp
         return value
     tensor = torch.from_numpy(np.array(value, order="C"))
     tensor = tensor.to(precision(dtype).torch) if real else tensor
-    tensor = lay_out(tensor.to(device), layout if real else "contiguous")
+    tensor = lay_out(tensor.to(device), layout)
     if framework == "torch":
         return tensor
     if framework == "numpy":
-        return tensor.numpy()
+        array: np.ndarray = tensor.numpy()
+        return np.flip(np.flip(array).copy()) if layout == "negative strides" and array.ndim else array
     import jax.numpy as jnp
 
     return jnp.asarray(value).astype(getattr(jnp, dtype)) if real else jnp.asarray(value)

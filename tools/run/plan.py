@@ -10,7 +10,16 @@ from trueness.tools.run.conclusion import REFERENCE
 from trueness.tools.run.runner import Job, load_spec
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Formula
-from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, DEVICES, FORMATS, POLICIES, PROFILES, require
+from trueness.tools.spec.tables import (
+    DEFAULT_DEVICE,
+    DEFAULT_PROFILE,
+    DEVICES,
+    FORMATS,
+    POLICIES,
+    PROFILES,
+    require,
+    user_claims,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,8 @@ class Request:
     framework: str = ""
     limit: str = "fused"
     policy: str = ""
+    claims: tuple[str, ...] = ()
+    gradient: bool = True
     case: str = ""
 
 
@@ -55,7 +66,10 @@ def groups(request: Request) -> list[list[Job]]:
         require("policy", request.policy, POLICIES)
     if request.case:
         Case.from_json(request.case)
+    claims = user_claims(request.claims, request.gradient)
     given = user_implementations(request)
+    if not given and (claims or not request.gradient):
+        raise ValueError("claims are those of an implementation of yours; give it with --impl.")
     for _, spec in given:
         importable(spec)
     chosen = registry.select(list(request.formulas)) if request.formulas or not given else []
@@ -71,6 +85,7 @@ def groups(request: Request) -> list[list[Job]]:
     plain: list[list[Job]] = []
     for formula, spec in given:
         options = {"user": True, "framework": request.framework, "limit": request.limit}
+        options |= {"claims": claims, "gradient": request.gradient}
         plain.append([job(formula, spec, d, **options) for d in dtypes])
     for formula in chosen:
         for d in [*dtypes, *(["float64"] if "float64" not in dtypes else [])]:

@@ -22,10 +22,22 @@ from trueness.tools.spec import registry
 from trueness.tools.spec.inputs import Mask
 from trueness.tools.spec.model import Case, Formula, Implementation, Verdict
 from trueness.tools.spec.records import to_record
-from trueness.tools.spec.tables import DEFAULT_DEVICE, DEFAULT_PROFILE, FORMATS, PROFILES, require
+from trueness.tools.spec.tables import (
+    AUTO,
+    DEFAULT_DEVICE,
+    DEFAULT_PROFILE,
+    FORMATS,
+    PROFILES,
+    TRIED,
+    USER_CLAIMS,
+    require,
+    user_claims,
+)
 
 REPLAYED = ("value", "gradient")
 """the checks that one given case is run through, unless others are asked for"""
+FORWARD_ONLY = "forward only, as was said (--no-gradient)"
+GRADIENT_CHECKS = tuple(name for name, c in CHECKS.items() if c.claim == "gradient")
 BLOCKING_CHECKS = {
     "no stale cache": "not checked: its results are stale",
     "value": "not checked: its values are wrong",
@@ -46,6 +58,8 @@ class Job:
     framework: str = ""
     limit: str = "fused"
     policy: str = ""
+    claims: tuple[str, ...] = ()
+    gradient: bool = True
     case: str = ""
     checks: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
@@ -96,21 +110,32 @@ def load_spec(spec: str) -> Any:
 
 
 def user_implementation(
-    name: str, function: Callable[..., Any], framework: str = "", limit: str = "fused"
+    name: str,
+    function: Callable[..., Any],
+    framework: str = "",
+    limit: str = "fused",
+    claims: Sequence[str] = (),
+    gradient: bool = True,
 ) -> Implementation:
     """A user's callable as an implementation: its gradient is verified where its framework has one."""
     chosen: Any = framework or guess(function)
     held: Any = limit
-    claims = frozenset({"gradient"}) if chosen != "numpy" else frozenset[str]()
-    waived = {"gradient": "NumPy callables have no gradient"} if chosen == "numpy" else {}
+    given = set(user_claims(claims, gradient))
+    tries = frozenset(USER_CLAIMS) if AUTO in given else frozenset[str]()
+    given = (given - {AUTO}) | tries | {"gradient"}
+    without = "NumPy callables have no gradient" if chosen == "numpy" else "" if gradient else FORWARD_ONLY
+    if without:
+        given -= {"gradient", "double"}
+    waived = dict.fromkeys(GRADIENT_CHECKS, without) if without else {}
     return Implementation(
         name,
         lambda: function,
         chosen,
         held,
-        claims,
+        frozenset(given),
+        tries - {"gradient"} if without else tries,
         waived=waived,
-        origin="user",  # type: ignore[arg-type]
+        origin="user",
     )
 
 
@@ -123,7 +148,8 @@ def implementation(job: Job) -> Implementation:
         found = load_spec(job.implementation)
         if isinstance(found, Implementation):
             return found
-        return user_implementation(job.implementation, found, job.framework, job.limit)
+        options = (job.framework, job.limit, job.claims, job.gradient)
+        return user_implementation(job.implementation, found, *options)
     for candidate in formula.implementations:
         if candidate.name == job.implementation:
             return candidate
@@ -193,6 +219,7 @@ def run_job(
                 variant = registry.bugs()[candidate.convention].variant
                 assert variant is not None
                 trial = replace(trial, formula=replace(trial.formula, reference=variant))
+        verdict = tried(candidate, verdict)
         verdicts.append(verdict)
         emit("verdict", to_record(verdict))
         if not verdict.passed and not job.case and name in BLOCKING_CHECKS and candidate.convention not in verdict.bugs:
@@ -200,6 +227,14 @@ def run_job(
         if name == "value" and not verdict.passed and job.user and verdict.T is None:
             break  # it cannot even be called
     return by_convention(trial, verdicts)
+
+
+def tried(candidate: Implementation, verdict: Verdict) -> Verdict:
+    """A claim that is only tried and does not hold is reported; a wrong gradient stays wrong."""
+    claim = CHECKS[verdict.check].claim
+    if verdict.passed or claim not in candidate.tries or claim == "gradient":
+        return verdict
+    return replace(verdict, status="skip", message=f"{TRIED}{verdict.message}", case="", reproduction="", cases=0)
 
 
 def wanted(job: Job, candidate: Implementation) -> list[str]:

@@ -35,6 +35,8 @@ class Reading:
     size: int
     stored: float = 0.0
     """|got − want| / B_fused, exceeded by a twentieth of the elements; 0 where it is not asked for"""
+    outputs: int = 1
+    """how many outputs were compared"""
 
 
 class Memory(OrderedDict[str, Any]):
@@ -88,6 +90,8 @@ class Trial:
     """the fixed draw of typical cases, made on first use"""
     longest: int = 0
     """the largest length of an axis among the arguments and results of the calls since a check began"""
+    observed: Any = None
+    """what one pass over the drawn cases showed beside the values (tools/checks/purity.py), made on first use"""
 
     # -- arguments ------------------------------------------------------------------------------------------------
 
@@ -109,10 +113,10 @@ class Trial:
         values = inputs.values(self.formula, case, self.dtype, self.data)
         return inputs.with_keys(self.formula, values) if self.keyed else values
 
-    def arguments(self, values: Sequence[Any], layout: str = "contiguous") -> list[Any]:
-        """The same arguments as the implementation takes them, in fresh memory."""
+    def arguments(self, values: Sequence[Any], layout: str = inputs.CONTIGUOUS) -> list[Any]:
+        """The same arguments as the implementation takes them, in fresh memory; ``layout`` as in a case."""
         return [
-            frameworks.native(v, a.real, self.dtype, self.framework, self.device, layout)
+            frameworks.native(v, a.real, self.dtype, self.framework, self.device, inputs.layout_of(a, layout))
             for a, v in zip(self.formula.arguments, values, strict=True)
         ]
 
@@ -144,7 +148,7 @@ class Trial:
             return reraise_as_rejected(self.function, *natives, **{**self.keywords(), **keywords})
 
     def call(
-        self, values: Sequence[Any], layout: str = "contiguous", like: Sequence[Any] | None = None
+        self, values: Sequence[Any], layout: str = inputs.CONTIGUOUS, like: Sequence[Any] | None = None
     ) -> list[np.ndarray]:
         """The outputs in float64 for arguments given in float64; type, shape, dtype and device are checked.
 
@@ -200,6 +204,14 @@ class Trial:
         reduction = self.formula.gradient_reduction or self.formula.reduction
         return self.bound_of(self.formula.second, values, "second", reduction, [*h, *cotangents])
 
+    def truth_of_slopes(
+        self, run: Callable[..., Any], values: Sequence[Any], seeds: Sequence[np.ndarray]
+    ) -> list[Bound]:
+        """The bound of every slope ⟨g, J v⟩, for ``seeds`` = (v…, g…) and with further cotangents before the values."""
+        reduction = self.formula.gradient_reduction or self.formula.reduction
+        more = len(values) - len(self.formula.arguments)
+        return self.bound_of(run, values[more:], "slope", reduction, [*seeds, *values[:more]])
+
     def bound_of(
         self,
         function: Callable[..., Any],
@@ -225,7 +237,8 @@ class Trial:
                 found = bounds(function, short, units, fmt, n, whole, fused)
             if length:
                 found = [b.at_columns(inputs.columns(length)) for b in found]
-            return self.fitted(found, kind)
+            # a slope is a sum over entries, which leaves the format before one of them does
+            return found if kind == "slope" else self.fitted(found, kind)
 
         return _BOUNDS.get_or(key, compute)
 
@@ -259,17 +272,18 @@ class Trial:
     @staticmethod
     def judge(outs: Sequence[np.ndarray], truth: Sequence[Bound]) -> Reading:
         """The element with the largest T over all outputs."""
-        worst = Reading(0.0, (), 0, 0.0, 0.0, 0.0, sum(b.y.size for b in truth))
+        worst = Reading(0.0, (), 0, 0.0, 0.0, 0.0, sum(b.y.size for b in truth), len(truth))
         for i, (out, bound) in enumerate(zip(outs, truth, strict=True)):
             if out.shape != bound.y.shape:  # a wrong variant with more rows, or fewer
-                return Reading(np.inf, (), i, float(out.size), float(bound.y.size), 0.0, worst.size)
+                return Reading(np.inf, (), i, float(out.size), float(bound.y.size), 0.0, worst.size, len(truth))
             if not bound.y.size:
                 continue
             ratio = bound.ratio(out)
             at = tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
             if ratio[at] > worst.T:
                 got, want, width = float(out[at]), float(bound.y[at]), float(bound.width[at])
-                worst = replace(worst, T=float(ratio[at]), where=at, output=i, got=got, want=want, width=width)
+                found = {"T": float(ratio[at]), "where": at, "output": i, "got": got, "want": want, "width": width}
+                worst = replace(worst, **found, outputs=len(truth))
             worst = replace(worst, stored=max(worst.stored, bound.stored(out)))
         return worst
 

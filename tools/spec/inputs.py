@@ -32,7 +32,9 @@ VALUES: tuple[dict[str, Any], ...] = (
 TILED = 8192
 PALETTE = 1024
 """an axis longer than TILED repeats PALETTE columns, in a fixed irregular order: the reference sees each once"""
-LAYOUTS = ("contiguous", "transposed", "sliced", "expanded", "offset", "channels_last")
+CONTIGUOUS = "contiguous"
+LAYOUTS = ("transposed", "reversed axes", "sliced", "padded", "offset", "channels_last", "negative strides", "expanded")
+"""how an array may lie in memory beside contiguous; tools/run/frameworks.py makes them"""
 Sizes = Mapping[str, Any]
 Dim = str | Callable[[Sizes], int]
 
@@ -46,7 +48,9 @@ class Argument(ABC):
     tensor = False
     real = False
     differentiable = False
-    """``tensor``: an array; ``real``: in the dtype under test; ``differentiable``: the vjp returns its gradient"""
+    expandable = False
+    """``tensor``: an array; ``real``: in the dtype under test; ``differentiable``: the vjp returns its gradient;
+    ``expandable``: it stays what it is if it is made equal along an axis"""
 
     def scalars(self) -> dict[str, st.SearchStrategy[Any]]:
         return {}
@@ -98,6 +102,7 @@ class Real(Argument):
 
     tensor = True
     real = True
+    expandable = True
 
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
@@ -171,6 +176,7 @@ class Mask(Argument):
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     tensor = True
+    expandable = True
 
     def symbols(self) -> Mapping[str, tuple[int, int]]:
         return {**{d: (1, 8) for d in self.dims if isinstance(d, str)}, **self.spans}
@@ -369,8 +375,9 @@ def rounded(argument: Argument, value: Any, case: Case, dtype: str) -> Any:
     if not argument.tensor:
         return value
     array = np.asarray(value)
-    if case.layout == "expanded" and array.ndim and array.shape[0] and argument.real:
-        array = np.broadcast_to(array[:1], array.shape)
+    axis = expanded_axis(case.layout)
+    if axis is not None and argument.expandable and array.ndim > axis and array.shape[axis]:
+        array = np.broadcast_to(np.take(array, [0], axis), array.shape)
     return round_to(array, dtype) if argument.real else np.array(array)
 
 
@@ -383,6 +390,19 @@ def with_keys(formula: Formula, values: Sequence[Any]) -> list[Any]:
             value[..., 0] |= ~value.any(-1)
         found.append(value)
     return found
+
+
+def expanded_axis(layout: str) -> int | None:
+    """The axis along which an expanded layout repeats: 1 of "expanded 1"; None for another layout."""
+    kind, _, axis = layout.partition(":")[0].partition(" ")
+    return int(axis or 0) if kind == "expanded" else None
+
+
+def layout_of(argument: Argument, layout: str) -> str:
+    """The layout of one argument where a case says "transposed", or "transposed: x" for the argument x alone."""
+    kind, _, only = layout.partition(": ")
+    applies = argument.tensor and only in ("", argument.name)
+    return kind if applies and (argument.expandable or expanded_axis(kind) is None) else CONTIGUOUS
 
 
 def units(formula: Formula, dtype: str) -> list[float]:

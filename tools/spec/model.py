@@ -35,7 +35,8 @@ class Case:
     seed     of the generator that draws the elements
     scale    decimal exponent of the typical magnitude
     spread   decades over which single elements scatter log-uniformly around it
-    layout   how tensors lie in memory: contiguous, transposed, sliced, expanded, offset, channels_last
+    layout   how tensors lie in memory: contiguous, or one of inputs.LAYOUTS; "transposed: x" for the argument x alone,
+             "expanded 1" for the axis along which all are repeated
     scalars  argument → value, for arguments that are not tensors
     offset   added to every element, in units of the typical magnitude 10^scale: a mean far from zero
     ties     "rows": rows are equal in pairs; "arguments": arguments of one width hold the same rows (y = x)
@@ -89,6 +90,7 @@ class Implementation:
     env        environment it must be started with, such as TRITON_INTERPRET=1
     dtypes     formats it takes; the others are skipped, for the reason in ``only``
     convention id of the ledger entry by which it is known to differ; it must then differ in just that way
+    tries      claims that are tried and reported, and not required
     waived     check, or "check dtype" → reason why it does not apply here; printed as a skip
     origin     "builtin", "third_party" or "user"
     largest    most elements it is given (an interpreted kernel is slow)
@@ -100,6 +102,7 @@ class Implementation:
     framework: Literal["torch", "numpy", "jax"] = "torch"
     limit: Literal["fused", "eager", "exact"] = "fused"
     claims: frozenset[str] = frozenset()
+    tries: frozenset[str] = frozenset()
     needs: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     dtypes: tuple[str, ...] = DTYPES
@@ -118,7 +121,7 @@ class Implementation:
 
         known("framework", [self.framework], FRAMEWORKS)
         known("limit", [self.limit], LIMITS)
-        known("claims", sorted(self.claims), sorted(CLAIMS))
+        known("claims", sorted(self.claims | self.tries), sorted(CLAIMS))
         known("dtypes", self.dtypes, FORMATS)
         known("devices", self.devices, DEVICES)
         known("origin", [self.origin], ORIGINS)
@@ -132,6 +135,7 @@ class Formula:
     formerly    names it had before; they are accepted for one version, with a warning
     reference   the plain NumPy function
     vjp         its vector-Jacobian product ``vjp(cotangents..., *arguments)``, or None with ``no_gradient`` saying why
+    complex_step  without a vjp, compare gradients with the complex step of the reference
     second      the vjp of the vjp, ``second(h..., cotangents..., *arguments)``: for cotangents, then arguments
     equation    one line, as the paper writes it
     source      paper and equation number
@@ -158,6 +162,7 @@ class Formula:
     implementations: tuple[Implementation, ...] = ()
     vjp: Callable[..., Any] | None = None
     no_gradient: str = ""
+    complex_step: bool = False
     second: Callable[..., Any] | None = None
     reduction: Callable[[Mapping[str, Any]], int] = lambda sizes: 1
     gradient_reduction: Callable[[Mapping[str, Any]], int] | None = None

@@ -190,6 +190,21 @@ POLICIES = ("observe", "strict")
 POLICY_OF_ORIGIN = {"builtin": "strict", "third_party": "observe", "user": "observe"}
 CLAIMS = frozenset("gradient double opcheck compile autocast vmap jvp out graph huge reference".split())
 """what an implementation may promise beyond the value; "reference" marks the reference itself"""
+USER_CLAIMS = ("gradient", "compile", "double", "autocast", "vmap", "jvp", "out", "opcheck")
+"""what a user may claim; AUTO stands for all of them, tried and reported"""
+AUTO = "auto"
+TRIED = "tried, and does not hold: "
+"""how the reason of a skip begins where a claim was tried in vain"""
+
+
+def user_claims(given: Iterable[str], gradient: bool = True) -> tuple[str, ...]:
+    """The claims in ``given``, texts with commas in between; ValueError for an unknown one."""
+    found = tuple(name.strip() for text in given for name in text.split(",") if name.strip())
+    for name in found:
+        require("claims", name, [*USER_CLAIMS, AUTO])
+    if not gradient and (needless := [n for n in ("gradient", "double") if n in found]):
+        raise ValueError(f"claims were {', '.join(needless)} of an implementation that is to have no gradient.")
+    return found
 
 
 def require(option: str, value: str, allowed: Iterable[str]) -> str:
