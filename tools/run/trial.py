@@ -46,7 +46,7 @@ class Memory(OrderedDict[str, Any]):
     """elements that are kept"""
     held = 0
 
-    def get_or(self, key: str, make: Callable[[], list[Bound]]) -> list[Bound]:
+    def get_or(self, key: str, make: Callable[[], Any]) -> Any:
         if key not in self:
             self[key] = make()
             self.held += self.size(key)
@@ -54,10 +54,11 @@ class Memory(OrderedDict[str, Any]):
                 self.held -= self.size(next(iter(self)))
                 self.popitem(last=False)
         self.move_to_end(key)
-        return self[key]  # type: ignore[no-any-return]
+        return self[key]
 
     def size(self, key: str) -> int:
-        return sum(b.y.size for b in self[key]) + 1000
+        found = self[key] if isinstance(self[key], list) else []
+        return sum(b.y.size for b in found if isinstance(b, Bound)) + 1000
 
 
 _BOUNDS = Memory()
@@ -240,7 +241,7 @@ class Trial:
             # a slope is a sum over entries, which leaves the format before one of them does
             return found if kind == "slope" else self.fitted(found, kind)
 
-        return _BOUNDS.get_or(key, compute)
+        return _BOUNDS.get_or(key, compute)  # type: ignore[no-any-return]
 
     def fitted(self, found: Sequence[Bound], kind: str = "value") -> list[Bound]:
         """The bounds in the range of the dtype; an output that is not of this dtype keeps its own."""
