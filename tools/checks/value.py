@@ -35,8 +35,9 @@ def survey(trial: Trial, name: str, measure: Measure) -> Verdict:
             worst = reading
 
     named = [*(Case(named_input=key) for key in trial.data), typical(trial), typical(trial, length=129)]
-    count = len(named) + len(trial.stored) if trial.replay is None else 0
-    for case in [*trial.stored, *named] if trial.replay is None else []:
+    first = [*trial.stored, *named] if trial.replay is None else []
+    count = len(first)
+    for case in first:
         trial.heartbeat(case.to_json())
         try:
             body(case)
