@@ -91,26 +91,26 @@ def verify(**options: Any) -> None:
 @click.option("--write", metavar="FILE", help="Write all of them as Markdown (docs/formulas.md).")
 def list_(write: str | None) -> None:
     """Print the declared formulas."""
-    from trueness.tools.report import terminal
+    from trueness.tools.report import listing
 
-    terminal.list_formulas(write)
+    listing.list_formulas(write)
 
 
 @cli.command()
 @click.argument("formula")
 def show(formula: str) -> None:
     """Print one formula: equation, source, arguments, bound, implementations, known bugs."""
-    from trueness.tools.report import terminal
+    from trueness.tools.report import listing
 
-    terminal.show(formula)
+    listing.show(formula)
 
 
 def print_ledger(write: str | None, check: bool) -> None:
-    from trueness.tools.report import terminal
+    from trueness.tools.report import listing, terminal
 
     if check:
         sys.exit(terminal.check_ledger())
-    terminal.list_ledger(write)
+    listing.list_ledger(write)
 
 
 LEDGER_OPTIONS = (
@@ -216,9 +216,9 @@ def gpu(**options: Any) -> None:
 @cli.command()
 def doctor() -> None:
     """Print what this machine can check, what is missing, and how to install it."""
-    from trueness.tools.report import terminal
+    from trueness.tools.report import listing
 
-    terminal.doctor()
+    listing.doctor()
 
 
 @cli.command(hidden=True)

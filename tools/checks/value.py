@@ -55,8 +55,9 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
         if worst is None or reading.T > worst.T:
             worst = reading
 
-    named = [*(Case(named_input=key) for key in trial.data), typical(trial), *unusual(trial)]
-    named = [*trial.stored, *named] if trial.replay is None else []
+    named: list[Case] = []
+    if trial.replay is None:
+        named = [*trial.stored, *(Case(named_input=key) for key in trial.data), typical(trial), *unusual(trial)]
     count = len(named)
     for case in named:
         found = found or failure_on(trial, case, body)

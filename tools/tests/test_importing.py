@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from trueness.tools.report.terminal import call
+from trueness.tools.report.listing import call
 from trueness.tools.run.api import check
 from trueness.tools.run.importing import spec_of, statement
 from trueness.tools.run.runner import Job, trial_for, user_implementation
