@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from trueness.tools.arithmetic.complex_step import STEP, ComplexStep
-from trueness.tools.arithmetic.noise import Noise
+from trueness.tools.arithmetic.noise import Counter, Noise
 from trueness.tools.arithmetic.stochastic import COMPARISONS, Stochastic, perturbed, stochastic
 
 
@@ -28,7 +28,7 @@ class StochasticStep(ComplexStep):
     called = "stochastic complex step"
     u: float = 0.0
     eta: float = 0.0
-    noise: Noise | None = None
+    noise: Noise | Counter | None = None
 
     def __array_finalize__(self, parent: Any) -> None:
         if isinstance(parent, StochasticStep):
@@ -49,7 +49,7 @@ def coarsest(inputs: Any) -> StochasticStep:
     return max((x for x in flat if isinstance(x, StochasticStep)), key=lambda x: x.u)
 
 
-def wrap(result: Any, like: StochasticStep) -> Any:
+def wrap(result: Any, like: StochasticStep | Stochastic) -> Any:
     if isinstance(result, tuple):
         return tuple(wrap(r, like) for r in result)
     if np.asarray(result).dtype.kind != "c":

@@ -19,7 +19,7 @@ from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.calibration.record import Run
 from trueness.tools.calibration.subjects import DTYPES
 from trueness.tools.checks.core import excluded, settings_for
-from trueness.tools.checks.value import cotangents_for, differentiable, gradients
+from trueness.tools.checks.gradients import cotangents_for, differentiable, gradients
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.runner import missing
 from trueness.tools.run.trial import Trial

@@ -49,7 +49,8 @@ class Sums(Arithmetic):
         if ufunc.__name__ in COMPARISONS:
             return getattr(ufunc, method)(*plain, **kwargs)
         if ufunc is np.matmul and floats:
-            return rounded(product(*(round_to(x, way.operands) for x in plain), way.accumulator), way)
+            left, right = (round_to(x, way.operands) for x in plain)
+            return rounded(product(left, right, way.accumulator), way)
         if ufunc is np.add and method == "reduce" and floats:
             return rounded(total(plain[0], way.accumulator, kwargs.get("axis", 0), kwargs.get("keepdims", False)), way)
         result = getattr(ufunc, method)(*plain, **kwargs)

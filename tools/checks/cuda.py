@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from trueness.tools.arithmetic.formats import precision
-from trueness.tools.checks import value
 from trueness.tools.checks.contract import require_agreement, typical
 from trueness.tools.checks.core import Failed, check
+from trueness.tools.checks.gradients import cotangents_for, gradients
 from trueness.tools.run import frameworks
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Verdict
@@ -112,7 +112,7 @@ def repeatability(trial: Trial) -> Verdict:
     case = typical(trial, length=129)
     values = trial.arguments_f64(case)
     gradient = "gradient" in trial.implementation.claims and trial.formula.vjp is not None
-    cotangents = value.cotangents_for(trial, values, case.seed) if gradient else []
+    cotangents = cotangents_for(trial, values, case.seed) if gradient else []
     load, busy = torch.cuda.Stream(), torch.randn(1024, 1024, device="cuda")
     first: list[Any] = []
     for k in range(16):
@@ -120,7 +120,7 @@ def repeatability(trial: Trial) -> Verdict:
             for _ in range(k):
                 busy @ busy
         found = trial.call(values)
-        found += value.gradients(trial, values, cotangents) if gradient else []
+        found += gradients(trial, values, cotangents) if gradient else []
         first = first or [y.tobytes() for y in found]
         if first != [y.tobytes() for y in found]:
             raise Failed(case, f"call {k + 1} gave other bits than the first on the same input.")

@@ -8,8 +8,10 @@ whose cases do not reject a sabotage would accept a kernel with this fault (tool
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from typing import Any, Literal
 
@@ -124,10 +126,8 @@ def sabotages(formula: Formula, dtype: str, values: Sequence[Any], ranks: Sequen
             axes = axes_of(getattr(argument, "dims", None), value.ndim)
             found += of_argument(i, argument.name, value.dtype.kind == "f", argument.real, axes, dtype)
         elif isinstance(value, float):
-            found += [
-                Sabotage("a scalar off by a factor", argument.name, None, f, "argument", i, lambda x, f=f: x * f)
-                for f in FACTORS
-            ]
+            kind = "a scalar off by a factor"
+            found += [Sabotage(kind, argument.name, None, f, "argument", i, partial(operator.mul, f)) for f in FACTORS]
     for k, of_output in enumerate(ranks):
         name = "output" if len(ranks) == 1 else f"output {k}"
         found += of_result(k, name, output_axes(formula, of_output), dtype)

@@ -11,8 +11,8 @@ import numpy as np
 
 from trueness.tools.arithmetic.bounds import Bound, outputs
 from trueness.tools.arithmetic.formats import precision, round_to
+from trueness.tools.checks.gradients import cotangents_for
 from trueness.tools.checks.rounding import explained
-from trueness.tools.checks.value import cotangents_for
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case
 

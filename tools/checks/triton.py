@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from trueness.tools.arithmetic.formats import precision
-from trueness.tools.checks import value as check_value
 from trueness.tools.checks.contract import PLAIN, odd_sizes, simplest, typical
 from trueness.tools.checks.core import Failed, check, search
+from trueness.tools.checks.gradients import differentiable
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
@@ -56,8 +56,8 @@ def cases_of(trial: Trial) -> list[Case]:
 def run_once(trial: Trial, case: Case) -> None:
     """One call and, where it is claimed, its backward, on contiguous input; the value check compares the results."""
     natives = trial.arguments(trial.arguments_f64(case))
-    differentiable = "gradient" in trial.implementation.claims and trial.formula.vjp is not None
-    wanted = [natives[i] for i in check_value.differentiable(trial)] if differentiable else []
+    pulled = "gradient" in trial.implementation.claims and trial.formula.vjp is not None
+    wanted = [natives[i] for i in differentiable(trial)] if pulled else []
     for x in wanted:
         x.requires_grad_(True)
     result = trial.invoke(natives)

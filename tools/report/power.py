@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from trueness.tools.checks.core import search
 from trueness.tools.checks.detection import Detection, detections_of_sabotage
-from trueness.tools.run.runner import REFERENCE, Job, reference_as_implementation, trial_for
+from trueness.tools.run.conclusion import REFERENCE
+from trueness.tools.run.runner import Job, reference_as_implementation, trial_for
 from trueness.tools.spec.model import Case, Formula
 
 COLUMNS = {

@@ -78,14 +78,14 @@ def groups(request: Request) -> list[list[Job]]:
 
     def job(formula: Formula, name: str, dtype: str, **fields: object) -> Job:
         stored = () if request.case else saved_cases.load(formula.name)
-        common = {"device": request.device, "profile": request.profile, "policy": request.policy}
+        common: dict[str, object] = {"device": request.device, "profile": request.profile, "policy": request.policy}
         common |= {"case": request.case, "stored": stored}
         return Job(formula.name, name, dtype, **{**common, **fields})  # type: ignore[arg-type]
 
     plain: list[list[Job]] = []
+    promised: dict[str, object] = {"claims": claims, "gradient": request.gradient}
     for formula, spec in given:
-        options = {"user": True, "framework": request.framework, "limit": request.limit}
-        options |= {"claims": claims, "gradient": request.gradient}
+        options: dict[str, object] = {"user": True, "framework": request.framework, "limit": request.limit, **promised}
         plain.append([job(formula, spec, d, **options) for d in dtypes])
     for formula in chosen:
         for d in [*dtypes, *(["float64"] if "float64" not in dtypes else [])]:

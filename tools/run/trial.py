@@ -283,8 +283,8 @@ class Trial:
             at = tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape))
             if ratio[at] > worst.T:
                 got, want, width = float(out[at]), float(bound.y[at]), float(bound.width[at])
-                found = {"T": float(ratio[at]), "where": at, "output": i, "got": got, "want": want, "width": width}
-                worst = replace(worst, **found, outputs=len(truth))
+                found = replace(worst, T=float(ratio[at]), where=at, output=i)
+                worst = replace(found, got=got, want=want, width=width, outputs=len(truth))
             worst = replace(worst, stored=max(worst.stored, bound.stored(out)))
         return worst
 

@@ -160,7 +160,7 @@ WRONG = replace(RUN, program="accumulator", kind="mutant", stored=2.0)
 def test_a_rejected_fused_program_and_an_accumulator_that_never_shows_are_problems() -> None:
     assert half_problems([RUN, WRONG]) == []
     for change in ({"stored": 1.1}, {"T": 1.6}):
-        (sentence,) = half_problems([replace(RUN, **change), WRONG])
+        (sentence,) = half_problems([replace(RUN, **change), WRONG])  # type: ignore[arg-type]
         assert "the fused program “float32 throughout” was rejected" in sentence
     assert half_problems([RUN, replace(WRONG, stored=0.9)]) == [
         "a sum: no case shows an accumulator in the half format."

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trueness.tools.arithmetic.bounds import bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Noise
-from trueness.tools.arithmetic.stochastic import backward, stochastic
+from trueness.tools.arithmetic.stochastic import stochastic
 from trueness.tools.checks import CHECKS, contract, diagnosis
 from trueness.tools.checks import value as check_value
 from trueness.tools.checks.core import Failed, run, search
@@ -290,9 +290,9 @@ def test_the_gradient_of_a_value_beside_a_count_is_judged() -> None:
 
 def test_a_decomposition_is_taken_of_a_matrix_within_u_of_its_norm() -> None:
     a, u = np.diag([1.0, 0.0]), 2.0**-24
-    moved = backward(stochastic(a, u, 0.0, Noise(0)))
+    moved = stochastic(a, u, 0.0, Noise(0)).stable()
     assert (np.abs(moved - a) == u).all(), "zeros move too: an error of a decomposition scales with the whole matrix"
-    assert np.array_equal(backward(stochastic(a, 0.0, 0.0, Noise(0))), a)
+    assert np.array_equal(stochastic(a, 0.0, 0.0, Noise(0)).stable(), a)
 
 
 @pytest.mark.parametrize("routine", [np.linalg.eigh, lambda a: np.linalg.svd(a, compute_uv=False)])

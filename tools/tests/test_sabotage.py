@@ -21,7 +21,8 @@ from trueness.tools.checks.detection import Detection, detect, detections_of_sab
 from trueness.tools.checks.sabotage import Sabotage
 from trueness.tools.checks.samples import Evaluation
 from trueness.tools.cli import cli
-from trueness.tools.run.runner import REFERENCE, Job, reference_as_implementation, trial_for
+from trueness.tools.run.conclusion import REFERENCE
+from trueness.tools.run.runner import Job, reference_as_implementation, trial_for
 from trueness.tools.run.trial import Trial
 from trueness.tools.run.variants import as_torch, plain
 from trueness.tools.spec import registry
@@ -96,7 +97,7 @@ def planted(formula: Formula, fault: Sabotage | None) -> Callable[..., Any]:
             pairs = zip(formula.arguments, ctx.arguments, strict=True)
             return tuple(torch.from_numpy(next(parts)).to(x.dtype) if a.differentiable else None for a, x in pairs)
 
-    return lambda *arguments: Planted.apply(*arguments)
+    return lambda *arguments: Planted.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("kind", KINDS)

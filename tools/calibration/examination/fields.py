@@ -17,7 +17,7 @@ from trueness.tools.calibration.examination.honesty import trial_of
 from trueness.tools.calibration.examination.program import Program
 from trueness.tools.calibration.examination.rules import Rule, compared
 from trueness.tools.checks.contract import simplest
-from trueness.tools.checks.value import gradients
+from trueness.tools.checks.gradients import gradients
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Memory, Trial, fingerprint

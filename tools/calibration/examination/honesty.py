@@ -17,8 +17,9 @@ import torch
 from trueness.tools.arithmetic.bounds import Bound
 from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.calibration.examination.program import Program, Witness
-from trueness.tools.checks.contract import simplest, storage
-from trueness.tools.checks.value import cotangents_for, differentiable, gradients
+from trueness.tools.checks.contract import simplest
+from trueness.tools.checks.gradients import cotangents_for, differentiable, gradients
+from trueness.tools.checks.purity import overlap
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
@@ -181,8 +182,8 @@ def cotangent(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
 def aliasing(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
     natives = trial.arguments(values)
     first, second = (trial.accepted(trial.invoke(natives), values) for _ in range(2))
-    owned = {storage(x) for x in natives if isinstance(x, torch.Tensor)} | {storage(y) for y in second}
-    return BROKEN if any(storage(y) in owned for y in first) else 0.0
+    owned = [*(x for x in natives if isinstance(x, torch.Tensor)), *second]
+    return BROKEN if any(overlap(y, x) for y in first for x in owned) else 0.0
 
 
 def second_call(trial: Trial, values: Sequence[Any], witness: Witness) -> float:
