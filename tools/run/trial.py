@@ -273,10 +273,10 @@ class Trial:
     @staticmethod
     def judge(outs: Sequence[np.ndarray], truth: Sequence[Bound]) -> Reading:
         """The element with the largest T over all outputs."""
-        worst = Reading(0.0, (), 0, 0.0, 0.0, 0.0, sum(b.y.size for b in truth), len(truth))
+        worst = Reading(0.0, (), 0, 0.0, 0.0, 0.0, sum(b.y.size for b in truth), outputs=len(truth))
         for i, (out, bound) in enumerate(zip(outs, truth, strict=True)):
             if out.shape != bound.y.shape:  # a wrong variant with more rows, or fewer
-                return Reading(np.inf, (), i, float(out.size), float(bound.y.size), 0.0, worst.size, len(truth))
+                return Reading(np.inf, (), i, float(out.size), float(bound.y.size), 0.0, worst.size, outputs=len(truth))
             if not bound.y.size:
                 continue
             ratio = bound.ratio(out)
@@ -284,7 +284,7 @@ class Trial:
             if ratio[at] > worst.T:
                 got, want, width = float(out[at]), float(bound.y[at]), float(bound.width[at])
                 found = replace(worst, T=float(ratio[at]), where=at, output=i)
-                worst = replace(found, got=got, want=want, width=width, outputs=len(truth))
+                worst = replace(found, got=got, want=want, width=width)
             worst = replace(worst, stored=max(worst.stored, bound.stored(out)))
         return worst
 
