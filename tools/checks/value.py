@@ -31,7 +31,7 @@ from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Reading, Trial
 from trueness.tools.spec import inputs
 from trueness.tools.spec.model import Case, Verdict
-from trueness.tools.spec.tables import TRIED
+from trueness.tools.spec.tables import SUPERSCRIPT, TRIED
 
 Measure = Callable[[Case], Reading | None]
 
@@ -131,10 +131,17 @@ def bisected(trial: Trial, rung: Rung, failure: Failed, body: Callable[[Case], N
             right = middle
         else:
             wrong, failure = middle, found
-    power = right & -right
-    multiple = f"; {right} is a multiple of {power}" if power >= 8 else ""
-    place = f"right up to {rung.axis} = {right}, wrong from {rung.axis} = {wrong} on{multiple}"
+    place = f"right up to {rung.axis} = {right}, wrong from {rung.axis} = {wrong} on{multiple(right)}"
     return Failed(failure.case, f"{place}: {failure.message}", failure.reading)
+
+
+def multiple(length: int) -> str:
+    """Which power of two divides a length, as the end of a clause; empty below 2³."""
+    exponent = (length & -length).bit_length() - 1
+    power = f"2{str(exponent).translate(SUPERSCRIPT)}"
+    if exponent < 3:
+        return ""
+    return f"; {length} = {power}" if length == 2**exponent else f"; {length} is a multiple of {power}"
 
 
 def sentence(trial: Trial, case: Case, reading: Reading, check: str = "value") -> str:

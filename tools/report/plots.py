@@ -26,7 +26,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from trueness.tools.report.results import MEASURED, badness, grouped, printable
 from trueness.tools.spec.model import DTYPES, Verdict
-from trueness.tools.spec.tables import FORMATS
+from trueness.tools.spec.tables import FORMATS, SUPERSCRIPT
 
 INK, FAINT, WRONG = "#000001", "#000002", "#000003"
 MARKS = {name: (f"#0000{16 + k:02x}", FORMATS[name].marker) for k, name in enumerate(DTYPES)}
@@ -270,7 +270,7 @@ def tick(x: float) -> str:
 
 
 def power_of_ten(x: float) -> str:
-    return "10" + str(round(math.log10(x))).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
+    return "10" + str(round(math.log10(x))).translate(SUPERSCRIPT)
 
 
 def legend(figure: Figure, dtypes: Sequence[str], wrong: bool) -> None:

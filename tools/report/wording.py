@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from trueness.tools.report.results import MEASURED, position
-
-SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+from trueness.tools.spec.tables import SUPERSCRIPT
 
 
 def number(x: float | None) -> str:

@@ -177,6 +177,7 @@ CALIBRATION_PROFILES = {
     )
 }
 
+SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 FRAMEWORKS = ("torch", "numpy", "jax")
 LIMITS = {"fused": 1.5, "eager": 3.0, "exact": 0.0}
 """class of implementation → largest T that passes"""

@@ -14,6 +14,7 @@ import trueness
 from trueness.tools.checks import CHECKS, contract
 from trueness.tools.checks.core import run
 from trueness.tools.checks.ladder import Ladder, ladder, ladder_of, length_of
+from trueness.tools.checks.value import multiple
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import inputs, registry
 from trueness.tools.spec.inputs import Real, Scalar
@@ -100,7 +101,7 @@ def verdict(formula: str, function: Any, check: str = "value", dtype: str = "flo
 
 
 WRONG = (
-    ("attention.masked_attention", first_64_keys, "value", "right up to J = 64, wrong from J = 65 on"),
+    ("attention.masked_attention", first_64_keys, "value", "right up to J = 64, wrong from J = 65 on; 64 = 2⁶"),
     ("attention.silu", backward_64, "gradient", "right up to N = 64, wrong from N = 65 on"),
     ("attention.relative_position_bias", index_in_int8, "value", "right up to window = 6, wrong from window = 7 on"),
     ("attention.masked_attention", without_maximum, "value", ""),
@@ -234,6 +235,10 @@ def test_unusual_values_are_what_the_case_says(field: dict[str, Any]) -> None:
             assert abs((x == 0).mean() - share) < 0.2
         case {"large": True}:
             assert np.median(np.abs(x)) > 10
+
+
+def test_a_power_of_two_is_named() -> None:
+    assert [multiple(n) for n in (64, 96, 65, 4)] == ["; 64 = 2⁶", "; 96 is a multiple of 2⁵", "", ""]
 
 
 def test_the_deep_profile_goes_through_all_steps_of_two() -> None:
