@@ -21,9 +21,10 @@ ATLAS = "Behrouz et al. 2025 (2505.23735)"
 JORDAN = "Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks"
 MADE_ONCE = "made once from numbers, and not learned from there"
 CHUNKS = dict.fromkeys(
-    ("not finite", "overflow", "spread", "masked"),
+    ("not finite", "overflow", "spread", "masked", "rows"),
     "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input",
 )
+POWERS = (np.linspace(-1.0, 1.0, 2)[:, None] * np.linspace(0.99, 1.0, 3), np.linspace(0.5, 1.0, 130), 10.0)
 SPANS = {
     "B": (1, 2),
     "T": (1, 3),
@@ -352,6 +353,7 @@ FORMULAS = (
             Real("coefficients", dims=("degrees",), decades=(-1.0, 1.0), spans={"degrees": (1, 5)}),
             Scalar("clamp", st.sampled_from((10.0, 2.0, 0.5))),
         ),
+        real=lambda: {"130 powers of numbers near ±1": POWERS},
         implementations=(ours("elementwise_features", "gradient", "compile", "autocast"),),
         gradient_reduction=terms("...", "D", "degrees"),
     ),

@@ -56,6 +56,7 @@ DRINEAS = "Drineas & Mahoney 2005 (JMLR 6:2153) Thm 3"
 
 TOO_FAR = "an angle of 10³⁸ leaves float32, in which bfloat16 is computed; its cosine would have no digit right anyway"
 ANGLES = {"overflow": TOO_FAR}
+FACTOR = "bfloat16's largest number is float32's, which its product with a factor passes"
 NO_FACTOR = {"refuses": "a landmark that is no number leaves no Cholesky factor, and is refused in one sentence"}
 WHOLE_BLOCK = dict.fromkeys(
     ("masked", "spread", "limit", "overflow"),
@@ -101,6 +102,7 @@ def matrix(name: str, equation: str, source: str, *extra: Any, **fields: Any) ->
 
 
 def frequency(name: str, equation: str, source: str, *arguments: Any, **fields: Any) -> Formula:
+    fields.setdefault("policies", {"overflow": FACTOR})
     return formula(name, *arguments, equation=equation, source=source, no_gradient=NOT_LEARNED, claims=(), **fields)
 
 

@@ -4,9 +4,9 @@
 
 y    the float64 reference on inputs already rounded to the dtype under test
 D    spread of the reference under stochastic arithmetic: D² = Σ_grains mean_k (f_k − y)²
-n    the formula's reduction length; outputs of a reduction share D along the last axis (root mean square), and along
-     the last two where the last has fewer than FEW of at least MANY elements: the more elements there are, the farther
-     out lies the smallest of estimates from few runs
+n    the formula's reduction length; outputs of a reduction have at least the root mean square of D along the last axis,
+     and along the last two where the last has fewer than FEW of at least MANY elements: the more elements there are,
+     the farther out lies the smallest of estimates from few runs; an ill-conditioned one among others keeps its own
 u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
 
 A fused program in a half format computes in float32: it may round the operands of products, and the result once. Where
@@ -59,6 +59,8 @@ class Bound:
     largest: float = np.inf
     saturable: bool = False
     """whether the largest number itself counts as an overflow"""
+    unsigned: bool = False
+    """whether NaN and ±inf stand for each other"""
 
     def ratio(self, out: np.ndarray) -> np.ndarray:
         """T of every element; 0 where both agree that there is no finite number, infinite where only one does."""
@@ -68,6 +70,8 @@ class Bound:
                 below = np.isinf(self.y) & np.isfinite(self.free.y) & np.isfinite(out)
                 ratio = np.where(below, np.abs(out - self.free.y) / self.free.B, ratio)
         same = (out == self.y) | (np.isnan(out) & np.isnan(self.y))
+        if self.unsigned:
+            same |= ~np.isfinite(out) & ~np.isfinite(self.y)
         if self.may_overflow is not None:
             same |= self.may_overflow & np.isinf(out) & (np.sign(out) == np.sign(self.y))
             if self.saturable:
@@ -162,11 +166,13 @@ def mean_square(deviations: np.ndarray) -> np.ndarray:
 
 
 def pooled(square: np.ndarray) -> np.ndarray:
-    """The mean along the last axis; along the last two where there are many elements, but few along the last."""
+    """At least the mean along the last axis; and along the last two where many elements are few along the last."""
     if square.ndim == 0 or square.size == 0:
         return square
-    few = square.ndim > 1 and square.shape[-1] < FEW and square.size >= MANY
-    return np.broadcast_to(square.mean((-2, -1) if few else -1, keepdims=True), square.shape)
+    along = square.mean(-1, keepdims=True)
+    if square.ndim > 1 and square.shape[-1] < FEW and square.size >= MANY:
+        along = np.maximum(along, along.mean(-2, keepdims=True))
+    return np.maximum(square, along)
 
 
 def bounds(

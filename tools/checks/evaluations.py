@@ -185,6 +185,14 @@ class Situation:
         return dependents(self.trial, self.case, self.base, self.changed, self.at)
 
     @cached_property
+    def reached(self) -> list[np.ndarray]:
+        """Per output, what NaN in the place of the special value makes NaN: all that is computed from it."""
+        values = put(self.trial, self.base, self.changed, self.at, np.nan)
+        for outs in _attempt(self.trial, values, Range()) if values is not None else ():
+            return [np.isnan(y) for y in outs]
+        return self.dependents
+
+    @cached_property
     def connected(self) -> list[np.ndarray]:
         """Per output, what depends on the same argument's elements as those do, and so on: a sequence, an image.
 

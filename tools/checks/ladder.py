@@ -195,9 +195,10 @@ _LADDERS: dict[Any, Ladder] = {}
 def ladder_of(trial: Trial, scalars: Mapping[str, Any]) -> Ladder:
     """The ladder of a trial: by its profile, and the same for all implementations of a formula but small ones."""
     formula, profile, largest = trial.formula, trial.profile, trial.implementation.largest
-    key = (formula.name, formula.reference, profile.name, largest)
+    interpreted = trial.interpreted
+    key = (formula.name, formula.reference, profile.name, largest, interpreted)
     if key not in _LADDERS:
-        lengths = profile.lengths if not trial.implementation.env else profile.lengths[:1]
+        lengths = profile.lengths[:1] if interpreted else profile.lengths
         _LADDERS[key] = ladder(formula, scalars, lengths, profile.work, largest)
     elements = FLAT if trial.dtype == "float32" or profile.every_dtype else FLAT_IN_OTHERS
     found = _LADDERS[key]

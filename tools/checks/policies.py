@@ -100,7 +100,7 @@ def overflows(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
         found |= s.explains(k, out, evaluation[k]) & np.isfinite(s.exact[k])
     lost = ~np.isfinite(out) & np.isfinite(s.exact[k])
     if s.at_the_edge:  # any factor beyond 1 overflows, in any grouping of the operations
-        return found | s.overflown[k] | (lost & s.dependents[k])
+        return found | s.overflown[k] | (lost & (s.dependents[k] | s.reached[k]))
     return found | (lost & s.overflown[k]) if lost.any() else found
 
 
@@ -298,7 +298,7 @@ def special_values(trial: Trial) -> Verdict:
     for case in other_scalars(trial, typical(trial)):
         found += situations(trial, case, (np.nan, np.inf, -np.inf))
     few = 4 * trial.examples  # an interpreted kernel takes a thousand times as long
-    step = -(-len(found) // few) if trial.implementation.env else 1
+    step = -(-len(found) // few) if trial.interpreted else 1
     for s in found[::step]:
         observe(s, observed)
     for policy, note in rows_without_keys(trial, typical(trial)):

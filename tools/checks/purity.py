@@ -230,12 +230,12 @@ def made(trial: Trial) -> Observation:
         earlier[:] = [*earlier, *outs][-8:]
 
     fewer = trial
-    if trial.implementation.env:  # an interpreted kernel takes a thousand times as long
+    if trial.interpreted:  # an interpreted kernel takes a thousand times as long
         fewer = replace(trial, examples=max(1, trial.examples // 3))
     search(fewer, body)
     if trial.replay is None:  # small ones first: a workspace that has grown shows when they are called again
         body(typical(trial))
-        if not trial.implementation.env:
+        if not trial.interpreted:
             body(typical(trial, length=129))
     if DETERMINISM not in seen.found:
         in_another_order(trial, first[: max(1, fewer.examples // 3)], seen)

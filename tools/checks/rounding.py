@@ -8,10 +8,11 @@ order of its own. To first order this is as if each input had been off by a fact
 
 The sum over the arguments a takes the worst case; within an argument all signs equal and some random ones are tried.
 The derivative is a difference of the reference in float64. A right program is within ρ of y, one with a fault within ρ
-of its own y'. No comparison tells them apart unless y and y' are more than 2 ρ apart: less is not a change.
+of its own y', and a limit L on T accepts what is within L ρ of y. No comparison tells them apart unless y and y' are
+more than (1 + L) ρ apart: less is not a change.
 
-No bound of tools/arithmetic/bounds.py enters, so the two can contradict each other: where a change is larger than 2 ρ
-and T does not show it on any case, the run has no power.
+No bound of tools/arithmetic/bounds.py enters, so the two can contradict each other: where a change is larger and T does
+not show it on any case, the run has no power.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from trueness.tools.arithmetic.base import is_inexact
 from trueness.tools.arithmetic.bounds import outputs
 from trueness.tools.arithmetic.noise import Counter
 from trueness.tools.arithmetic.stochastic import stochastic
-from trueness.tools.spec.tables import Format
+from trueness.tools.spec.tables import LIMITS, Format
 
 STEP = 2.0**-26  # relative: half the digits of float64, where its truncation and its rounding are alike
 SIGNS = 3
+APART = 1 + LIMITS["fused"]
 
 
 class Operands(Counter):

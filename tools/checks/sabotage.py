@@ -39,7 +39,8 @@ TILES = (16, 32, 64, 128)
 FIRST = (8, 16, 32, 64, 128, 256)
 BLOCKS = (2**10, 2**16, 2**20)
 """lengths of a flat axis beyond which nothing is written: one block, 64 blocks of 1024, a grid of 1024 of them"""
-FACTORS = (1.01, 1.0001)
+FACTORS, COARSE = (1.01, 1.0001), (1.1,)
+"""by which a scalar is off; and in half formats, where a row may err by a hundredth"""
 OPERANDS = {"bfloat16": 8, "TF32": 11, "float32": 24}
 """name → bits of the significand to which operands may be cut"""
 
@@ -126,8 +127,8 @@ def sabotages(formula: Formula, dtype: str, values: Sequence[Any], ranks: Sequen
             axes = axes_of(getattr(argument, "dims", None), value.ndim)
             found += of_argument(i, argument.name, value.dtype.kind == "f", argument.real, axes, dtype)
         elif isinstance(value, float):
-            kind = "a scalar off by a factor"
-            found += [Sabotage(kind, argument.name, None, f, "argument", i, partial(operator.mul, f)) for f in FACTORS]
+            kind, factors = "a scalar off by a factor", COARSE if precision(dtype).half else FACTORS
+            found += [Sabotage(kind, argument.name, None, f, "argument", i, partial(operator.mul, f)) for f in factors]
     for k, of_output in enumerate(ranks):
         name = "output" if len(ranks) == 1 else f"output {k}"
         found += of_result(k, name, output_axes(formula, of_output), dtype)

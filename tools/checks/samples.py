@@ -12,7 +12,7 @@ import numpy as np
 from trueness.tools.arithmetic.bounds import Bound, outputs
 from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.checks.gradients import cotangents_for
-from trueness.tools.checks.rounding import explained
+from trueness.tools.checks.rounding import APART, explained
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case
 
@@ -72,7 +72,7 @@ class Evaluation:
     def change(self, found: Sequence[np.ndarray]) -> float:
         """The largest change of an element, in units of what rounding explains in both results."""
         with np.errstate(all="ignore"):
-            ratios = [np.abs(a - b) / (2 * r) for a, b, r in zip(found, self.y, self.rounding, strict=True)]
+            ratios = [np.abs(a - b) / (APART * r) for a, b, r in zip(found, self.y, self.rounding, strict=True)]
         return max((float(np.max(np.nan_to_num(r))) for r in ratios if r.size), default=0.0)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from trueness.tools.arithmetic.bounds import Bound
 from trueness.tools.arithmetic.formats import precision, round_to
+from trueness.tools.arithmetic.noise import TooCostly
 from trueness.tools.checks.contract import simplest, typical
 from trueness.tools.checks.core import Failed, check, failed, search
 from trueness.tools.checks.gradients import (
@@ -25,7 +26,7 @@ from trueness.tools.checks.gradients import (
     pulled,
     require_grad,
 )
-from trueness.tools.checks.ladder import Rung, ladder_of
+from trueness.tools.checks.ladder import SHORTER, Rung, ladder_of
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Reading, Trial
@@ -69,9 +70,8 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
         rungs = ladder_of(trial, simplest(trial)).rungs
         count += len(rungs)
         for rung in rungs:
-            found = failure_on(trial, rung.case, body)
+            found = climbed(trial, rung, body)
             if found is not None:
-                found = bisected(trial, rung, found, body)
                 break
     if found is not None:
         return failed(name, trial, found, cases=max(count, 1), samples=tuple(samples))
@@ -110,6 +110,27 @@ def failure_on(trial: Trial, case: Case, body: Callable[[Case], None]) -> Failed
         return failure
     except Rejected as rejection:
         return Failed(case, str(rejection))
+    return None
+
+
+def climbed(trial: Trial, rung: Rung, body: Callable[[Case], None]) -> Failed | None:
+    """The failure on one rung; for an interpreted kernel, on the longest that does not launch too many programs."""
+    if not trial.interpreted:
+        found = failure_on(trial, rung.case, body)
+        return found and bisected(trial, rung, found, body)
+    from trueness.tools.triton.interpreter import few_programs
+
+    def limited(case: Case) -> None:
+        with few_programs(trial.profile.programs):
+            body(case)
+
+    shorter = [n for n in SHORTER if rung.base < n < rung.length] if rung.axis else []
+    for one in (rung, *(replace(rung, case=rung.at(n)) for n in shorter)):
+        try:
+            found = failure_on(trial, one.case, limited)
+            return found and bisected(trial, one, found, limited)
+        except TooCostly:
+            continue
     return None
 
 
@@ -208,7 +229,8 @@ def gradient(trial: Trial) -> Verdict:
 
 def measure_gradient(trial: Trial, case: Case, everything: bool = True) -> Reading | None:
     values = trial.arguments_f64(case)
-    if unjudged(trial, case, trial.truth(values)):
+    truth = trial.truth(values)
+    if unjudged(trial, case, truth) or (trial.any_order and not all(np.isfinite(b.y).all() for b in truth)):
         return None
     cotangents = cotangents_for(trial, values, case.seed)
     wanted = by_turns(trial, case, everything)

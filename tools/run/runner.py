@@ -172,20 +172,21 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
     data.update(formula.real() if formula.real is not None else {})
     stored = [Case.from_json(text) for text in job.stored]
     profile = PROFILES[job.profile]
-    return Trial(
+    trial = Trial(
         formula,
         candidate,
         job.dtype,
         job.device,
         known,
         data,
-        profile.interpreted if candidate.env else profile.examples,
+        profile.examples,
         stored=stored,
         replay=Case.from_json(job.case) if job.case else None,
         profile=profile,
         heartbeat=heartbeat,
         policy=job.policy,
     )
+    return replace(trial, examples=profile.interpreted) if trial.interpreted else trial
 
 
 # -- running --------------------------------------------------------------------------------------------------------

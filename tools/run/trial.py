@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import numpy as np
 
 from trueness.tools.arithmetic.bounds import Bound, bounds
 from trueness.tools.arithmetic.formats import precision
+from trueness.tools.arithmetic.noise import TooCostly
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.importing import statement
@@ -19,7 +21,7 @@ from trueness.tools.run.subject import Subject
 from trueness.tools.spec import inputs
 from trueness.tools.spec.calling import takes_keyword
 from trueness.tools.spec.model import Bug, Case, Formula, Implementation, Verdict
-from trueness.tools.spec.tables import DEFAULT_DEVICE, LIMITS, POLICY_OF_ORIGIN, PROFILES, Profile
+from trueness.tools.spec.tables import DEFAULT_DEVICE, DEVICES, LIMITS, POLICY_OF_ORIGIN, PROFILES, Profile
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,18 @@ class Trial:
     # -- comparing ------------------------------------------------------------------------------------------------
 
     def truth(self, values: Sequence[Any]) -> list[Bound]:
-        """The bound of every output at ``values``; unless strict, an overflow may end at ±inf or the largest number."""
+        """The bound of every output at ``values``; unless strict, an overflow may end at ±inf or the largest number.
+
+        And at NaN, as where the formula excuses it: ∞ − ∞ arises in one order of the operations, and not in another.
+        """
         found = self.stated_truth(values)
-        return found if self.strict else [b.either_overflow() for b in found]
+        found = found if self.strict else [b.either_overflow() for b in found]
+        return [replace(b, unsigned=True) for b in found] if self.any_order else found
+
+    @property
+    def any_order(self) -> bool:
+        """Whether a result that is not finite may be NaN as well as ±inf."""
+        return not self.strict or "not finite" in self.formula.policies
 
     def stated_truth(self, values: Sequence[Any]) -> list[Bound]:
         """The bound of every output at ``values``, an overflow ending as the formula states."""
@@ -266,6 +277,13 @@ class Trial:
             sizes.update({d: n for d, n in zip(dims, shape, strict=True) if isinstance(d, str) and d != "..."})
         return sizes
 
+    @property
+    def interpreted(self) -> bool:
+        """Whether the implementation may be a Triton kernel that is interpreted, a thousand times slower."""
+        if self.implementation.origin == "user":
+            return os.environ.get("TRITON_INTERPRET") == "1"
+        return bool(self.implementation.env) and DEVICES[self.device].interpreted
+
     def stores(self, reading: Reading) -> bool:
         """Whether an implementation that claims to be fused keeps sums or intermediates in a half format."""
         return self.implementation.limit == "fused" and reading.stored > 1
@@ -325,7 +343,7 @@ def reraise_as_rejected(function: Callable[..., Any], *args: Any, **kwargs: Any)
         raise
     except SystemExit as stop:
         raise Rejected(f"called sys.exit({stop.code!r}).") from stop
-    except (KeyboardInterrupt, GeneratorExit):
+    except (KeyboardInterrupt, GeneratorExit, TooCostly):
         raise
     except BaseException as error:
         text = " ".join(str(error).split())[:300]

@@ -124,6 +124,7 @@ class Profile:
     every_dtype   whether checks that do not depend on the dtype run in all of them
     lengths       that every axis has alone, the others small (tools/checks/ladder.py)
     work          most elements and calls that one evaluation of a reference may cost there
+    programs      most programs of an interpreted kernel that one of those cases may launch
     """
 
     name: str
@@ -132,6 +133,7 @@ class Profile:
     every_dtype: bool = False
     lengths: tuple[int, ...] = (64, 300)
     work: float = 1e6
+    programs: int = 128
 
 
 STEPS = tuple(2**k + d for k in range(4, 10) for d in (-1, 0, 1))
@@ -140,7 +142,7 @@ PROFILES = {
     for p in (
         Profile("quick", 10, 10),
         Profile("ci", 20, 10, lengths=(64, 129, 300)),
-        Profile("deep", 300, 100, True, lengths=(*STEPS, 300), work=1e7),
+        Profile("deep", 300, 100, True, lengths=(*STEPS, 300), work=1e7, programs=2048),
     )
 }
 DEFAULT_PROFILE = "ci"

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from trueness.tools.arithmetic.noise import TooCostly
+
 Site = tuple[str, ...]
 
 
@@ -118,6 +120,28 @@ def site() -> Site:
 
 def bits(pointers: Any) -> int:
     return int(pointers.get_element_ty().primitive_bitwidth)
+
+
+@contextmanager
+def few_programs(most: int) -> Iterator[None]:
+    """TooCostly before the launch that would make the programs interpreted inside more than ``most``."""
+    from triton.runtime import interpreter
+
+    builder, spent = interpreter.InterpreterBuilder, 0
+    original = builder.set_grid_dim
+
+    def counted(self: Any, *dims: int) -> Any:
+        nonlocal spent
+        spent += int(np.prod(dims))
+        if spent > most:
+            raise TooCostly
+        return original(self, *dims)
+
+    builder.set_grid_dim = counted
+    try:
+        yield
+    finally:
+        builder.set_grid_dim = original
 
 
 @contextmanager
