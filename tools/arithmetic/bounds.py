@@ -127,12 +127,15 @@ def spread(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i.
 
+    D is infinite where every run left the formula's domain: then rounding alone may do so, and nothing is certain.
+
     carried  makes an array that perturbs itself of an argument, its roundoff, η and the noise
     """
     truth = outputs(function(*arguments))
     most = RUNS if reduction > 1 else 2 * RUNS
     spent = 0.0
     total = [np.zeros(y.shape) for y in truth]
+    seen = [~np.isfinite(y) for y in truth]  # where a run has shown how far the value moves
     with np.errstate(all="ignore"):
         for grain in GRAINS:
             noise = Noise(seed, grain)
@@ -145,8 +148,11 @@ def spread(
                 deviations.append([f - y for f, y in zip(outputs(function(*moved)), truth, strict=True)])
                 spent = spent or noise.counter.spent
             for i in range(len(truth)):
-                total[i] = total[i] + mean_square(np.stack([np.asarray(d[i]) for d in deviations]))
-        return list(truth), [np.sqrt(pooled(t) if reduction > 1 else t) for t in total]
+                found = np.stack([np.asarray(d[i]) for d in deviations])
+                total[i] = total[i] + mean_square(found)
+                seen[i] |= np.isfinite(found).any(0)
+        spreads = [np.sqrt(pooled(t) if reduction > 1 else t) for t in total]
+        return list(truth), [np.where(s, d, np.inf) for s, d in zip(seen, spreads, strict=True)]
 
 
 def runs(most: int, spent: float) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trueness.tools.arithmetic.bounds import bounds
+from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Noise
 from trueness.tools.arithmetic.stochastic import stochastic
 
@@ -51,3 +53,21 @@ def test_no_sign_is_used_twice(grain: int | None) -> None:
 def test_at_the_roundoff_of_float64_too_a_number_underflows_by_eta() -> None:
     moved = np.asarray(np.positive(stochastic(np.full(4000, 1e-3), 2.0**-53, 1e-4, Noise(0))))
     assert set(np.round((moved - 1e-3) / 1e-4)) == {-1.0, 1.0}
+
+
+def test_nothing_is_certain_where_rounding_leaves_the_domain_in_every_run() -> None:
+    """exp(x − x) of x = 10¹⁰ is 1; with x rounded on each side it is 0 or ∞ half of the time.
+
+    Where some runs stay in the domain, they say how far a result may be.
+    """
+    fmt = precision("float32")
+
+    def ones(x: np.ndarray) -> np.ndarray:
+        return np.log(np.exp(x - x))
+
+    def many(x: np.ndarray) -> np.ndarray:
+        return sum((ones(x) for _ in range(40)), 0.0 * x)
+
+    for function, number, certain in ((many, 1e10, False), (many, 1e3, True), (ones, 1e10, True)):
+        (bound,) = bounds(function, [np.full(64, number)], [fmt.u], fmt, 1)
+        assert np.isfinite(bound.B).all() if certain else np.isinf(bound.B).all()
