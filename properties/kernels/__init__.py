@@ -29,7 +29,6 @@ from trueness.properties.kernels.inputs import (
     widest,
 )
 from trueness.properties.kernels.peers import (
-    RECORDS,
     bessel,
     cauchy_density,
     cdist,
@@ -402,7 +401,7 @@ FORMULAS = (
         no_gradient=COMPOSED,
         complex_step=True,
         policies=NO_FACTOR,
-        peers=(sklearn("Nystroem", nystroem, waived=RECORDS),),
+        peers=(sklearn("Nystroem", nystroem),),
     ),
     formula(
         "nystrom_matvec",
