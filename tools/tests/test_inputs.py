@@ -208,6 +208,16 @@ def test_a_bool_allocation_has_red_zones_of_its_own_kind() -> None:
     assert not verdict("red zones", trial(COUNTED, beyond))
 
 
+def test_a_row_that_is_given_keys_keeps_what_an_axis_repeats() -> None:
+    masked = formula(lambda mask: np.where(mask, 1.0, 0.0), Mask("mask", dims=("N", "J")))
+    for mask in (np.zeros((2, 3), bool), np.array([[False, False], [True, False]])):
+        (found,) = inputs.with_keys(masked, [mask])
+        assert found.any(-1).all() and (found[mask.any(-1)] == mask[mask.any(-1)]).all()
+        for axis in (0, 1):
+            repeated = (mask == mask.take([0], axis)).all()
+            assert not repeated or (found == found.take([0], axis)).all()
+
+
 def test_an_allocation_of_records_has_red_zones_too() -> None:
     """As in scikit-learn, whose heaps are arrays of records."""
 
