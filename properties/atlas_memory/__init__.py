@@ -21,8 +21,9 @@ ATLAS = "Behrouz et al. 2025 (2505.23735)"
 JORDAN = "Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks"
 MADE_ONCE = "made once from numbers, and not learned from there"
 CHUNKS = dict.fromkeys(
-    ("not finite", "overflow", "spread", "masked"),
-    "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input",
+    ("not finite", "overflow", "spread", "masked", "rows"),
+    "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it, in a token that reads no update, too: "
+    "nothing is said about such input",
 )
 SPANS = {
     "B": (1, 2),
