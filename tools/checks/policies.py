@@ -100,7 +100,7 @@ def overflows(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
         found |= s.explains(k, out, evaluation[k]) & np.isfinite(s.exact[k])
     lost = ~np.isfinite(out) & np.isfinite(s.exact[k])
     if s.at_the_edge:  # any factor beyond 1 overflows, in any grouping of the operations
-        return found | s.overflown[k] | (lost & s.dependents[k])
+        return found | s.overflown[k] | (lost & (s.dependents[k] | s.reached[k]))
     return found | (lost & s.overflown[k]) if lost.any() else found
 
 
