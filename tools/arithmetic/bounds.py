@@ -6,7 +6,7 @@ y    the float64 reference on inputs already rounded to the dtype under test
 D    spread of the reference under stochastic arithmetic: D² = Σ_grains mean_k (f_k − y)²
 n    the formula's reduction length; outputs of a reduction share D along the last axis (root mean square), and along
      the last two where the last has fewer than FEW of at least MANY elements: the more elements there are, the farther
-     out lies the smallest of estimates from few runs
+     out lies the smallest of estimates from few runs. An element that moves more than chance explains has its own
 u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
 
 A fused program in a half format computes in float32: it may round the operands of products, and the result once. Where
@@ -41,6 +41,7 @@ __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
 
 COSTLY = 5e5  # elements and calls of one evaluation (tools/arithmetic/noise.py)
 FEW, MANY = 8, 512  # elements along an axis, and in all
+CHANCE = 4  # so many times the mean square of its row an element's own may be by chance, in few runs
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
 
 
@@ -151,7 +152,7 @@ def spread(
                 found = np.stack([np.asarray(d[i]) for d in deviations])
                 total[i] = total[i] + mean_square(found)
                 seen[i] |= np.isfinite(found).any(0)
-        spreads = [np.sqrt(pooled(t) if reduction > 1 else t) for t in total]
+        spreads = [np.sqrt(np.maximum(pooled(t), t / CHANCE) if reduction > 1 else t) for t in total]
         return list(truth), [np.where(s, d, np.inf) for s, d in zip(seen, spreads, strict=True)]
 
 

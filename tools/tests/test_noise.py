@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,21 @@ def test_nothing_is_certain_where_rounding_leaves_the_domain_in_every_run() -> N
     for function, number, certain in ((many, 1e10, False), (many, 1e3, True), (ones, 1e10, True)):
         (bound,) = bounds(function, [np.full(64, number)], [fmt.u], fmt, 1)
         assert np.isfinite(bound.B).all() if certain else np.isinf(bound.B).all()
+
+
+def test_an_element_on_a_scale_of_its_own_has_a_bound_of_its_own() -> None:
+    """Features of one scale are few and large, those of another many and small: they share a row, and no size."""
+    fmt, generator = precision("float32"), np.random.default_rng(5)
+    size = np.where(np.arange(128) == 33, 1.0, 0.01)
+    x, w = generator.standard_normal((2, 3)), generator.standard_normal((3, 128))
+
+    def features(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return size * np.cos(x @ w)
+
+    def bound_of(function: Any) -> np.ndarray:
+        return bounds(function, [x, w], [fmt.u, fmt.u], fmt, 3)[0].B
+
+    alone = bound_of(lambda x, w: features(x, w)[:, 33:34])
+    assert (bound_of(features)[:, 33:34] > alone / 2).all()
+    even = bound_of(lambda x, w: np.cos(x @ w))
+    assert np.median(even, -1).max() < 1.5 * np.median(even, -1).min(), "where sizes are alike the row shares its bound"
