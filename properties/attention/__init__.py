@@ -416,6 +416,6 @@ FORMULAS = (
         no_gradient=BY_PARTS,
         complex_step=True,
         reduction=lambda s: tokens_reduction(s) + 54,
-        policies=BLOCKS,
+        policies={**BLOCKS, "no effect": "a convolution may leave out the zeros that it pads with"},
     ),
 )

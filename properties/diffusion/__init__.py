@@ -62,6 +62,7 @@ PAPERS_W = Scalar("w", st.sampled_from((3.0, 0.5, -0.5, 6.5)), far=(0.0, 12.5, 4
 PAPERS = (data("eps_cond", True), data("eps_uncond", True), PAPERS_W)
 AS_PRINTED = "1 − ᾱ_p − σ² as printed has lost digits that float64 shows; float32 is enough for an oracle"
 ONE_FORMAT = "one format is enough for an oracle"
+PRODUCTS = {"overflow": "products and differences of bfloat16's largest number overflow float32"}
 
 FORMULAS = (
     *SCHEDULE_FORMULAS,
@@ -204,6 +205,7 @@ FORMULAS = (
     ),
     Formula(
         name="diffusion.ddim_step",
+        policies=PRODUCTS,
         reference=true.ddim_step,
         vjp=true.ddim_step_vjp,
         equation="x_p = √ᾱ_p x̂_0 + √(1 − ᾱ_p − σ²) ε + σ z,  σ = η √((1 − ᾱ_p)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_p)",
@@ -243,6 +245,7 @@ FORMULAS = (
     ),
     Formula(
         name="diffusion.classifier_free_guidance",
+        policies=PRODUCTS,
         reference=true.classifier_free_guidance,
         vjp=true.classifier_free_guidance_vjp,
         equation="ε = ε_u + w (ε_c − ε_u)",

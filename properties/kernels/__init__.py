@@ -61,6 +61,7 @@ WHOLE_BLOCK = dict.fromkeys(
     "NaN spreads over its whole block, as in LAPACK's QR; Gram-Schmidt spares what is before it",
 )
 LAST_BLOCK = {"less": "how many frequencies the last block lacks: fewer than a block has"}
+PRODUCTS = {"overflow": "products of bfloat16's largest number overflow float32"}
 NOT_LEARNED = "frequencies are drawn once and not learned"
 COMPOSED = "differentiable by torch.autograd through its Cholesky factor; no backward of ours to prove"
 HALVES = ("float16", "bfloat16")
@@ -332,7 +333,15 @@ FORMULAS = (
         LENGTHSCALE,
         peers=(scipy("stats.cauchy.ppf", quantile("cauchy")),),
     ),
-    frequency("laplacian_l2_frequencies", "ω = g/(g_0 ℓ)", f"{BOOK} eq. 4.15 with ν = 1/2", G, G_0, LENGTHSCALE),
+    frequency(
+        "laplacian_l2_frequencies",
+        "ω = g/(g_0 ℓ)",
+        f"{BOOK} eq. 4.15 with ν = 1/2",
+        G,
+        G_0,
+        LENGTHSCALE,
+        policies=PRODUCTS,
+    ),
     frequency(
         "cauchy_product_frequencies",
         "ω = ln(2 u)/ℓ for u < 1/2, else −ln(2 (1 − u))/ℓ",
@@ -348,6 +357,7 @@ FORMULAS = (
         G,
         drawn("exponential", lambda generator, shape: generator.exponential(size=shape), "D"),
         LENGTHSCALE,
+        policies=PRODUCTS,
     ),
     frequency(
         "matern_frequencies",
@@ -357,6 +367,7 @@ FORMULAS = (
         drawn("chi_square", lambda generator, shape: generator.chisquare(3, shape), "D"),
         LENGTHSCALE,
         NU,
+        policies=PRODUCTS,
     ),
     frequency(
         "orthogonal_frequencies",
