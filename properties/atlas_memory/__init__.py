@@ -22,7 +22,8 @@ JORDAN = "Jordan et al. 2024, Muon: an optimizer for hidden layers in neural net
 MADE_ONCE = "made once from numbers, and not learned from there"
 CHUNKS = dict.fromkeys(
     ("not finite", "overflow", "spread", "masked", "rows"),
-    "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it: nothing is said about such input",
+    "a chunk is matrix products under a mask, and 0 · NaN is NaN in all of it, in a token that reads no update, too: "
+    "nothing is said about such input",
 )
 POWERS = (np.linspace(-1.0, 1.0, 2)[:, None] * np.linspace(0.99, 1.0, 3), np.linspace(0.5, 1.0, 130), 10.0)
 SPANS = {

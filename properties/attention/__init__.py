@@ -127,7 +127,6 @@ def index(window: int, *, dtype: Any = None, device: Any = None) -> Any:
     return fast.relative_position_index(window, device=device)
 
 
-CONTIGUOUS = {"layouts": "it requires contiguous tokens: .view raises on others"}
 DENSE = {"rows": "windows may be a mask over all tokens, and 0 · NaN and 0 · ∞ of other windows' values are NaN"}
 ADDS = {f"gradient {d}": "a sum over pairs, which has roundings: a law compares it with its bound" for d in DTYPES}
 LEAKS = "NaN and ±inf go through the equation: 0 times a masked value that is NaN or ±inf is NaN"
@@ -275,7 +274,7 @@ FORMULAS = (
         arguments=(Real("x", dims=("B", height, width, "C"), spans={**GRID, "C": (1, 4)}), WINDOW),
         implementations=(
             ours("window_partition", "vmap", limit="exact"),
-            transformers("transformers Swin", peers.swin_partition, limit="exact", waived=CONTIGUOUS),
+            transformers("transformers Swin", peers.swin_partition, limit="exact"),
         ),
     ),
     Formula(
@@ -417,6 +416,6 @@ FORMULAS = (
         no_gradient=BY_PARTS,
         complex_step=True,
         reduction=lambda s: tokens_reduction(s) + 54,
-        policies={**BLOCKS, "no effect": "a convolution leaves the zeros of its padding out"},
+        policies={**BLOCKS, "no effect": "a convolution may leave out the zeros that it pads with"},
     ),
 )

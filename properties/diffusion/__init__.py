@@ -56,13 +56,13 @@ LOSS = (
 
 GUIDANCE = "Ho & Salimans 2022 (2207.12598) eq. 6"
 W = Scalar("w", st.sampled_from((4.0, 1.5, 0.0, 7.5)), far=(1.0, 12.5, 40.0))
-FACTOR = "bfloat16's largest number is float32's, which its product with a factor passes"
 PREDICTIONS = (data("eps_cond", True), data("eps_uncond", True), W)
 CHANNELS = {"B": (1, 3), "C": (1, 6)}
 PAPERS_W = Scalar("w", st.sampled_from((3.0, 0.5, -0.5, 6.5)), far=(0.0, 12.5, 40.0))
 PAPERS = (data("eps_cond", True), data("eps_uncond", True), PAPERS_W)
 AS_PRINTED = "1 − ᾱ_p − σ² as printed has lost digits that float64 shows; float32 is enough for an oracle"
 ONE_FORMAT = "one format is enough for an oracle"
+PRODUCTS = {"overflow": "products and differences of bfloat16's largest number overflow float32"}
 
 FORMULAS = (
     *SCHEDULE_FORMULAS,
@@ -205,11 +205,11 @@ FORMULAS = (
     ),
     Formula(
         name="diffusion.ddim_step",
+        policies=PRODUCTS,
         reference=true.ddim_step,
         vjp=true.ddim_step_vjp,
         equation="x_p = √ᾱ_p x̂_0 + √(1 − ᾱ_p − σ²) ε + σ z,  σ = η √((1 − ᾱ_p)/(1 − ᾱ_t)) √(1 − ᾱ_t/ᾱ_p)",
         source="Song, Meng & Ermon 2021 (2010.02502) eq. 12 and 16",
-        policies={"overflow": FACTOR},
         arguments=(
             data("x_t"),
             Made("t", make=later, draws=DRAWS, array=True),
@@ -245,11 +245,11 @@ FORMULAS = (
     ),
     Formula(
         name="diffusion.classifier_free_guidance",
+        policies=PRODUCTS,
         reference=true.classifier_free_guidance,
         vjp=true.classifier_free_guidance_vjp,
         equation="ε = ε_u + w (ε_c − ε_u)",
         source=GUIDANCE,
-        policies={"overflow": FACTOR},
         arguments=PREDICTIONS,
         implementations=(
             ours("classifier_free_guidance", *FULL),

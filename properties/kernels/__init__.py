@@ -29,7 +29,6 @@ from trueness.properties.kernels.inputs import (
     widest,
 )
 from trueness.properties.kernels.peers import (
-    RECORDS,
     bessel,
     cauchy_density,
     cdist,
@@ -56,13 +55,13 @@ DRINEAS = "Drineas & Mahoney 2005 (JMLR 6:2153) Thm 3"
 
 TOO_FAR = "an angle of 10³⁸ leaves float32, in which bfloat16 is computed; its cosine would have no digit right anyway"
 ANGLES = {"overflow": TOO_FAR}
-FACTOR = "bfloat16's largest number is float32's, which its product with a factor passes"
 NO_FACTOR = {"refuses": "a landmark that is no number leaves no Cholesky factor, and is refused in one sentence"}
 WHOLE_BLOCK = dict.fromkeys(
     ("masked", "spread", "limit", "overflow"),
     "NaN spreads over its whole block, as in LAPACK's QR; Gram-Schmidt spares what is before it",
 )
 LAST_BLOCK = {"less": "how many frequencies the last block lacks: fewer than a block has"}
+PRODUCTS = {"overflow": "products of bfloat16's largest number overflow float32"}
 NOT_LEARNED = "frequencies are drawn once and not learned"
 COMPOSED = "differentiable by torch.autograd through its Cholesky factor; no backward of ours to prove"
 HALVES = ("float16", "bfloat16")
@@ -102,7 +101,6 @@ def matrix(name: str, equation: str, source: str, *extra: Any, **fields: Any) ->
 
 
 def frequency(name: str, equation: str, source: str, *arguments: Any, **fields: Any) -> Formula:
-    fields.setdefault("policies", {"overflow": FACTOR})
     return formula(name, *arguments, equation=equation, source=source, no_gradient=NOT_LEARNED, claims=(), **fields)
 
 
@@ -335,7 +333,15 @@ FORMULAS = (
         LENGTHSCALE,
         peers=(scipy("stats.cauchy.ppf", quantile("cauchy")),),
     ),
-    frequency("laplacian_l2_frequencies", "ω = g/(g_0 ℓ)", f"{BOOK} eq. 4.15 with ν = 1/2", G, G_0, LENGTHSCALE),
+    frequency(
+        "laplacian_l2_frequencies",
+        "ω = g/(g_0 ℓ)",
+        f"{BOOK} eq. 4.15 with ν = 1/2",
+        G,
+        G_0,
+        LENGTHSCALE,
+        policies=PRODUCTS,
+    ),
     frequency(
         "cauchy_product_frequencies",
         "ω = ln(2 u)/ℓ for u < 1/2, else −ln(2 (1 − u))/ℓ",
@@ -351,6 +357,7 @@ FORMULAS = (
         G,
         drawn("exponential", lambda generator, shape: generator.exponential(size=shape), "D"),
         LENGTHSCALE,
+        policies=PRODUCTS,
     ),
     frequency(
         "matern_frequencies",
@@ -360,6 +367,7 @@ FORMULAS = (
         drawn("chi_square", lambda generator, shape: generator.chisquare(3, shape), "D"),
         LENGTHSCALE,
         NU,
+        policies=PRODUCTS,
     ),
     frequency(
         "orthogonal_frequencies",
@@ -404,7 +412,7 @@ FORMULAS = (
         no_gradient=COMPOSED,
         complex_step=True,
         policies=NO_FACTOR,
-        peers=(sklearn("Nystroem", nystroem, waived=RECORDS),),
+        peers=(sklearn("Nystroem", nystroem),),
     ),
     formula(
         "nystrom_matvec",

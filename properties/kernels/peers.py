@@ -11,7 +11,6 @@ import numpy as np
 from trueness.tools.spec.model import Implementation
 
 DOUBLE = "it computes in float64; rounded once, it is told apart from right only in float32"
-RECORDS = {"red zones": "scikit-learn allocates records inside, whose guards are no numbers to compare"}
 
 
 def peer(name: str, call: Any, package: str, **fields: Any) -> Implementation:

@@ -196,7 +196,6 @@ LOGITS = Real("logits", dims=("B", "L", "V"), decades=(-3.0, 0.5), spans=SIZES)
 LABELS = Made("labels", make=labels, array=True)
 IGNORE = Scalar("ignore_index", st.just(IGNORED))
 D = {"d": (1, 4)}
-NO_ROOT = {"layouts": "a covariance whose rows are all the first one is not symmetric"}
 FINITE = "NaN and ±inf in a covariance give NaN, in a mean they go through; subnormals count as what they are"
 NAN_COUNTS = "NaN and ±inf go through the equation, except at labels that are ignored"
 
@@ -230,8 +229,8 @@ FORMULAS = (
         ),
         implementations=(
             ours("frechet_distance", "autocast"),
-            peer("scipy.linalg.sqrtm", scipy_frechet, "numpy", "scipy", waived=NO_ROOT),
-            peer("torchmetrics", torchmetrics_frechet, "torch", "torchmetrics", waived=NO_ROOT),
+            peer("scipy.linalg.sqrtm", scipy_frechet, "numpy", "scipy"),
+            peer("torchmetrics", torchmetrics_frechet, "torch", "torchmetrics"),
         ),
         reduction=lambda sizes: 4 * sizes["d"],
         working="float64",

@@ -4,9 +4,9 @@
 
 y    the float64 reference on inputs already rounded to the dtype under test
 D    spread of the reference under stochastic arithmetic: D² = Σ_grains mean_k (f_k − y)²
-n    the formula's reduction length; outputs of a reduction have at least the root mean square of D along the last axis,
-     and along the last two where the last has fewer than FEW of at least MANY elements: the more elements there are,
-     the farther out lies the smallest of estimates from few runs; an ill-conditioned one among others keeps its own
+n    the formula's reduction length; outputs of a reduction share D along the last axis (root mean square), and along
+     the last two where the last has fewer than FEW of at least MANY elements: the more elements there are, the farther
+     out lies the smallest of estimates from few runs. An element that moves more than chance explains has its own
 u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
 
 A fused program in a half format computes in float32: it may round the operands of products, and the result once. Where
@@ -41,6 +41,7 @@ __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
 
 COSTLY = 5e5  # elements and calls of one evaluation (tools/arithmetic/noise.py)
 FEW, MANY = 8, 512  # elements along an axis, and in all
+CHANCE = 4  # so many times the mean square of its row an element's own may be by chance, in few runs
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
 
 
@@ -131,12 +132,15 @@ def spread(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i.
 
+    D is infinite where every run left the formula's domain: then rounding alone may do so, and nothing is certain.
+
     carried  makes an array that perturbs itself of an argument, its roundoff, η and the noise
     """
     truth = outputs(function(*arguments))
     most = RUNS if reduction > 1 else 2 * RUNS
     spent = 0.0
     total = [np.zeros(y.shape) for y in truth]
+    seen = [~np.isfinite(y) for y in truth]  # where a run has shown how far the value moves
     with np.errstate(all="ignore"):
         for grain in GRAINS:
             noise = Noise(seed, grain)
@@ -149,8 +153,11 @@ def spread(
                 deviations.append([f - y for f, y in zip(outputs(function(*moved)), truth, strict=True)])
                 spent = spent or noise.counter.spent
             for i in range(len(truth)):
-                total[i] = total[i] + mean_square(np.stack([np.asarray(d[i]) for d in deviations]))
-        return list(truth), [np.sqrt(pooled(t) if reduction > 1 else t) for t in total]
+                found = np.stack([np.asarray(d[i]) for d in deviations])
+                total[i] = total[i] + mean_square(found)
+                seen[i] |= np.isfinite(found).any(0)
+        spreads = [np.sqrt(np.maximum(pooled(t), t / CHANCE) if reduction > 1 else t) for t in total]
+        return list(truth), [np.where(s, d, np.inf) for s, d in zip(seen, spreads, strict=True)]
 
 
 def runs(most: int, spent: float) -> int:
@@ -166,13 +173,11 @@ def mean_square(deviations: np.ndarray) -> np.ndarray:
 
 
 def pooled(square: np.ndarray) -> np.ndarray:
-    """At least the mean along the last axis; and along the last two where many elements are few along the last."""
+    """The mean along the last axis; along the last two where there are many elements, but few along the last."""
     if square.ndim == 0 or square.size == 0:
         return square
-    along = square.mean(-1, keepdims=True)
-    if square.ndim > 1 and square.shape[-1] < FEW and square.size >= MANY:
-        along = np.maximum(along, along.mean(-2, keepdims=True))
-    return np.maximum(square, along)
+    few = square.ndim > 1 and square.shape[-1] < FEW and square.size >= MANY
+    return np.broadcast_to(square.mean((-2, -1) if few else -1, keepdims=True), square.shape)
 
 
 def bounds(

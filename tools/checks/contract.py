@@ -151,8 +151,14 @@ class GuardedAllocator:
 
     def overwritten(self) -> int:
         """How many guard elements no longer hold what was put there."""
-        sevens = [(b, n, 1 if str(b.dtype).endswith("bool") else 7) for b, n in self.blocks]
-        return sum(int((b[:GUARD] != v).sum()) + int((b[GUARD + n :][:GUARD] != v).sum()) for b, n, v in sevens)
+        found = 0
+        for block, size in self.blocks:
+            guards = [block[:GUARD], block[GUARD + size :][:GUARD]]
+            sevens = (
+                np.full(GUARD, 7, block.dtype) if isinstance(block, np.ndarray) else guards[0].new_full((GUARD,), 7)
+            )
+            found += sum(int((g != sevens).sum()) for g in guards)
+        return found
 
 
 @contextmanager

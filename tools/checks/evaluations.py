@@ -166,6 +166,14 @@ class Situation:
         return found
 
     @cached_property
+    def reached(self) -> list[np.ndarray]:
+        """Per output, what NaN in the element's place reaches: a softmax over one key, too, which is always 1."""
+        values = put(self.trial, self.base, self.changed, self.at, np.nan)
+        nothing = tuple(np.zeros(y.shape) for y in self.exact)
+        found = _attempt(self.trial, values, Range()) if values is not None else []
+        return [np.isnan(y) for y in (found or [nothing])[0]]
+
+    @cached_property
     def flushing(self) -> list[Outputs]:
         """The reference where numbers below the smallest normal one are 0: everywhere, and in the arguments alone."""
         fmt = precision(self.trial.dtype)
@@ -183,14 +191,6 @@ class Situation:
     def dependents(self) -> list[np.ndarray]:
         """Per output, the elements that depend on the replaced one for some values of the other arguments."""
         return dependents(self.trial, self.case, self.base, self.changed, self.at)
-
-    @cached_property
-    def reached(self) -> list[np.ndarray]:
-        """Per output, what NaN in the place of the special value makes NaN: all that is computed from it."""
-        values = put(self.trial, self.base, self.changed, self.at, np.nan)
-        for outs in _attempt(self.trial, values, Range()) if values is not None else ():
-            return [np.isnan(y) for y in outs]
-        return self.dependents
 
     @cached_property
     def connected(self) -> list[np.ndarray]:

@@ -29,7 +29,8 @@ DETERMINISM, UNCHANGED, ALIASING = "determinism", "inputs unchanged", "no aliasi
 def contents(value: Any) -> Any:
     """The bytes of an array, the value of anything else."""
     if isinstance(value, torch.Tensor):
-        return value.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes()
+        packed = value.detach().clone(memory_format=torch.contiguous_format)  # one number may have stride 0
+        return packed.flatten().view(torch.uint8).cpu().numpy().tobytes()
     if isinstance(value, (list, tuple)):
         return [contents(v) for v in value]
     return value.tobytes() if isinstance(value, np.ndarray) else value

@@ -382,12 +382,11 @@ def rounded(argument: Argument, value: Any, case: Case, dtype: str) -> Any:
 
 
 def with_keys(formula: Formula, values: Sequence[Any]) -> list[Any]:
-    """The same arguments, each row of a mask that has no true element given its first."""
+    """The same arguments, each row of a mask without a true element all true: what an axis repeats stays the same."""
     found = []
     for argument, value in zip(formula.arguments, values, strict=True):
         if isinstance(argument, Mask) and np.size(value) and np.ndim(value):
-            value = np.array(value)
-            value[..., 0] |= ~value.any(-1)
+            value = value | ~np.any(value, -1, keepdims=True)
         found.append(value)
     return found
 

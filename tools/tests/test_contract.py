@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from trueness.tools.checks import CHECKS
 from trueness.tools.checks.core import inconsistent, run
 from trueness.tools.checks.layouts import laid_out
-from trueness.tools.checks.purity import elements_overlap, extent, observe, overlap
+from trueness.tools.checks.purity import contents, elements_overlap, extent, observe, overlap
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import inputs
 from trueness.tools.spec.inputs import Real, Scalar
@@ -129,6 +129,12 @@ def test_memory_that_another_storage_object_holds_is_seen() -> None:
     x = torch.arange(8.0)
     assert overlap(torch.from_numpy(x.numpy()[2:]), x) and not overlap(x, x.clone())
     assert extent(torch.empty(0)) == (0, 0) or not overlap(torch.empty(0), x)
+
+
+def test_one_number_with_stride_0_has_contents() -> None:
+    """As the gradient of a sum, which is expanded from one number."""
+    one = torch.ones(()).expand(1)
+    assert one.stride() == (0,) and contents(one) == contents(torch.ones(1)) != contents(torch.zeros(1))
 
 
 def test_two_halves_of_one_allocation_have_no_element_in_common() -> None:

@@ -208,6 +208,30 @@ def test_a_bool_allocation_has_red_zones_of_its_own_kind() -> None:
     assert not verdict("red zones", trial(COUNTED, beyond))
 
 
+def test_a_row_that_is_given_keys_keeps_what_an_axis_repeats() -> None:
+    masked = formula(lambda mask: np.where(mask, 1.0, 0.0), Mask("mask", dims=("N", "J")))
+    for mask in (np.zeros((2, 3), bool), np.array([[False, False], [True, False]])):
+        (found,) = inputs.with_keys(masked, [mask])
+        assert found.any(-1).all() and (found[mask.any(-1)] == mask[mask.any(-1)]).all()
+        for axis in (0, 1):
+            repeated = (mask == mask.take([0], axis)).all()
+            assert not repeated or (found == found.take([0], axis)).all()
+
+
+def test_an_allocation_of_records_has_red_zones_too() -> None:
+    """As in scikit-learn, whose heaps are arrays of records."""
+
+    def through_records(x: np.ndarray, over: int = 0) -> np.ndarray:
+        heap = np.empty(x.size, [("key", "f8"), ("at", "i8")])
+        for at in range(x.size + over):
+            np.lib.stride_tricks.as_strided(heap, (x.size + over,))[at] = (x.flat[min(at, x.size - 1)], at)
+        return heap["key"].astype(x.dtype).reshape(x.shape)
+
+    double = formula(lambda x: x + 0, Real("x"))
+    assert verdict("red zones", trial(double, through_records, framework="numpy"))
+    assert not verdict("red zones", trial(double, lambda x: through_records(x, 1), framework="numpy"))
+
+
 def test_a_callable_that_creates_integers_is_told_the_device_but_no_dtype() -> None:
     made = formula(lambda n: np.arange(n), Scalar("n", st.integers(0, 5)), outputs=("int64",), creates=True)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from trueness.tools.arithmetic.bounds import bounds
+from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Noise
 from trueness.tools.arithmetic.stochastic import stochastic
 
@@ -51,3 +55,39 @@ def test_no_sign_is_used_twice(grain: int | None) -> None:
 def test_at_the_roundoff_of_float64_too_a_number_underflows_by_eta() -> None:
     moved = np.asarray(np.positive(stochastic(np.full(4000, 1e-3), 2.0**-53, 1e-4, Noise(0))))
     assert set(np.round((moved - 1e-3) / 1e-4)) == {-1.0, 1.0}
+
+
+def test_nothing_is_certain_where_rounding_leaves_the_domain_in_every_run() -> None:
+    """exp(x − x) of x = 10¹⁰ is 1; with x rounded on each side it is 0 or ∞ half of the time.
+
+    Where some runs stay in the domain, they say how far a result may be.
+    """
+    fmt = precision("float32")
+
+    def ones(x: np.ndarray) -> np.ndarray:
+        return np.log(np.exp(x - x))
+
+    def many(x: np.ndarray) -> np.ndarray:
+        return sum((ones(x) for _ in range(40)), 0.0 * x)
+
+    for function, number, certain in ((many, 1e10, False), (many, 1e3, True), (ones, 1e10, True)):
+        (bound,) = bounds(function, [np.full(64, number)], [fmt.u], fmt, 1)
+        assert np.isfinite(bound.B).all() if certain else np.isinf(bound.B).all()
+
+
+def test_an_element_on_a_scale_of_its_own_has_a_bound_of_its_own() -> None:
+    """Features of one scale are few and large, those of another many and small: they share a row, and no size."""
+    fmt, generator = precision("float32"), np.random.default_rng(5)
+    size = np.where(np.arange(128) == 33, 1.0, 0.01)
+    x, w = generator.standard_normal((2, 3)), generator.standard_normal((3, 128))
+
+    def features(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return size * np.cos(x @ w)
+
+    def bound_of(function: Any) -> np.ndarray:
+        return bounds(function, [x, w], [fmt.u, fmt.u], fmt, 3)[0].B
+
+    alone = bound_of(lambda x, w: features(x, w)[:, 33:34])
+    assert (bound_of(features)[:, 33:34] > alone / 2).all()
+    even = bound_of(lambda x, w: np.cos(x @ w))
+    assert np.median(even, -1).max() < 1.5 * np.median(even, -1).min(), "where sizes are alike the row shares its bound"

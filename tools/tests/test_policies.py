@@ -386,6 +386,15 @@ def test_an_overflow_of_a_half_format_is_not_excused_where_the_range_of_float32_
     assert not judged(declared, lambda x: x * x / 1e6, "float16", policy).passed
 
 
+def test_an_overflow_may_show_where_the_element_is_read_and_has_no_effect() -> None:
+    """A softmax over one key is 1; with the largest number the product before it is ∞ − ∞, and only there."""
+    declared = formula(lambda x: np.exp(x - x), VECTOR)
+    found = judged(declared, lambda x: (2 * x.float() - 2 * x.float()).exp().to(x.dtype), "bfloat16", "observe")
+    assert found.passed and "overflow" in found.policies, found
+    elsewhere = judged(declared, lambda x: ((2 * x.float()).sum() * 0).exp().to(x.dtype).expand_as(x) + 0, "bfloat16")
+    assert not elsewhere.passed
+
+
 # -- the domain of arguments ------------------------------------------------------------------------------------------
 
 
