@@ -7,11 +7,14 @@ one that asks for more is killed.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +65,15 @@ def give_up(number: int, frame: Any) -> None:
     raise TimeoutError(f"longer than {SECONDS} s")
 
 
+def end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
 def prepare() -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, give_up)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY

@@ -26,10 +26,11 @@ from hypothesis import given
 
 from trueness.tools.arithmetic.bounds import outputs
 from trueness.tools.arithmetic.formats import precision
+from trueness.tools.checks.contract import typical
 from trueness.tools.checks.core import search, settings_for
 from trueness.tools.checks.detection import LIMIT, cases_of_run
 from trueness.tools.checks.gradients import cotangents_for
-from trueness.tools.checks.rounding import explained
+from trueness.tools.checks.rounding import explained, operands
 from trueness.tools.checks.samples import Evaluation, OtherShape, Sample
 from trueness.tools.checks.value import unjudged
 from trueness.tools.mutants.patching import Functions, Lines, Source, executed, innermost, is_evaluated, named
@@ -40,8 +41,9 @@ from trueness.tools.spec.inputs import VALUES, Real, Scalar, cases, values
 from trueness.tools.spec.model import Case
 
 Outcome = Literal["killed", "equivalent", "out of reach", "survived", "unreached"]
-PROBES = 24
-"""cases beyond those of a run"""
+PROBES = (48, 24)
+"""cases beyond those of a run: of a reference of few operands, and of one that reads more than MANY"""
+MANY = 500
 MAGNITUDES = (1e-3, 30.0, 1e3)
 """factors of real arguments in a probe"""
 Probe = tuple[list[Any], list[np.ndarray], list[np.ndarray]]
@@ -276,10 +278,11 @@ def probes(trial: Trial, written: Sequence[float]) -> Iterator[list[Any]]:
     def keep(case: Case) -> None:
         found.append(case)
 
-    settings_for(PROBES)(given(cases(formula))(keep))()
+    costly = operands(formula.reference, trial.arguments_f64(typical(trial))) > MANY
+    settings_for(PROBES[costly])(given(cases(formula))(keep))()
     for case in found:
         yield values(formula, case, "float64")
-    for case in found[-2:]:
+    for case in found[-2 if costly else -4 :]:
         for fields in VALUES:
             yield values(formula, replace(case, **fields), "float64")
         for factor in MAGNITUDES:
