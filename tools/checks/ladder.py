@@ -156,9 +156,10 @@ def equal(formula: Formula, start: Case) -> Iterator[Case]:
 
 
 def inner(formula: Formula, start: Case, lengths: Sequence[int]) -> Iterator[Case]:
-    """Where a tensor has any number of axes: a second one that is long."""
+    """Where a tensor has any number of axes: a second one that is long, and one that is shorter than all others."""
     if "..." in start.sizes and "..." not in formula.reach:
         yield replace(start, sizes={**start.sizes, "...": (2, max(lengths))}, seed=5)
+        yield replace(start, sizes={**start.sizes, "...": (3, 2)}, seed=5)
 
 
 def ends(formula: Formula, start: Case) -> Iterator[Case]:
@@ -174,17 +175,29 @@ def alternatives(formula: Formula, start: Case) -> Iterator[Case]:
     """Every scalar that is one of a list at each of its values, in more than one company.
 
     In the first round the k-th values of all lists meet. In each further one those lists are one value ahead whose
-    number has a certain binary digit, so that any two lists are once in step and once not.
+    number has a certain binary digit, so that any two lists are once in step and once not; and what was the longest
+    axis is the shortest.
     """
     lists = {name: found for name, s in scalars_of(formula).items() if len(found := listed(s)) > 1}
     seen = []
-    for digit in range(-1, max(len(lists) - 1, 0).bit_length()):
+    for digit in range(-1, max(len(lists) - 1, 1).bit_length()):
+        case = start if digit < 0 else reversed_lengths(formula, start)
         for k in range(1 + max(map(len, lists.values()), default=-1)):
             ahead = [0 if digit < 0 else i >> digit & 1 for i in range(len(lists))]
             chosen = {n: found[(k + d) % len(found)] for (n, found), d in zip(lists.items(), ahead, strict=True)}
-            if chosen not in seen:
-                seen.append(chosen)
-                yield replace(start, scalars={**start.scalars, **chosen}, seed=6)
+            if (case.sizes, chosen) not in seen:
+                seen.append((case.sizes, chosen))
+                yield replace(case, scalars={**start.scalars, **chosen}, seed=6)
+
+
+def reversed_lengths(formula: Formula, start: Case) -> Case:
+    """The lengths of the symbols in the opposite order; the same where their spans do not allow it."""
+    spans = inputs.symbols(formula)
+    lengths = [length_of(start, n) for n in spans]
+    found = dict(zip(spans, reversed(lengths), strict=True))
+    if any(not low <= found[n] <= high for n, (low, high) in spans.items()):
+        return start
+    return replace(start, sizes={**start.sizes, **{n: (k,) if n == "..." else k for n, k in found.items()}})
 
 
 def listed(strategy: Any) -> tuple[Any, ...]:

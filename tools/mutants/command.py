@@ -20,7 +20,7 @@ from typing import Any
 
 from trueness.tools.mutants import page, reasons
 from trueness.tools.mutants.judging import Subject
-from trueness.tools.mutants.record import Row, row_of
+from trueness.tools.mutants.record import Row, Summary, row_of
 from trueness.tools.run.conclusion import REFERENCE
 from trueness.tools.run.runner import Job, reference_as_implementation, trial_for
 from trueness.tools.spec import registry
@@ -102,7 +102,7 @@ def run(names: Sequence[str], write: str, jobs: int) -> int:
             print(page.line(row), flush=True)
     order = {name: i for i, name in enumerate(chosen)}
     rows = sorted(rows, key=lambda r: (r.of_gradient, order[r.formula]))
-    summary = page.Summary(rows, whole=not names)
+    summary = Summary(rows, whole=not names)
     print(page.render(summary).split("\n## ", 1)[0], flush=True)
     problems = reasons.problems(summary)
     for problem in problems:

@@ -91,18 +91,26 @@ class Subject:
         return sorted(every, key=lambda s: s.work)
 
     @cached_property
-    def evaluations(self) -> list[tuple[Sample, Evaluation]]:
-        return [(s, s.gradient if self.of_gradient else s.value) for s in self.samples]
+    def traced(self) -> list[tuple[Sample, Evaluation, set[str], Lines]]:
+        """For every case the functions that are entered and the lines that are executed; without those cases that
+        cost more memory than there is, as the matrix of a filter of 2^20 columns does."""
+        found = []
+        for sample in self.samples:
+            evaluation = sample.gradient if self.of_gradient else sample.value
+            try:
+                found.append((sample, evaluation, *executed(self.function, evaluation.arguments, self.source.module)))
+            except MemoryError:
+                continue
+        return found
 
-    @cached_property
-    def executed(self) -> list[tuple[set[str], Lines]]:
-        """For every case the functions that are entered and the lines that are executed."""
-        return [executed(self.function, e.arguments, self.source.module) for _, e in self.evaluations]
+    @property
+    def evaluations(self) -> list[tuple[Sample, Evaluation]]:
+        return [(sample, evaluation) for sample, evaluation, _, _ in self.traced]
 
     @cached_property
     def functions(self) -> Functions:
         """The functions whose mutants are judged: of a vjp those that the reference does not call."""
-        found = named({name for names, _ in self.executed for name in names}, self.source.module)
+        found = named({name for _, _, names, _ in self.traced for name in names}, self.source.module)
         if not self.of_gradient:
             return found
         of_value = replace(self, of_gradient=False).functions
@@ -163,7 +171,7 @@ class Subject:
                     found = self.call(evaluation.arguments)
                 if evaluation.same(found):
                     continue
-                if within(found, evaluation.y, precision(self.trial.dtype).u / 4):  # then T ≤ 5/4
+                if not evaluation.kinds and within(found, evaluation.y, self.unseen):
                     differs = True
                     wide = max(wide, self.change_in_float64(evaluation, found))
                     continue
@@ -199,8 +207,12 @@ class Subject:
     def reaching(self, mutant: Mutant) -> list[tuple[Sample, Evaluation]]:
         """The cases that execute the statement in which a mutant stands; all for a constant and for a default."""
         lines = lines_of(self.source.definition(mutant.function), mutant.path)
-        pairs = zip(self.evaluations, self.executed, strict=True)
-        return [e for e, (_, executed) in pairs if not lines or not executed.isdisjoint(lines)]
+        return [(s, e) for s, e, _, executed in self.traced if not lines or not executed.isdisjoint(lines)]
+
+    @property
+    def unseen(self) -> float:
+        """A relative change that leaves T ≤ 5/4: with the one rounding it is 5/4 of u |y|, and B is u |y| at least."""
+        return precision(self.trial.dtype).u / 4
 
     def change_in_float64(self, evaluation: Evaluation, found: Sequence[np.ndarray]) -> float:
         if within(found, evaluation.y, 2.0**-52):

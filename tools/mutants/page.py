@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 
-from trueness.tools.mutants.record import Found, Row
+from trueness.tools.mutants.reasons import reason_of
+from trueness.tools.mutants.record import Found, Row, Summary
 
 COLUMNS = ("made", "T", "shape", "exception", "equivalent", "out of reach", "survived")
 COMMAND = "trueness mutate --references --write docs/mutants.md"
@@ -26,54 +25,6 @@ function taken for another (tools/mutants/rules.py). Each is judged as an implem
 A default that no call of the checks uses makes no mutant, and neither does a refusal of arguments. Where a function
 serves several formulas, a place that only the cases of others evaluate is counted there.
 """
-
-
-@dataclass(frozen=True)
-class Summary:
-    """All rows, ``whole`` if these are all formulas."""
-
-    rows: Sequence[Row]
-    whole: bool = True
-
-    @cached_property
-    def reached(self) -> set[tuple[str, str]]:
-        """(module, key) of every mutant that the cases of some formula evaluate."""
-        return {(r.module, f.key) for r in self.rows for f in r.found if f.outcome != "unreached"}
-
-    @cached_property
-    def killed(self) -> set[tuple[str, str]]:
-        return {(r.module, f.key) for r in self.rows for f in r.found if f.outcome == "killed"}
-
-    def counted(self, row: Row) -> list[Found]:
-        """The mutants of a row: without those that are evaluated by the cases of other formulas alone."""
-        return [f for f in row.found if f.outcome != "unreached" or self.is_nowhere(row, f)]
-
-    def is_nowhere(self, row: Row, found: Found) -> bool:
-        """Whether no formula evaluates a place; where not all are here, that is not known."""
-        return self.whole and (row.module, found.key) not in self.reached
-
-    def survivors(self) -> Iterator[tuple[Row, Found]]:
-        for row in self.rows:
-            yield from ((row, f) for f in self.counted(row) if f.outcome in ("survived", "unreached"))
-
-    def only(self, outcome: str) -> dict[str, list[Found]]:
-        """Module → mutants with this outcome that no formula kills, each once."""
-        found: dict[str, dict[str, Found]] = {}
-        for row in self.rows:
-            for f in row.found:
-                if f.outcome == outcome and (row.module, f.key) not in self.killed:
-                    found.setdefault(row.module.rpartition(".")[2], {})[f.key] = f
-        return {module: list(of_one.values()) for module, of_one in found.items()}
-
-    def counts(self, row: Row) -> list[int]:
-        found = self.counted(row)
-        killed = [f.reason for f in found if f.outcome == "killed"]
-        by_T = sum(r.startswith("T = ") for r in killed)
-        by_shape = sum(r == "another shape" for r in killed)
-        outcomes = [f.outcome for f in found]
-        lived = outcomes.count("survived") + outcomes.count("unreached")
-        others = [outcomes.count("equivalent"), outcomes.count("out of reach"), lived]
-        return [len(found), by_T, by_shape, len(killed) - by_T - by_shape, *others]
 
 
 def share(counts: Sequence[int]) -> str:
@@ -105,8 +56,6 @@ def cells(name: str, counts: Sequence[int]) -> str:
 
 def render(summary: Summary) -> str:
     """The page."""
-    from trueness.tools.mutants.reasons import reason_of
-
     values = [r for r in summary.rows if not r.of_gradient]
     gradients = [r for r in summary.rows if r.of_gradient]
     lines = [HEAD, *overview(summary)]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trueness.tools.mutants.page import Summary
-from trueness.tools.mutants.record import Found, Row
+from trueness.tools.mutants.record import Found, Row, Summary
 
 REASONS: Mapping[tuple[str, str], str] = {}
 """(formula, function: change) → the reason; ``, gradient`` after a formula: its vector-Jacobian product"""

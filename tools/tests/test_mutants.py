@@ -21,10 +21,9 @@ from trueness.tools.cli import cli
 from trueness.tools.mutants import page
 from trueness.tools.mutants.command import judged
 from trueness.tools.mutants.judging import Judgement, Subject
-from trueness.tools.mutants.page import Summary
 from trueness.tools.mutants.patching import Source
 from trueness.tools.mutants.reasons import REASONS, problems
-from trueness.tools.mutants.record import row_of
+from trueness.tools.mutants.record import Summary, row_of
 from trueness.tools.mutants.tree import mutants
 from trueness.tools.run.runner import reference_as_implementation
 from trueness.tools.run.trial import Trial
@@ -222,7 +221,7 @@ def test_a_place_that_another_formula_evaluates_is_counted_there() -> None:
     few = row_of("made.for_many_1", False, subject_of(formula(for_many, Real("x"))))
     places = tuple(replace(f, outcome="killed") if f.outcome == "unreached" else f for f in few.found)
     many = replace(few, formula="made.for_more", found=places)
-    assert page.Summary([few, many]).counts(few)[-1] == 0 < page.Summary([few]).counts(few)[-1]
+    assert Summary([few, many]).counts(few)[-1] == 0 < Summary([few]).counts(few)[-1]
 
 
 def test_the_command_writes_the_table_of_a_formula(tmp_path: Path) -> None:
