@@ -53,11 +53,11 @@ def _clip_factor(gradient, max_norm):
 
 
 def clip_by_global_norm_vjp(cotangent, gradient, max_norm):
-    """s ḡ' − [s < 1] s/(‖g‖ + 10⁻⁶) ⟨ḡ', g⟩ g/‖g‖"""
+    """s ḡ' − [‖g‖ + 10⁻⁶ > c] s/(‖g‖ + 10⁻⁶) ⟨ḡ', g⟩ g/‖g‖"""
     norm = _norm(gradient)
     factor = _clip_factor(gradient, max_norm)
     along = np.sum(cotangent * gradient) / np.where(norm > 0, norm, 1.0)
-    bent = np.where(factor < 1, factor / (norm + 1e-6) * along, 0.0)
+    bent = np.where(norm + 1e-6 > max_norm, factor / (norm + 1e-6) * along, 0.0)
     return factor * cotangent - bent * gradient
 
 

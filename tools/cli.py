@@ -183,16 +183,27 @@ def kernels(triton: str, only: str, write: str, check: str, every: bool, as_json
 
 
 @cli.command()
-@click.argument("ids", nargs=-1, metavar="[ID …]")
+@click.argument("names", nargs=-1, metavar="[ID or FORMULA …]")
 @click.option("--ledger", "of_ledger", is_flag=True, help="Put known wrong variants (ID …, or all) in our place.")
+@click.option(
+    "--references", is_flag=True, help="Change the references (FORMULA …, or all): the cases of a run must show it."
+)
 @click.option("--only", multiple=True, type=click.IntRange(0), metavar="N", help="The Nth mutation; repeatable.")
-def mutate(ids: tuple[str, ...], of_ledger: bool, only: tuple[int, ...]) -> None:
-    """Run mutation tests on the library: each wrong change must make its tests fail."""
+@click.option("--write", default="", metavar="FILE", help="With --references: write the table (docs/mutants.md).")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes of --references.")
+def mutate(
+    names: tuple[str, ...], of_ledger: bool, references: bool, only: tuple[int, ...], write: str, jobs: int
+) -> None:
+    """Run mutation tests: each wrong change of the library or of a reference must be noticed."""
     from trueness.tools.ledger import mutate as mutations
 
-    if ids and not of_ledger:
+    if references:
+        from trueness.tools.mutants import command
+
+        sys.exit(command.run(names, write, jobs))
+    if names and not of_ledger:
         raise click.UsageError("an ID needs --ledger.")
-    sys.exit(mutations.ledger(ids) if of_ledger else mutations.run(only))
+    sys.exit(mutations.ledger(names) if of_ledger else mutations.run(only))
 
 
 def gpu_options(command: Any) -> Any:

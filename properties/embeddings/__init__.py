@@ -17,9 +17,10 @@ FLOAT32 = "computes in float32, whatever dtype the timesteps have"
 
 
 def steps() -> dict[str, tuple[Any, ...]]:
-    """Steps of a sampler of 1000 and the width of a small network, in both conventions."""
+    """Steps of a sampler of 1000 and the width of a small network, in both conventions; and an odd width."""
     t = np.array([0.0, 1.0, 20.0, 250.0, 981.0, 999.0])
-    return {f"1000 steps, shift {shift}": (t, 64, 10000.0, shift, "sin cos") for shift in (0, 1)}
+    even = {f"1000 steps, shift {shift}": (t, 64, 10000.0, shift, "sin cos") for shift in (0, 1)}
+    return {**even, "1000 steps, odd width": (t, 65, 10000.0, 0, "sin cos")}
 
 
 def diffusers(t: Any, dim: int, max_period: float, shift: int, order: str) -> Any:

@@ -63,8 +63,13 @@ def labels(known: Mapping[str, Any], generator: np.random.Generator) -> np.ndarr
     """Tokens of a vocabulary of V, a third of them ignored, the first never."""
     found = generator.integers(0, known["V"], (known["B"], known["L"]))
     ignored = generator.random(found.shape) < 1 / 3
-    ignored[0, 0] = False
-    return np.where(ignored, IGNORED, found)
+    found[0, 0], ignored[0, 0] = known["V"] - 1 if known["V"] - 1 != known["ignore_index"] else 0, False
+    return np.where(ignored, known["ignore_index"], found)
+
+
+def room(known: Mapping[str, Any], generator: np.random.Generator) -> int:
+    """A length of context for the needle, the question, and from none of the haystack up to more than all of it."""
+    return int(known["K"] + known["Q"] + known["H"] * known["ninths"] // 9)
 
 
 def tokens(below: int) -> Any:
@@ -194,7 +199,7 @@ def peer(name: str, load: Any, framework: Any = "torch", *needs: str, **fields: 
 SIZES = {"B": (2, 3), "L": (3, 4), "V": (3, 5)}
 LOGITS = Real("logits", dims=("B", "L", "V"), decades=(-3.0, 0.5), spans=SIZES)
 LABELS = Made("labels", make=labels, array=True)
-IGNORE = Scalar("ignore_index", st.just(IGNORED))
+IGNORE = Scalar("ignore_index", st.sampled_from((IGNORED, -1, 2)))  # 2 is a token of every vocabulary
 D = {"d": (1, 4)}
 FINITE = "NaN and ±inf in a covariance give NaN, in a mean they go through; subnormals count as what they are"
 NAN_COUNTS = "NaN and ±inf go through the equation, except at labels that are ignored"
@@ -326,10 +331,10 @@ FORMULAS = (
         equation="h₀ … h_{a−1} needle h_a … h_{k−1} question,  k = min(|h|, n − |needle| − |question|)",
         source="this project: of all parts the haystack alone is cut",
         arguments=(
-            Made("haystack", make=ids("H", 0), array=True, spans={"H": (0, 9)}),
+            Made("haystack", make=ids("H", 0), array=True, spans={"H": (0, 40)}),
             Made("needle", make=ids("K", 100), array=True, spans={"K": (1, 3)}),
             Made("question", make=ids("Q", 200), array=True, spans={"Q": (0, 2)}),
-            Made("length", make=lambda k, g: k["K"] + k["Q"] + k["spare"], draws={"spare": st.integers(0, 9)}),
+            Made("length", make=room, draws={"ninths": st.integers(0, 12)}),
             Scalar("depth", st.integers(0, 100)),
         ),
         implementations=(ours("needle_prompt", limit="exact"),),

@@ -46,6 +46,7 @@ def elements(sizes: Mapping[str, Any]) -> int:
 FOUR = {"N": (4, 5)}
 GRADIENTS = Real("gradients", dims=("K", "...", "N"), decades=(-4.0, 2.0), spans={"K": (1, 5), **FOUR})
 COUNTS = Made("counts", make=counts, array=True)
+TIERS = (8.0, 12.0, 16.0, 24.0)
 MAX_NORM = Scalar("max_norm", st.sampled_from((0.01, 0.5, 1.0, 3.0)), far=(1e-4, 100.0))
 
 
@@ -262,7 +263,9 @@ FORMULAS = (
         no_gradient="whole numbers",
         equation="b = 16, 8, 4, 2, 1 from 24, 16, 12, 8, 0 GiB free",
         source=f"{ATLAS}: a heuristic; nothing derives its tiers",
-        arguments=(Scalar("free", st.one_of(st.sampled_from((8.0, 12.0, 16.0, 24.0, 9.0, 13.0)), st.floats(0, 80))),),
+        arguments=(
+            Scalar("free", st.floats(0, 80), far=[x for tier in TIERS for x in (tier - 0.5, tier, tier + 0.5)]),
+        ),
         implementations=(number("batch_size", "exact", torch.int64),),
         outputs=("int64",),
         working="float64",

@@ -44,11 +44,17 @@ def detections_of_sabotage(trial: Trial, drawn: Sequence[Case]) -> list[Detectio
     """What becomes of every sabotage on the cases that the value check runs on: stored, named, typical, unusual and
     ``drawn`` ones, and the ladder. How long the axes become does not depend on the format, so what acts along an axis
     is tried in float32; in the others what depends on their digits, or everything if the profile says so."""
-    ladder = ladder_of(trial, simplest(trial))
-    named = [Case(named_input=key) for key in trial.data]
-    cases = [*trial.stored, *named, typical(trial), *unusual(trial), *drawn, *(rung.case for rung in ladder.rungs)]
+    unreached = ladder_of(trial, simplest(trial)).unreached
+    cases = cases_of_run(trial, drawn)
     every = trial.profile.every_dtype or trial.dtype == "float32"
-    return detect(trial, cases, ladder.unreached, lambda s: every or s.axis is None)
+    return detect(trial, cases, unreached, lambda s: every or s.axis is None)
+
+
+def cases_of_run(trial: Trial, drawn: Sequence[Case]) -> list[Case]:
+    """The cases that the value check runs on, ``drawn`` being those of the search."""
+    rungs = ladder_of(trial, simplest(trial)).rungs
+    named = [Case(named_input=key) for key in trial.data]
+    return [*trial.stored, *named, typical(trial), *unusual(trial), *drawn, *(rung.case for rung in rungs)]
 
 
 def detect(

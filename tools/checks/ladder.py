@@ -25,6 +25,8 @@ from trueness.tools.spec.model import Case, Formula
 
 SHORTER = (200, 100, 65, 48, 33, 24, 17, 12)
 """lengths tried where a longer one costs too much"""
+LISTED = 8
+"""values of a scalar that are tried one by one"""
 FLAT = 2**20 + 5
 FLAT_IN_OTHERS = 2**17 + 5
 """elements of the flat case in float32, and in the other formats, where the blocks of a launch are the same"""
@@ -128,6 +130,7 @@ def ladder(
             unreached.pop(axis, None)
     others = [*map(Rung, equal(formula, start)), *map(Rung, ends(formula, start)), *far(formula, start)]
     others += map(Rung, inner(formula, start, lengths))
+    others += map(Rung, alternatives(formula, start))
     for rung in others:
         reason = trouble(rung.case)
         if not reason:
@@ -153,9 +156,10 @@ def equal(formula: Formula, start: Case) -> Iterator[Case]:
 
 
 def inner(formula: Formula, start: Case, lengths: Sequence[int]) -> Iterator[Case]:
-    """Where a tensor has any number of axes: a second one that is long."""
+    """Where a tensor has any number of axes: a second one that is long, and one that is shorter than all others."""
     if "..." in start.sizes and "..." not in formula.reach:
         yield replace(start, sizes={**start.sizes, "...": (2, max(lengths))}, seed=5)
+        yield replace(start, sizes={**start.sizes, "...": (3, 2)}, seed=5)
 
 
 def ends(formula: Formula, start: Case) -> Iterator[Case]:
@@ -165,6 +169,44 @@ def ends(formula: Formula, start: Case) -> Iterator[Case]:
         moved = {name: found[end] for name, found in known.items() if found}
         if moved and any(moved[n] != start.scalars[n] for n in moved):
             yield replace(start, scalars={**start.scalars, **moved}, seed=2)
+
+
+def alternatives(formula: Formula, start: Case) -> Iterator[Case]:
+    """Every scalar that is one of a list at each of its values, in more than one company.
+
+    In the first round the k-th values of all lists meet. In each further one those lists are one value ahead whose
+    number has a certain binary digit, so that any two lists are once in step and once not; and what was the longest
+    axis is the shortest.
+    """
+    lists = {name: found for name, s in scalars_of(formula).items() if len(found := listed(s)) > 1}
+    seen = []
+    for digit in range(-1, max(len(lists) - 1, 1).bit_length()):
+        case = start if digit < 0 else reversed_lengths(formula, start)
+        for k in range(1 + max(map(len, lists.values()), default=-1)):
+            ahead = [0 if digit < 0 else i >> digit & 1 for i in range(len(lists))]
+            chosen = {n: found[(k + d) % len(found)] for (n, found), d in zip(lists.items(), ahead, strict=True)}
+            if (case.sizes, chosen) not in seen:
+                seen.append((case.sizes, chosen))
+                yield replace(case, scalars={**start.scalars, **chosen}, seed=6)
+
+
+def reversed_lengths(formula: Formula, start: Case) -> Case:
+    """The lengths of the symbols in the opposite order; the same where their spans do not allow it."""
+    spans = inputs.symbols(formula)
+    lengths = [length_of(start, n) for n in spans]
+    found = dict(zip(spans, reversed(lengths), strict=True))
+    if any(not low <= found[n] <= high for n, (low, high) in spans.items()):
+        return start
+    return replace(start, sizes={**start.sizes, **{n: (k,) if n == "..." else k for n, k in found.items()}})
+
+
+def listed(strategy: Any) -> tuple[Any, ...]:
+    """The values of a strategy that chooses from a list or is a truth value; empty for others and for long lists."""
+    inner = getattr(strategy, "wrapped_strategy", strategy)
+    if type(inner).__name__ == "BooleansStrategy":
+        return (False, True)
+    elements = () if getattr(inner, "_transformations", ()) else tuple(getattr(inner, "elements", ()))
+    return elements if len(elements) <= LISTED else ()
 
 
 def far(formula: Formula, start: Case) -> Iterator[Rung]:

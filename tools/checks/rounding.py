@@ -55,7 +55,10 @@ def operands(function: Callable[..., Any], values: Sequence[Any]) -> int:
 def explained(
     function: Callable[..., Any], values: Sequence[Any], units: Sequence[float], fmt: Format, reduction: int
 ) -> list[np.ndarray]:
-    """ρ of every output; ``units[i]`` is the roundoff of argument i, 0 for one that is exact."""
+    """ρ of every output; ``units[i]`` is the roundoff of argument i, 0 for one that is exact.
+
+    An argument that the function refuses to see moved, as the ν of a kernel, is exact, too.
+    """
     generator = np.random.default_rng(5)
     total: list[np.ndarray] = []
     with np.errstate(all="ignore"):
@@ -68,7 +71,10 @@ def explained(
             for k in range(1 + SIGNS):
                 signs = generator.choice([-1.0, 1.0], np.shape(x)) if k and np.ndim(x) else 1.0
                 moved = [x * (1 + STEP * signs) if j == i else v for j, v in enumerate(values)]
-                found = outputs(function(*moved))
+                try:
+                    found = outputs(function(*moved))
+                except ValueError:  # only certain numbers are allowed here: an exact one
+                    break
                 steps = [np.nan_to_num(np.abs(a - b) / STEP) for a, b in zip(found, y, strict=True)]
                 worst = [np.maximum(w, s) for w, s in zip(worst, steps, strict=True)]
             total = [t + units[i] * w for t, w in zip(total, worst, strict=True)]

@@ -362,10 +362,14 @@ def values(formula: Formula, case: Case, dtype: str, data: Mapping[str, Sequence
 
 
 def tie(formula: Formula, drawn: Sequence[Any]) -> None:
-    """Copy rows of an argument into later ones of the same width."""
-    plain = [x for a, x in zip(formula.arguments, drawn, strict=True) if type(a) is Real and not a.unit_scale]
-    for k, x in enumerate(plain):
-        for y in plain[:k]:
+    """Copy rows of an argument into later ones of the same width; those of a noise, which keeps its scale, into any."""
+    tensors = [(a, x) for a, x in zip(formula.arguments, drawn, strict=True) if type(a) is Real]
+    for k, later in enumerate(tensors):
+        for earlier in tensors[:k]:
+            (_, y), (b, x) = (later, earlier) if later[0].unit_scale else (earlier, later)  # of y into x
+            free = not b.positive and b.domain == (-np.inf, np.inf)
+            if b.unit_scale or ((later[0].unit_scale or earlier[0].unit_scale) and not free):
+                continue
             if x.ndim and x.ndim == y.ndim and x.shape[-1] == y.shape[-1]:
                 common = tuple(slice(min(n, m)) for n, m in zip(x.shape, y.shape, strict=True))
                 x[common] = y[common]

@@ -334,3 +334,16 @@ def test_eigenvalues_and_singular_values_move_by_no_more_than_the_norm_allows(ro
     worst = max(np.abs(x - exact).max() for x in found)
     assert 0 < worst <= 4 * u * np.linalg.norm(a) * (1 + u)
     assert np.asarray(first(stochastic(a, 0.0, 0.0, Noise(0)))).tobytes() == exact.tobytes()
+
+
+def test_ties_make_an_argument_equal_to_its_noise_and_leave_the_noise_what_it_is() -> None:
+    def loss(prediction: Any, noise: Any, share: Any) -> Any:
+        return prediction - noise + 0 * share
+
+    arguments = (Real("prediction"), Real("noise", unit_scale=True), Real("share", domain=(0.0, 1.0), positive=True))
+    formula = Formula("made.loss", loss, "=", "here", arguments, no_gradient="not at stake")
+    plain, tied = (
+        inputs.values(formula, Case(sizes={"...": (4,)}, ties=ties), "float64") for ties in ("", "arguments")
+    )
+    assert np.array_equal(tied[0], plain[1])
+    assert np.array_equal(tied[1], plain[1])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import trueness
 from trueness.tools.checks import CHECKS, contract
 from trueness.tools.checks.core import run
-from trueness.tools.checks.ladder import Ladder, ladder, ladder_of, length_of
+from trueness.tools.checks.ladder import Ladder, alternatives, ladder, ladder_of, length_of, listed
 from trueness.tools.checks.value import multiple
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import inputs, registry
@@ -250,3 +250,45 @@ def test_a_failure_that_length_does_not_explain_keeps_its_own_sentence() -> None
     formula = registry.formula("attention.silu")
     wrong = Implementation("mine", lambda: lambda x: 1.01 * x * torch.sigmoid(x), origin="user")
     assert "wrong from" not in run(CHECKS["value"], Trial(formula, wrong, "float32", examples=10)).message
+
+
+# -- scalars that are one of a list ------------------------------------------------------------------------------------
+
+
+def chosen_by(x: Any, kind: str, scale: float, before: bool, inside: bool) -> Any:
+    y = np.tanh(x) / scale if kind == "tanh" else x / scale
+    return y + 2 * before + 3 * inside
+
+
+CHOICES = (
+    Scalar("kind", st.sampled_from(("none", "also none", "tanh"))),
+    Scalar("scale", st.sampled_from((1.0, 0.5, 2.0, 3.0))),
+    Scalar("before", st.booleans()),
+    Scalar("inside", st.booleans()),
+)
+
+
+def test_any_two_scalars_of_a_list_are_tried_in_more_than_one_company() -> None:
+    formula = Formula("made.chosen", chosen_by, "=", "here", (Real("x", dims=("n",)), *CHOICES), no_gradient="none")
+    start = {"kind": "none", "scale": 1.0, "before": False, "inside": False}
+    met = [case.scalars for case in alternatives(formula, Case(sizes={"n": 3}, scalars=start))]
+    for a in CHOICES:
+        values = set(listed(a.strategy))
+        assert {scalars[a.name] for scalars in met} == values
+        for b in (b for b in CHOICES if b is not a):
+            for value in values:
+                assert len({scalars[b.name] for scalars in met if scalars[a.name] == value}) > 1
+
+
+def test_a_program_that_is_wrong_for_one_choice_alone_is_rejected() -> None:
+    def wrong(x: Any, kind: str, scale: float, before: bool, inside: bool) -> Any:
+        return chosen_by(x, kind, 1.0 if kind == "tanh" else scale, before, inside)
+
+    formula = Formula("made.chosen", chosen_by, "=", "here", (Real("x", dims=("n",)), *CHOICES), no_gradient="none")
+    verdicts = {}
+    for function in (chosen_by, wrong):
+        implementation = Implementation(function.__name__, lambda f=function: f, "numpy", origin="user")
+        trial = Trial(formula, implementation, "float64", examples=1, profile=PROFILES["quick"])
+        verdicts[function.__name__] = run(CHECKS["value"], trial)
+    assert verdicts["chosen_by"].passed
+    assert not verdicts["wrong"].passed
