@@ -167,7 +167,9 @@ def of_subscript(node: ast.Subscript) -> Replacements:
 
 def of_slice(node: ast.Slice) -> Replacements:
     lower, upper, step = node.lower, node.upper, node.step
-    ends = [(x, upper) for x in moved(lower, 1)] + [(lower, x) for x in moved(upper, -1)]
+    ends: list[tuple[ast.expr | None, ast.expr | None]] = [(x, upper) for x in moved(lower, 1)] + [
+        (lower, x) for x in moved(upper, -1)
+    ]
     ends += [(None, upper)] if lower else []
     ends += [(lower, None)] if upper else []
     for low, high in ends:

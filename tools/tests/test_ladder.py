@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from hypothesis import strategies as st
 
 import trueness
+from trueness.tools.arithmetic.noise import TooCostly
 from trueness.tools.checks import CHECKS, contract
 from trueness.tools.checks.core import run
 from trueness.tools.checks.ladder import Ladder, alternatives, ladder, ladder_of, length_of, listed
@@ -20,6 +23,7 @@ from trueness.tools.spec import inputs, registry
 from trueness.tools.spec.inputs import Real, Scalar
 from trueness.tools.spec.model import Case, Formula, Implementation
 from trueness.tools.spec.tables import PROFILES
+from trueness.tools.triton.interpreter import few_programs
 
 
 def softmax(scores: torch.Tensor, mask: torch.Tensor, centred: bool = True) -> torch.Tensor:
@@ -237,6 +241,35 @@ def test_unusual_values_are_what_the_case_says(field: dict[str, Any]) -> None:
             assert np.median(np.abs(x)) > 10
 
 
+def test_an_interpreted_kernel_is_given_what_it_can_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a longer axis the interpreter would take minutes, so the next shorter length is tried."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    launched: list[int] = []
+
+    def kernel(x: Any, right_up_to: int = 24) -> Any:
+        if len(x) > 24:
+            raise TooCostly
+        launched.append(len(x))
+        return np.where(np.arange(len(x)) < right_up_to, x * x, 0.0)
+
+    formula = Formula("made.square", lambda x: x * x, "=", "here", (Real("x", dims=("n",)),), no_gradient="none")
+    implementation = Implementation("mine", lambda: kernel, "numpy", origin="user")
+    trial = Trial(formula, implementation, "float64", examples=1, profile=PROFILES["quick"])
+    assert run(CHECKS["value"], trial).passed and max(launched) == 24
+    found = run(CHECKS["value"], replace(trial, function=lambda x: kernel(x, 16)))
+    assert "right up to n = 16, wrong from n = 17 on; 16 = 2⁴" in found.message
+
+
+def test_programs_are_counted_before_they_run() -> None:
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    builder = interpreter.interpreter_builder
+    with few_programs(8):
+        builder.set_grid_dim(2, 2, 2)
+        with pytest.raises(TooCostly):
+            builder.set_grid_dim(1, 1, 1)
+    builder.set_grid_dim(1, 1, 1)
+
+
 def test_a_power_of_two_is_named() -> None:
     assert [multiple(n) for n in (64, 96, 65, 4)] == ["; 64 = 2⁶", "; 96 is a multiple of 2⁵", "", ""]
 
@@ -287,7 +320,7 @@ def test_a_program_that_is_wrong_for_one_choice_alone_is_rejected() -> None:
     formula = Formula("made.chosen", chosen_by, "=", "here", (Real("x", dims=("n",)), *CHOICES), no_gradient="none")
     verdicts = {}
     for function in (chosen_by, wrong):
-        implementation = Implementation(function.__name__, lambda f=function: f, "numpy", origin="user")
+        implementation = Implementation(function.__name__, partial(lambda f: f, function), "numpy", origin="user")
         trial = Trial(formula, implementation, "float64", examples=1, profile=PROFILES["quick"])
         verdicts[function.__name__] = run(CHECKS["value"], trial)
     assert verdicts["chosen_by"].passed

@@ -476,6 +476,20 @@ def test_a_formula_may_excuse_only_what_is_a_policy() -> None:
         registry.validated([replace(DOUBLE, policies={"leniency": "because"})])
 
 
+@pytest.mark.parametrize(
+    ("policy", "excuses", "expected"),
+    [("observe", {}, True), ("strict", {}, False), ("strict", {"not finite": "∞ − ∞"}, True)],
+)
+def test_an_overflow_may_end_in_nan_in_the_value_check_too(policy: str, excuses: Any, expected: bool) -> None:
+    """∞ − ∞ is NaN where the reference, in another order, has ∞: an excuse of the formula, and otherwise observed."""
+    declared = formula(lambda x: 1e5 * x, VECTOR, policies=excuses)
+    subject = Implementation("mine", lambda: None, "numpy", origin="user")
+    trial = Trial(declared, subject, "float16", policy=policy)
+    truth = trial.truth([np.array([1.0, 1e-3])])
+    for found, right in (([np.nan, 100.0], expected), ([np.inf, 100.0], True), ([np.nan, np.nan], False)):
+        assert (trial.judge([np.array(found)], truth).T <= trial.limit) is right
+
+
 def test_an_overflow_at_the_edge_may_end_either_way_unless_strict() -> None:
     """The value check, too: s² + ε cast at the end is inf where the reference stops at 65504."""
     declared = formula(lambda x: 1e5 * x, VECTOR, overflow="saturate")
