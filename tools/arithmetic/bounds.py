@@ -157,7 +157,7 @@ def spread(
                 total[i] = total[i] + mean_square(found)
                 seen[i] |= np.isfinite(found).any(0)
         spreads = [np.sqrt(np.maximum(pooled(t), t / CHANCE) if reduction > 1 else t) for t in total]
-        return list(truth), [np.where(s, d, np.inf) for s, d in zip(seen, spreads, strict=True)]
+        return list(truth), [np.where(s, d, np.inf).astype(float) for s, d in zip(seen, spreads, strict=True)]
 
 
 def runs(most: int, spent: float) -> int:
@@ -167,9 +167,15 @@ def runs(most: int, spent: float) -> int:
 
 
 def mean_square(deviations: np.ndarray) -> np.ndarray:
-    """Mean over runs of the square; a run that left the formula's domain does not count."""
+    """Mean over runs of the square; a run that left the formula's domain does not count.
+
+    Where squares would underflow they are taken in numpy.longdouble, as far as it has a larger range.
+    """
     finite = np.isfinite(deviations)
-    return np.where(finite, deviations, 0.0).__pow__(2).sum(0) / np.maximum(finite.sum(0), 1)
+    kept = np.where(finite, deviations, 0.0)
+    if ((np.abs(kept) < np.sqrt(np.finfo(np.float64).tiny)) & (kept != 0)).any():
+        kept = kept.astype(np.longdouble)
+    return np.asarray(kept.__pow__(2).sum(0) / np.maximum(finite.sum(0), 1))
 
 
 def pooled(square: np.ndarray) -> np.ndarray:

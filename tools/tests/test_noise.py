@@ -91,3 +91,10 @@ def test_an_element_on_a_scale_of_its_own_has_a_bound_of_its_own() -> None:
     assert (bound_of(features)[:, 33:34] > alone / 2).all()
     even = bound_of(lambda x, w: np.cos(x @ w))
     assert np.median(even, -1).max() < 1.5 * np.median(even, -1).min(), "where sizes are alike the row shares its bound"
+
+
+def test_the_bound_of_a_tiny_number_is_as_wide_as_that_of_any_other() -> None:
+    """exp(−562) is 10⁻²⁴⁴, whose square underflows; its relative error is 562 times the roundoff all the same."""
+    fmt = precision("float64")
+    (bound,) = bounds(lambda x: np.exp(x), [np.array([-562.0, -10.0])], [fmt.u], fmt, 1)
+    assert bound.width[0] > bound.width[1] > fmt.u
