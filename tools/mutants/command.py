@@ -28,8 +28,12 @@ from trueness.tools.spec import registry
 PROFILE = "quick"
 SECONDS = 60
 """of one call of a mutant; the reference itself takes a fraction of one"""
-MEMORY = 2**30
+MEMORY = 3 * 2**30
 """bytes that a worker may ask for beyond what it has when it begins"""
+MOST = 400
+"""mutants of a vector-Jacobian product that are judged where no formula is named; those of `omega_vjp` take minutes"""
+FORMULAS = 16
+"""that one worker judges before another takes its place, so that what it keeps does not fill the memory"""
 
 
 def subject(name: str, of_gradient: bool = False, guard: Callable[[Callable[[], Any]], Any] | None = None) -> Subject:
@@ -41,14 +45,19 @@ def subject(name: str, of_gradient: bool = False, guard: Callable[[Callable[[], 
     return Subject(trial, guard or (lambda call: call()), of_gradient=of_gradient)
 
 
-def judged(name: str, guard: Callable[[Callable[[], Any]], Any] | None = None) -> list[Row]:
-    """The row of a formula, and that of its vector-Jacobian product if one is written."""
+def judged(name: str, guard: Callable[[Callable[[], Any]], Any] | None = None, most: int | None = None) -> list[Row]:
+    """The row of a formula, and that of its vector-Jacobian product if one is written; ``most``: mutants of that."""
     parts = [False, True] if registry.formula(name).vjp is not None else [False]
     rows = []
     for of_gradient in parts:
         start = time.process_time()
         chosen = subject(name, of_gradient, guard)
-        rows.append(row_of(name, of_gradient, chosen, time.process_time() - start))
+        if of_gradient and most is not None and len(chosen.mutants) > most:
+            rows.append(
+                Row(name, True, chosen.source.module.__name__, chosen.trial.dtype, 0, (), 0.0, len(chosen.mutants))
+            )
+        else:
+            rows.append(row_of(name, of_gradient, chosen, time.process_time() - start))
     return rows
 
 
@@ -80,15 +89,15 @@ def prepare() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def work(name: str) -> list[Row]:
-    return judged(name, within_limits)
+def work(name: str, most: int | None) -> list[Row]:
+    return judged(name, within_limits, most)
 
 
-def survey(names: Sequence[str], jobs: int) -> Iterator[list[Row]]:
+def survey(names: Sequence[str], jobs: int, most: int | None = None) -> Iterator[list[Row]]:
     """The rows of every formula, as they are ready."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, prepare) as pool:
-        for done in as_completed([pool.submit(work, name) for name in names]):
+    with ProcessPoolExecutor(jobs, context, prepare, max_tasks_per_child=FORMULAS) as pool:
+        for done in as_completed([pool.submit(work, name, most) for name in names]):
             yield done.result()
 
 
@@ -96,7 +105,7 @@ def run(names: Sequence[str], write: str, jobs: int) -> int:
     """Print a line per formula and what survives; 1 where a mutant survives without a reason, or a reason is stale."""
     chosen = [f.name for f in registry.select(list(names))]
     rows: list[Row] = []
-    for found in survey(chosen, jobs):
+    for found in survey(chosen, jobs, None if names else MOST):
         rows += found
         for row in found:
             print(page.line(row), flush=True)

@@ -9,6 +9,7 @@ from trueness.tools.mutants.record import Found, Row, Summary
 
 COLUMNS = ("made", "T", "shape", "exception", "equivalent", "out of reach", "survived")
 COMMAND = "trueness mutate --references --write docs/mutants.md"
+NAMED = "trueness mutate --references FORMULA"
 HEAD = f"""# Mutants of the references
 
 One change of the syntax tree of a reference each, in the function itself or in one that it calls: an operator, a
@@ -37,6 +38,7 @@ def line(row: Row) -> str:
     """One row as it is printed while the command runs: before it is known what other formulas reach."""
     outcomes = [f.outcome for f in row.found]
     parts = [f"{outcomes.count(o)} {o}" for o in dict.fromkeys(outcomes)]
+    parts += [f"{row.left_out} not judged"] if row.left_out else []
     return f"{row.name}: {', '.join(parts) or 'none made'}, {row.seconds:.1f} CPU s"
 
 
@@ -62,6 +64,9 @@ def render(summary: Summary) -> str:
     lines += table("References", summary, values)
     if gradients:
         lines += table("Vector-Jacobian products", summary, gradients)
+    left = [f"{row.formula} ({row.left_out})" for row in summary.rows if row.left_out]
+    if left:
+        lines += [f"Not judged here for their cost, `{NAMED}` does: {', '.join(left)}.", ""]
     lines += ["## Survivors", ""]
     for row, f in summary.survivors():
         lines.append(f"- {row.name} · {code(f)}: {reason_of(row, f) or 'NO REASON GIVEN: ' + f.reason}")

@@ -30,6 +30,7 @@ class Row:
 
     module   of its functions
     seconds  of CPU time
+    left_out  how many mutants were not judged for their cost
     """
 
     formula: str
@@ -39,6 +40,7 @@ class Row:
     cases: int
     found: tuple[Found, ...]
     seconds: float
+    left_out: int = 0
 
     @property
     def name(self) -> str:
@@ -74,9 +76,15 @@ class Summary:
         """The mutants of a row: without those that are evaluated by the cases of other formulas alone."""
         return [f for f in row.found if f.outcome != "unreached" or self.is_nowhere(row, f)]
 
+    @cached_property
+    def first(self) -> dict[tuple[str, str], str]:
+        """(module, key) of every mutant → the first row that has it."""
+        return {(r.module, f.key): r.name for r in reversed(self.rows) for f in r.found}
+
     def is_nowhere(self, row: Row, found: Found) -> bool:
-        """Whether no formula evaluates a place; where not all are here, that is not known."""
-        return self.whole and (row.module, found.key) not in self.reached
+        """Whether no formula evaluates a place, which is counted once; where not all are here, that is not known."""
+        place = (row.module, found.key)
+        return self.whole and place not in self.reached and self.first[place] == row.name
 
     def survivors(self) -> Iterator[tuple[Row, Found]]:
         for row in self.rows:
