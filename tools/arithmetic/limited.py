@@ -10,7 +10,7 @@ an overflow as soon as the sum of the absolute values is one, for it may be summ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,27 @@ from trueness.tools.arithmetic.bounds import outputs
 
 @dataclass(frozen=True)
 class Range:
-    """largest: the largest finite number; tiny: the smallest number that is not flushed to 0; mark: overflow is NaN"""
+    """Which numbers there are.
+
+    largest   the largest finite number
+    tiny      the smallest number that is not flushed to 0
+    mark      overflow is NaN
+    operands  the largest finite number among operands of matrix products, which a fused kernel stores in its format
+    """
 
     largest: float = np.inf
     tiny: float = 0.0
     mark: bool = False
+    operands: float = np.inf
 
     def flushed(self, plain: np.ndarray) -> np.ndarray:
         return np.where(np.abs(plain) < self.tiny, np.copysign(0.0, plain), plain) if self.tiny else plain
+
+    def stored(self, operand: np.ndarray) -> np.ndarray:
+        """An operand of a matrix product."""
+        if not np.isfinite(self.operands):
+            return operand
+        return replace(self, largest=self.operands).capped(operand, np.abs(operand))
 
     def capped(self, plain: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
         """``plain`` with overflows; ``magnitude`` is |plain|, or the sum of absolute values it is the sum of."""
@@ -53,6 +66,8 @@ class Limited(Arithmetic):
         self.refuse_writing(ufunc, method, kwargs)
         limits = _range_of(inputs)
         plain = [_flushed(x, limits) for x in inputs]
+        if ufunc is np.matmul:
+            plain = [limits.stored(x) for x in plain]
         result = getattr(ufunc, method)(*plain, **kwargs)
         magnitude = None
         sums = ufunc.__name__ in ("matmul", "vecdot") or (ufunc.__name__ == "add" and method != "__call__")

@@ -138,6 +138,13 @@ class Situation:
         own = [fmt.max] if not fmt.half or self.trial.implementation.limit == "eager" else []
         return sorted({*own, *([FORMATS["float32"].max] if fmt.half else [])})
 
+    @cached_property
+    def narrow(self) -> list[Range]:
+        """The ranges of these formats; a fused kernel stores operands of matrix products in its own."""
+        fmt = precision(self.trial.dtype)
+        stored = [Range(FORMATS["float32"].max, operands=fmt.max)] if fmt.half else []
+        return [*map(Range, self.ranges), *stored]
+
     @property
     def at_the_edge(self) -> bool:
         """Whether the special value is the largest number of a range, to the roundoff of the dtype."""
@@ -147,7 +154,7 @@ class Situation:
     @cached_property
     def overflowing(self) -> list[Outputs]:
         """The reference where results beyond the range are ±∞."""
-        return [y for largest in self.ranges for y in _attempt(self.trial, self.values, Range(largest))]
+        return [y for limits in self.narrow for y in _attempt(self.trial, self.values, limits)]
 
     @cached_property
     def overflown(self) -> list[np.ndarray]:
@@ -158,9 +165,9 @@ class Situation:
         found = [np.zeros(y.shape, bool) for y in self.exact]
         masked = any(isinstance(a, inputs.Mask) for a in self.trial.formula.arguments)
         for values in [self.values, unmasked(self.trial, self.values)][: 1 + masked]:
-            for largest in self.ranges:
+            for limits in self.narrow:
                 plain = _attempt(self.trial, values, Range())
-                marked = _attempt(self.trial, values, Range(largest, mark=True))
+                marked = _attempt(self.trial, values, replace(limits, mark=True))
                 for k in range(len(found) if plain and marked else 0):
                     found[k] |= np.isnan(marked[0][k]) & ~np.isnan(plain[0][k])
         return found

@@ -124,7 +124,7 @@ def climbed(trial: Trial, rung: Rung, body: Callable[[Case], None]) -> Failed | 
         with few_programs(trial.profile.programs):
             body(case)
 
-    shorter = [n for n in SHORTER if rung.base < n < rung.length] if rung.axis else []
+    shorter = [n for n in SHORTER[-3:] if rung.base < n < rung.length] if rung.axis else []
     for one in (rung, *(replace(rung, case=rung.at(n)) for n in shorter)):
         try:
             found = failure_on(trial, one.case, limited)

@@ -133,7 +133,7 @@ class Profile:
     every_dtype: bool = False
     lengths: tuple[int, ...] = (64, 300)
     work: float = 1e6
-    programs: int = 128
+    programs: int = 64
 
 
 STEPS = tuple(2**k + d for k in range(4, 10) for d in (-1, 0, 1))
