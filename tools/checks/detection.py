@@ -18,7 +18,7 @@ import numpy as np
 from trueness.tools.arithmetic.bounds import LIMITS
 from trueness.tools.checks.contract import simplest, typical
 from trueness.tools.checks.ladder import ladder_of
-from trueness.tools.checks.sabotage import Sabotage, sabotages
+from trueness.tools.checks.sabotage import BETWEEN, Sabotage, sabotages
 from trueness.tools.checks.samples import OtherShape, Sample
 from trueness.tools.checks.value import unusual
 from trueness.tools.run.trial import Trial
@@ -43,11 +43,15 @@ class Detection:
 def detections_of_sabotage(trial: Trial, drawn: Sequence[Case]) -> list[Detection]:
     """What becomes of every sabotage on the cases that the value check runs on: stored, named, typical, unusual and
     ``drawn`` ones, and the ladder. How long the axes become does not depend on the format, so what acts along an axis
-    is tried in float32; in the others what depends on their digits, or everything if the profile says so."""
+    is tried in float32, in the others what depends on their digits; everything if the profile says so."""
     unreached = ladder_of(trial, simplest(trial)).unreached
     cases = cases_of_run(trial, drawn)
-    every = trial.profile.every_dtype or trial.dtype == "float32"
-    return detect(trial, cases, unreached, lambda s: every or s.axis is None)
+    deep, single = trial.profile.every_dtype, trial.dtype == "float32"
+
+    def chosen(s: Sabotage) -> bool:
+        return deep or s.axis is None or (single and s.parameter not in BETWEEN)
+
+    return detect(trial, cases, unreached, chosen)
 
 
 def cases_of_run(trial: Trial, drawn: Sequence[Case]) -> list[Case]:

@@ -37,6 +37,8 @@ from trueness.tools.spec.model import Formula
 
 TILES = (16, 32, 64, 128)
 FIRST = (8, 16, 32, 64, 128, 256)
+BETWEEN = (32, 128)
+"""lengths of tiles and of first entries that only the profile ``deep`` tries: 16, 64 and 256 lie around them"""
 BLOCKS = (2**10, 2**16, 2**20)
 """lengths of a flat axis beyond which nothing is written: one block, 64 blocks of 1024, a grid of 1024 of them"""
 FACTORS, COARSE = (1.01, 1.0001), (1.1,)
