@@ -26,22 +26,20 @@ class Range:
     largest   the largest finite number
     tiny      the smallest number that is not flushed to 0
     mark      overflow is NaN
-    operands  the largest finite number among operands of matrix products, which a fused kernel stores in its format
+    products  the largest finite number among operands and results of matrix products, which kernels store in a format
     """
 
     largest: float = np.inf
     tiny: float = 0.0
     mark: bool = False
-    operands: float = np.inf
+    products: float = np.inf
 
     def flushed(self, plain: np.ndarray) -> np.ndarray:
         return np.where(np.abs(plain) < self.tiny, np.copysign(0.0, plain), plain) if self.tiny else plain
 
-    def stored(self, operand: np.ndarray) -> np.ndarray:
-        """An operand of a matrix product."""
-        if not np.isfinite(self.operands):
-            return operand
-        return replace(self, largest=self.operands).capped(operand, np.abs(operand))
+    def stored(self) -> Range:
+        """The range of an operand or a result of a matrix product."""
+        return replace(self, largest=min(self.largest, self.products))
 
     def capped(self, plain: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
         """``plain`` with overflows; ``magnitude`` is |plain|, or the sum of absolute values it is the sum of."""
@@ -66,14 +64,16 @@ class Limited(Arithmetic):
         self.refuse_writing(ufunc, method, kwargs)
         limits = _range_of(inputs)
         plain = [_flushed(x, limits) for x in inputs]
-        if ufunc is np.matmul:
-            plain = [limits.stored(x) for x in plain]
+        kept = limits
+        if ufunc is np.matmul and np.isfinite(limits.products):
+            kept = limits.stored()
+            plain = [kept.capped(x, np.abs(x)) for x in plain]
         result = getattr(ufunc, method)(*plain, **kwargs)
         magnitude = None
         sums = ufunc.__name__ in ("matmul", "vecdot") or (ufunc.__name__ == "add" and method != "__call__")
         if limits.mark and sums:
             magnitude = getattr(ufunc, method)(*[np.abs(x) for x in plain], **kwargs)
-        return _wrap(result, limits, magnitude)
+        return _wrap(result, limits, magnitude, kept)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         limits = _range_of([*args, *kwargs.values()])
@@ -92,14 +92,15 @@ def _flushed(operand: Any, limits: Range) -> Any:
     return limits.flushed(plain) if plain.dtype.kind == "f" else plain
 
 
-def _wrap(result: Any, limits: Range, magnitude: Any = None) -> Any:
+def _wrap(result: Any, limits: Range, magnitude: Any = None, kept: Range | None = None) -> Any:
+    """``result`` with overflows, in the range ``kept`` if one is given, as an array of range ``limits``."""
     if isinstance(result, tuple):
         made = [_wrap(r, limits) for r in result]
         return type(result)(*made) if hasattr(result, "_fields") else tuple(made)
     plain = np.asarray(result)
     if plain.dtype != np.float64:
         return plain if isinstance(result, np.ndarray) else result
-    return limited(limits.capped(plain, np.abs(plain if magnitude is None else magnitude)), limits)
+    return limited((kept or limits).capped(plain, np.abs(plain if magnitude is None else magnitude)), limits)
 
 
 def limited(values: Any, limits: Range) -> Limited:

@@ -18,7 +18,7 @@ import numpy as np
 from trueness.tools.arithmetic.bounds import LIMITS
 from trueness.tools.checks.contract import simplest, typical
 from trueness.tools.checks.ladder import ladder_of
-from trueness.tools.checks.sabotage import BETWEEN, Sabotage, sabotages
+from trueness.tools.checks.sabotage import BETWEEN, OF_DIGITS, Sabotage, sabotages
 from trueness.tools.checks.samples import OtherShape, Sample
 from trueness.tools.checks.value import unusual
 from trueness.tools.run.trial import Trial
@@ -49,7 +49,9 @@ def detections_of_sabotage(trial: Trial, drawn: Sequence[Case]) -> list[Detectio
     deep, single = trial.profile.every_dtype, trial.dtype == "float32"
 
     def chosen(s: Sabotage) -> bool:
-        return deep or s.axis is None or (single and s.parameter not in BETWEEN)
+        if not single and not deep:
+            return s.kind in OF_DIGITS
+        return deep or s.axis is None or s.parameter not in BETWEEN
 
     return detect(trial, cases, unreached, chosen)
 

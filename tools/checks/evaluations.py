@@ -140,9 +140,9 @@ class Situation:
 
     @cached_property
     def narrow(self) -> list[Range]:
-        """The ranges of these formats; a fused kernel stores operands of matrix products in its own."""
+        """The ranges of these formats; kernels store operands and results of matrix products in their own."""
         fmt = precision(self.trial.dtype)
-        stored = [Range(FORMATS["float32"].max, operands=fmt.max)] if fmt.half else []
+        stored = [Range(FORMATS["float32"].max, products=fmt.max)] if fmt.half else []
         return [*map(Range, self.ranges), *stored]
 
     @property

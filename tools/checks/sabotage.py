@@ -43,6 +43,8 @@ BLOCKS = (2**10, 2**16, 2**20)
 """lengths of a flat axis beyond which nothing is written: one block, 64 blocks of 1024, a grid of 1024 of them"""
 FACTORS, COARSE = (1.01, 1.0001), (1.1,)
 """by which a scalar is off; and in half formats, where a row may err by a hundredth"""
+OF_DIGITS = ("cut to fewer bits", "a scalar off by a factor")
+"""kinds whose effect depends on the digits of a format"""
 OPERANDS = {"bfloat16": 8, "TF32": 11, "float32": 24}
 """name → bits of the significand to which operands may be cut"""
 

@@ -39,8 +39,11 @@ class Format:
 
     @property
     def eta(self) -> float:
-        """Half the smallest subnormal: the largest absolute error of a rounding that underflows."""
-        return 2.0 ** (self.least - self.digits)
+        """Half the smallest subnormal: the largest absolute error of a rounding that underflows.
+
+        Of float64 it is no float64: there it is the smallest subnormal itself.
+        """
+        return 2.0 ** (self.least - self.digits) or 5e-324
 
     @property
     def tiny(self) -> float:
