@@ -385,7 +385,7 @@ FORMULAS = (
             dims=(lambda sizes: sizes["count"] * sizes["d"] - sizes["less"],),
             law=lambda generator, shape: 0.5 + np.abs(generator.standard_normal(shape)),
             gradient=False,
-            spans={"d": (2, 4), "less": (0, 1)},
+            spans={"d": (2, 3), "less": (0, 1)},
         ),
         LENGTHSCALE,
         reduction=widest("d"),

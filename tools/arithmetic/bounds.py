@@ -41,7 +41,7 @@ __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
 
 COSTLY = 5e5  # elements and calls of one evaluation (tools/arithmetic/noise.py)
 FEW, MANY = 8, 512  # elements along an axis, and in all
-CHANCE = 4  # so many times the mean square of its row an element's own may be by chance, in few runs
+CHANCE = 16  # so many times the mean square of its row an element's own may be by chance, in few runs
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
 
 

@@ -20,8 +20,9 @@ from trueness.tools.calibration.record import Run
 from trueness.tools.calibration.subjects import DTYPES
 from trueness.tools.checks.core import excluded, settings_for
 from trueness.tools.checks.gradients import cotangents_for, differentiable, gradients
+from trueness.tools.checks.value import unjudged
 from trueness.tools.run.frameworks import Rejected
-from trueness.tools.run.runner import missing
+from trueness.tools.run.runner import missing, reference_as_implementation
 from trueness.tools.run.trial import Trial
 from trueness.tools.run.variants import as_torch
 from trueness.tools.spec import inputs, registry
@@ -94,6 +95,15 @@ def _drawn(name: str, count: int) -> tuple[Case, ...]:
     return tuple(found[-count:])
 
 
+def judgeable(formula: Formula, dtype: str, count: int) -> Iterator[tuple[Case, list[Any]]]:
+    """The drawn cases that the value check judges, with their arguments."""
+    trial = Trial(formula, reference_as_implementation(formula), dtype)
+    for case in drawn(formula, count):
+        values = inputs.values(formula, case, dtype)
+        if not unjudged(trial, case, values, trial.truth(values)):
+            yield case, values
+
+
 def correct(formula: Formula, dtype: str) -> Iterator[Implementation]:
     """Ours and the eager peers in torch that run here; no convention, nothing interpreted."""
     for implementation in formula.implementations:
@@ -146,7 +156,7 @@ def runs(profile: str, progress: Callable[[str], None] = lambda note: None) -> l
 
 def forward(formula: Formula, dtype: str, count: int) -> list[Run]:
     bugs = mutants(formula, dtype)
-    values = [inputs.values(formula, case, dtype) for case in drawn(formula, count)]
+    values = [v for _, v in judgeable(formula, dtype, count)]
     recorded = [recorded_input(formula, bug, dtype) for bug in bugs]
     found = []
     for implementation in correct(formula, dtype):
@@ -188,8 +198,7 @@ def backward(formula: Formula, dtype: str, count: int) -> list[Run]:
     found = []
     ours = with_gradient(formula, dtype)
     saturates = precision(dtype).max
-    for case in drawn(formula, count):
-        values = inputs.values(formula, case, dtype)
+    for case, values in judgeable(formula, dtype, count):
         for implementation in ours:
             trial = Trial(formula, implementation, dtype)
             cotangents = cotangents_for(trial, values, case.seed)

@@ -39,6 +39,8 @@ TILES = (16, 32, 64, 128)
 FIRST = (8, 16, 32, 64, 128, 256)
 BETWEEN = (32, 128)
 """lengths of tiles and of first entries that only the profile ``deep`` tries: 16, 64 and 256 lie around them"""
+CLEAR = 8
+"""by how many digits an operand is cut at least: a row of a half format may err by more than three"""
 BLOCKS = (2**10, 2**16, 2**20)
 """lengths of a flat axis beyond which nothing is written: one block, 64 blocks of 1024, a grid of 1024 of them"""
 FACTORS, COARSE = (1.01, 1.0001), (1.1,)
@@ -215,7 +217,7 @@ def cuts(name: str, target: Target, index: int, dtype: str) -> Iterator[Sabotage
     """An operand in a format with fewer bits than the one under test."""
     available = precision(dtype).digits
     for label, digits in OPERANDS.items():
-        if digits < available and (digits == 24) == (available == 53):
+        if digits <= available - CLEAR and (digits == 24) == (available == 53):
             yield Sabotage("cut to fewer bits", name, None, label, target, index, cut(digits))
 
 

@@ -91,13 +91,13 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
     )
 
 
-def unjudged(trial: Trial, case: Case, truth: Sequence[Bound]) -> bool:
+def unjudged(trial: Trial, case: Case, values: Sequence[Any], truth: Sequence[Bound]) -> bool:
     """Whether unusual values lead out of the format: what becomes of an overflow is a policy, and not a value.
 
     Large magnitudes are left to the formats that resolve them: where a softmax saturates, the spread of a few runs with
     the roundoff of a half format says little about the next one.
     """
-    out = not case.plain and not all(np.isfinite(b.y).all() for b in truth)
+    out = not case.plain and (not all(np.isfinite(b.y).all() for b in truth) or trial.overflows(values))
     return out or (case.large and precision(trial.dtype).half)
 
 
@@ -207,7 +207,7 @@ def value(trial: Trial) -> Verdict:
     def measure(case: Case) -> Reading | None:
         values = trial.arguments_f64(case)
         truth = trial.truth(values)
-        return None if unjudged(trial, case, truth) else trial.judge(trial.call(values), truth)
+        return None if unjudged(trial, case, values, truth) else trial.judge(trial.call(values), truth)
 
     return survey(trial, "value", measure)
 
@@ -230,7 +230,7 @@ def gradient(trial: Trial) -> Verdict:
 def measure_gradient(trial: Trial, case: Case, everything: bool = True) -> Reading | None:
     values = trial.arguments_f64(case)
     truth = trial.truth(values)
-    if unjudged(trial, case, truth) or (trial.any_order and not all(np.isfinite(b.y).all() for b in truth)):
+    if unjudged(trial, case, values, truth) or (trial.any_order and not all(np.isfinite(b.y).all() for b in truth)):
         return None
     cotangents = cotangents_for(trial, values, case.seed)
     wanted = by_turns(trial, case, everything)
@@ -266,7 +266,7 @@ def second_derivative(trial: Trial) -> Verdict:
         generator = np.random.default_rng([case.seed, 2000])
         wanted = differentiable(trial)
         h = [round_to(generator.standard_normal(np.shape(values[i])), trial.dtype) for i in wanted]
-        if unjudged(trial, case, trial.truth(values)):
+        if unjudged(trial, case, values, trial.truth(values)):
             return None
         found = double_backward(trial, values, cotangents, h)
         if formula.second is not None:

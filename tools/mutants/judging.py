@@ -182,7 +182,7 @@ class Subject:
             except Exception as error:
                 T, judged = np.inf, False
                 reason = f"raises {type(error).__name__}"
-            if not sample.case.plain and unjudged(self.trial, sample.case, sample.value.truth):
+            if not sample.case.plain and unjudged(self.trial, sample.case, sample.values, sample.value.truth):
                 continue
             if T > LIMIT:
                 return Judgement(mutant, "killed", f"T = {T:.3g}" if judged else reason, self.trial.dtype)

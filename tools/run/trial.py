@@ -13,6 +13,7 @@ import numpy as np
 
 from trueness.tools.arithmetic.bounds import Bound, bounds
 from trueness.tools.arithmetic.formats import precision
+from trueness.tools.arithmetic.limited import Range, evaluate
 from trueness.tools.arithmetic.noise import TooCostly
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
@@ -21,7 +22,7 @@ from trueness.tools.run.subject import Subject
 from trueness.tools.spec import inputs
 from trueness.tools.spec.calling import takes_keyword
 from trueness.tools.spec.model import Bug, Case, Formula, Implementation, Verdict
-from trueness.tools.spec.tables import DEFAULT_DEVICE, DEVICES, LIMITS, POLICY_OF_ORIGIN, PROFILES, Profile
+from trueness.tools.spec.tables import DEFAULT_DEVICE, DEVICES, FORMATS, LIMITS, POLICY_OF_ORIGIN, PROFILES, Profile
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,17 @@ class Trial:
         found = self.stated_truth(values)
         found = found if self.strict else [b.either_overflow() for b in found]
         return [replace(b, unsigned=True) for b in found] if self.any_order else found
+
+    def overflows(self, values: Sequence[Any]) -> bool:
+        """Whether a number on the way to the result leaves the range of the dtype, or of float32 for a half format."""
+        fmt = precision(self.dtype)
+        largest = FORMATS["float32"].max if fmt.half else fmt.max
+
+        def compute() -> bool:
+            plain, marked = (evaluate(self.formula.reference, values, r) for r in (Range(), Range(largest, mark=True)))
+            return any((np.isnan(b) & ~np.isnan(a)).any() for a, b in zip(plain, marked, strict=True))
+
+        return bool(_BOUNDS.get_or(f"{self.formula.name} overflows {largest} {fingerprint(values)}", compute))
 
     @property
     def any_order(self) -> bool:
