@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from trueness.tools.arithmetic.bounds import bounds
+from trueness.tools.arithmetic.bounds import CHANCE, bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Noise
 from trueness.tools.arithmetic.stochastic import stochastic
