@@ -108,7 +108,7 @@ def main(out: Path, steps: int, samples: int, stop: int | None) -> None:
         losses = []
         for _ in range(WINDOW):
             chosen = torch.randint(len(x), (BATCH,), generator=generator)
-            x_t, t, noise = schedule.training_pair(x[chosen], generator)
+            x_t, t, noise = schedule.training_pair(x[chosen], generator=generator)
             dropped = torch.rand(BATCH, generator=generator) < DROPPED
             loss = diffusion.p_losses(net(x_t, t, y[chosen], dropped), noise)
             accumulator.backward(loss, samples=BATCH)
