@@ -111,9 +111,11 @@ def needle(net: Model, haystack: torch.Tensor, known: dict[str, int]) -> tuple[f
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("report/examples"), show_default=True)
 @click.option("--steps", type=click.IntRange(2), default=1500, show_default=True)
+@click.option("--letters", type=click.IntRange(CONTEXT), default=None, help="Judge on so many held-out letters. [all]")
 @click.option("--stop", type=int, default=None, help="Leave off after so many steps; the next run goes on from there.")
-def main(out: Path, steps: int, stop: int | None) -> None:
+def main(out: Path, steps: int, letters: int | None, stop: int | None) -> None:
     learn, held, known = texts()
+    held = held[:letters]
     windows = sequences.SlidingWindows(learn, LENGTH + 1, overlap=0.5)
     net, curve, generator = Model(len(known) + 1), Curve(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=0.01)

@@ -61,8 +61,9 @@ def chosen(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
 class Solver:
     """Conjugate gradients on one split after the other; its state is the iterate and the errors so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: int) -> None:
         self.x, self.y = table()
+        self.features = features
         self.errors: dict[str, list[float]] = {"exact": [], "features": [], "the mean": []}
         self.state: dict[str, torch.Tensor] = {}
         self.begin(0)
@@ -73,9 +74,9 @@ class Solver:
         x, y = self.x[self.learn], self.y[self.learn]
         self.width, self.ridge = chosen(x, y)
         generator = torch.Generator().manual_seed(1000 + split)
-        normal = torch.randn(x.shape[1], FEATURES, generator=generator, dtype=x.dtype)
+        normal = torch.randn(x.shape[1], self.features, generator=generator, dtype=x.dtype)
         self.frequencies = kernels.gaussian_frequencies(normal, lengthscale=self.width)
-        self.offsets = 2 * math.pi * torch.rand(FEATURES, generator=generator, dtype=x.dtype)
+        self.offsets = 2 * math.pi * torch.rand(self.features, generator=generator, dtype=x.dtype)
         r = y - y.mean()
         self.state = {"a": torch.zeros_like(r), "r": r.clone(), "p": r.clone()}
 
@@ -114,9 +115,10 @@ class Solver:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("report/examples"), show_default=True)
 @click.option("--splits", type=click.IntRange(1, SPLITS), default=SPLITS, show_default=True)
+@click.option("--features", type=click.IntRange(1), default=FEATURES, show_default=True)
 @click.option("--stop", type=int, default=None, help="Leave off after so many steps; the next run goes on from there.")
-def main(out: Path, splits: int, stop: int | None) -> None:
-    solver = Solver()
+def main(out: Path, splits: int, features: int, stop: int | None) -> None:
+    solver = Solver(features)
     if not run(NAME, out, {"solver": solver}, splits * ITERATIONS, solver.step, every=ITERATIONS // 2, stop=stop):
         return
     mean = {name: sum(found) / len(found) for name, found in solver.errors.items()}
