@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from trueness.tools.tests.forked import Launcher, launcher
 from trueness.tools.tests.processes import none_left
 
 MINE = '''
@@ -48,10 +49,29 @@ def noising(x_0, t, noise, alphas_cumprod):
 '''
 
 
+COMMAND = ("-c", "from trueness.tools.cli import main; main()")
+IMPORTS = """
+import trueness.tools.cli, trueness.tools.run.api, trueness.tools.report.html
+from trueness.tools.spec import registry
+registry.formulas()
+"""
+_python: list[Launcher] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def python() -> Iterator[None]:
+    with launcher(IMPORTS) as found:
+        _python.append(found)
+        yield
+        _python.clear()
+
+
 def run(folder: Path, *arguments: str, program: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """``trueness ARGUMENTS`` in ``folder``."""
-    command = [sys.executable, *(program or ("-c", "from trueness.tools.cli import main; main()")), *arguments]
+    """``trueness ARGUMENTS`` in ``folder``; another ``program`` in an interpreter of its own."""
     environment = os.environ | {"TRUENESS_EXAMPLES": str(folder / "examples"), "COLUMNS": "200"}
+    if not program:
+        return _python[0].run(*COMMAND, *arguments, cwd=folder, env=environment)
+    command = [sys.executable, *program, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -67,8 +87,29 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_absolute_score_is_wrong_shrunk_to_one_element_and_named(here: Path) -> None:
-    done = run(here, "verify", "fisher.diagonal", "--impl", "mine:absolute", "--dtype", "float32", "--json", "v.json")
+Ran = tuple[Path, subprocess.CompletedProcess[str]]
+
+
+def verified(folder: Path, *arguments: str) -> Ran:
+    (folder / "mine.py").write_text(MINE)
+    with none_left():
+        return folder, run(folder, "verify", *arguments, "--dtype", "float32", "--json", "v.json")
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    files = ("--report", "page", "--junit", "j.xml")
+    impl = ("--impl", "fisher.diagonal=mine:right")
+    return verified(tmp_path_factory.mktemp("right"), *impl, "--profile", "quick", *files)
+
+
+@pytest.fixture(scope="module")
+def absolute(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return verified(tmp_path_factory.mktemp("absolute"), "fisher.diagonal", "--impl", "mine:absolute")
+
+
+def test_absolute_score_is_wrong_shrunk_to_one_element_and_named(absolute: Ran) -> None:
+    here, done = absolute
     assert done.returncode == 1, done.stdout + done.stderr
     assert "behaves like FSB-01" in done.stdout
     verdict = next(v for v in json.loads((here / "v.json").read_text())["verdicts"] if v["status"] == "fail")
@@ -88,11 +129,8 @@ def test_a_gain_of_two_percent_is_wrong_and_no_bug_is_named(here: Path) -> None:
     assert "behaves like" not in done.stdout
 
 
-def test_a_right_implementation_is_right_and_files_are_written(here: Path) -> None:
-    files = ("--report", "page", "--json", "v.json", "--junit", "j.xml")
-    done = run(
-        here, "verify", "--impl", "fisher.diagonal=mine:right", "--dtype", "float32", "--profile", "quick", *files
-    )
+def test_a_right_implementation_is_right_and_files_are_written(right: Ran) -> None:
+    here, done = right
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"mine:right +float32 +\d+ +[\d.]+ of 1\.5 +(\d+)/\1 +right", done.stdout), done.stdout
     assert (here / "page" / "index.html").stat().st_size > 10_000
@@ -100,15 +138,14 @@ def test_a_right_implementation_is_right_and_files_are_written(here: Path) -> No
     assert "<testsuites" in (here / "j.xml").read_text()
 
 
-def test_the_last_line_says_how_many_cases_were_run_and_up_to_which_length(here: Path) -> None:
-    options = ("verify", "fisher.diagonal", "--dtype", "float32", "--profile", "quick", "--json", "v.json", "--impl")
-    done = run(here, *options, "mine:right")
+def test_the_last_line_says_how_many_cases_were_run_and_up_to_which_length(right: Ran, absolute: Ran) -> None:
+    here, done = right
     judged = [v for v in json.loads((here / "v.json").read_text())["verdicts"] if v["origin"] == "user"]
     cases, longest = sum(v["cases"] for v in judged), max(v["longest"] for v in judged)
     last = done.stdout.splitlines()[-1]
     assert f"; no fault found in {cases} cases, lengths up to {longest}; " in last
     assert longest >= 4099, "the longest axis that the check of shapes gives to an elementwise formula"
-    assert "no fault" not in run(here, *options, "mine:absolute").stdout
+    assert "no fault" not in absolute[1].stdout
 
 
 ONE = '{"sizes": {"...": [3]}, "seed": 7, "scalars": {"alpha": 0.5}}'
@@ -201,13 +238,14 @@ def test_a_known_wrong_variant_in_our_place_is_caught(here: Path) -> None:
 
 
 def test_pyargs_runs_the_suite_on_an_implementation_of_the_callers(here: Path) -> None:
-    options = ("-q", "-p", "no:cacheprovider", "-k", "mine", "--impl")
     program = ("-P", "-m", "pytest", "--pyargs", "trueness.properties.test_conformance")
-    wrong = run(here, *options, "fisher.diagonal=mine:gain", program=program)
-    assert wrong.returncode == 1, wrong.stdout + wrong.stderr
-    assert "mine:gain · float32 · value" in wrong.stdout
-    right = run(here, *options, "fisher.diagonal=mine:right", program=program)
-    assert "passed" in right.stdout and "float32" not in right.stdout, right.stdout
+    impls = ("--impl", "fisher.diagonal=mine:gain", "--impl", "fisher.diagonal=mine:right")
+    chosen = "mine:right or (mine:gain and float32)"
+    done = run(here, "-q", "-p", "no:cacheprovider", "-k", chosen, *impls, program=program)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "mine:gain · float32 · value" in done.stdout
+    assert "mine:right" not in done.stdout, done.stdout
+    assert "1 failed, 4 passed" in done.stdout, done.stdout
 
 
 def test_the_fixture_fails_a_test_with_the_sentence(here: Path) -> None:
