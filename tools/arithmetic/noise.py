@@ -45,13 +45,18 @@ class Noise:
             factor, divisor, underflow = (None if f is None else f[self._drawn] for f in fields(u, eta))
             self._signs[u, eta] = factor, divisor, underflow
         factor, divisor, underflow = self._signs[u, eta]
+        if 0 < size <= grain > 1:
+            start = at.start
+            return (
+                factor[start],
+                None if divisor is None else divisor[start],
+                None if underflow is None else underflow[start],
+            )
 
         def laid(field: Any) -> Any:
             if field is None:
                 return None
-            if grain == 1:
-                return field[at].reshape(shape)
-            return field[at.start] if 0 < size <= grain else field[at].repeat(grain)[:size].reshape(shape)
+            return (field[at] if grain == 1 else field[at].repeat(grain)[:size]).reshape(shape)
 
         return laid(factor), laid(divisor), laid(underflow)
 

@@ -66,10 +66,16 @@ def stochastic(values: Any, u: float, eta: float, noise: Noise) -> Stochastic:
 
 def coarsest(inputs: Any) -> Stochastic:
     """The operand of the largest u, among those inside of lists too."""
-    if len(inputs) == 1 and isinstance(inputs[0], Stochastic):
-        return inputs[0]
-    flat = [y for x in inputs for y in (x if isinstance(x, (list, tuple)) else [x])]
-    return max((x for x in flat if isinstance(x, Stochastic)), key=lambda x: x.u)
+    found: Stochastic | None = None
+    for x in inputs:  # a plain loop: it runs for every operation of every stochastic run
+        if isinstance(x, (list, tuple)):
+            for y in x:
+                if isinstance(y, Stochastic) and (found is None or y.u > found.u):
+                    found = y
+        elif isinstance(x, Stochastic) and (found is None or x.u > found.u):
+            found = x
+    assert found is not None, "an operation of stochastic arithmetic has a stochastic operand"
+    return found
 
 
 def wrap(result: Any, like: Stochastic) -> Any:
