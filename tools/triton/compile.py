@@ -113,14 +113,17 @@ def read(compiled: Any, arch: int, tools: Path) -> Compiled:
         text.write_text(ptx)
         binary.write_bytes(compiled.asm["cubin"])
         assembler = tools / ("ptxas-blackwell" if arch >= 100 and (tools / "ptxas-blackwell").exists() else "ptxas")
-        log = said(assembler, "-v", f"--gpu-name={target[1]}", str(text), "-o", str(Path(folder, "out")))
         usage = said(tools / "cuobjdump", "-res-usage", str(binary))
         machine = said(tools / "cuobjdump", "-sass", str(binary))
+        spilled = 0
+        if stack := number(r"STACK:(\d+)", usage):  # a spill is a stack; only then is it assembled again
+            log = said(assembler, "-v", f"--gpu-name={target[1]}", str(text), "-o", str(Path(folder, "out")))
+            spilled = number(r"(\d+) bytes spill stores", log) + number(r"(\d+) bytes spill loads", log)
     return Compiled(
         arch=arch,
         registers=number(r"REG:(\d+)", usage),
-        stack=number(r"STACK:(\d+)", usage),
-        spilled=number(r"(\d+) bytes spill stores", log) + number(r"(\d+) bytes spill loads", log),
+        stack=stack,
+        spilled=spilled,
         shared=int(compiled.metadata.shared),
         wide_loads=len(re.findall(r"LDG\.E\.(?:\w+\.)*128", machine)),
         wide_stores=len(re.findall(r"STG\.E\.(?:\w+\.)*128", machine)),
