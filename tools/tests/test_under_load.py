@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -33,10 +34,21 @@ while True:
 
 
 @pytest.fixture
-def four_busy_processes() -> Iterator[list[subprocess.Popen[bytes]]]:
+def one_processor() -> Iterator[None]:
+    """What is started meanwhile shares one processor: two busy processes load it like four on two of them."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@pytest.fixture
+def busy_processes(one_processor: None) -> Iterator[list[subprocess.Popen[bytes]]]:
     with ExitStack() as stack:
         busy = []
-        for _ in range(4):
+        for _ in range(2):
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE))
             stack.callback(process.kill)
             busy.append(process)
@@ -46,9 +58,9 @@ def four_busy_processes() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="needs /proc")
-def test_isolation_beside_four_busy_processes(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_isolation_beside_busy_processes(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with none_left():
-        busy = request.getfixturevalue("four_busy_processes")
+        busy = request.getfixturevalue("busy_processes")
         command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-q"]
         command += [
             f"--basetemp={tmp_path / 'inside'}",
