@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from trueness.optimized._lib.dtypes import upcast
 from trueness.optimized._lib.validation import require_count
 from trueness.optimized.attention.validation import require_grid, require_table
 
@@ -84,4 +85,6 @@ def relative_position_bias(table: Tensor, window: int) -> Tensor:
     """
     require_count(window, "window")
     require_table(table, window)
-    return table[relative_position_index(window, device=table.device)].permute(2, 0, 1).contiguous()
+    index = relative_position_index(window, device=table.device)
+    rows = upcast(table)[index]  # the backward adds up to w² numbers of each
+    return rows.permute(2, 0, 1).contiguous().to(table.dtype)

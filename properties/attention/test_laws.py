@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example
 from hypothesis import strategies as st
 
 from trueness.optimized import attention as fast
@@ -104,6 +105,7 @@ def test_the_bias_reads_the_table_at_the_index(function: Any, seed: int, window:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@example(seed=3, window=8, heads=2)  # 64 pairs of one displacement: too many to add up in a half format
 @given(seed=seeds, window=sides, heads=few)
 def test_the_backward_of_the_bias_adds_over_the_pairs_of_a_displacement(
     dtype: str, seed: int, window: int, heads: int
