@@ -38,7 +38,7 @@ def _amplitudes(scales: Tensor | None, count: int, like: Tensor) -> Tensor:
 
 
 def _nothing(x: Tensor) -> Tensor:
-    """An empty tensor, in place of a gradient that is not needed."""
+    """An empty tensor, in place of a gradient that is not needed; each its own, for outputs may not share memory."""
     return x.new_empty(0)
 
 
@@ -257,17 +257,18 @@ def _matvec_backward(
     from trueness.optimized.kernels.cuda import forward as kernels
 
     w, b = _in_turns(frequencies, offsets)
-    t, none = kernels.tile(x, w, v.shape[1], tf32), _nothing(x)
+    t = kernels.tile(x, w, v.shape[1], tf32)
     amounts = _shares(shares, pulled)
     right = pulled * amounts
-    back = kernels.pull(x, grad, w, b, t) if by_y or by_v or by_w or by_shares else none
-    left = back * amounts if back is not none else none
-    of_x = backward.by_points(x, grad, right, w, b, backward.PRODUCT, t).to(x.dtype) if by_x else none
-    of_y = backward.by_points(y, v, left, w, b, backward.PRODUCT, t).to(x.dtype) if by_y else none
-    of_v = kernels.push(y, left, w, b, t).to(x.dtype) if by_v else none
-    of_shares = (pulled * back).sum(0) if by_shares else none.float()
+    used = by_y or by_v or by_w or by_shares
+    back = kernels.pull(x, grad, w, b, t) if used else _nothing(pulled)
+    left = back * amounts if used else back
+    of_x = backward.by_points(x, grad, right, w, b, backward.PRODUCT, t).to(x.dtype) if by_x else _nothing(x)
+    of_y = backward.by_points(y, v, left, w, b, backward.PRODUCT, t).to(x.dtype) if by_y else _nothing(x)
+    of_v = kernels.push(y, left, w, b, t).to(x.dtype) if by_v else _nothing(x)
+    of_shares = (pulled * back).sum(0) if by_shares else _nothing(pulled)
     if not by_w:
-        return of_x, of_y, of_v, none, none, of_shares
+        return of_x, of_y, of_v, _nothing(x), _nothing(x), of_shares
     of_w, of_b = backward.by_frequencies(x, grad, right, w, b, backward.PRODUCT, t)
     more_w, more_b = backward.by_frequencies(y, v, left, w, b, backward.PRODUCT, t)
     return of_x, of_y, of_v, (of_w + more_w).to(x.dtype), (of_b + more_b).to(x.dtype), of_shares
