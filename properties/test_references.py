@@ -49,8 +49,9 @@ def exact(formula: Formula) -> bool:
 @pytest.mark.parametrize("formula", FORMULAS, ids=lambda f: f.name)
 def test_stochastic_arithmetic_without_roundoff_is_float64_bit_for_bit(formula: Formula) -> None:
     for arguments in drawn(formula):
-        plain = outputs(formula.reference(*arguments))
-        still = outputs(formula.reference(*as_stochastic(arguments, 0.0)))
+        with np.errstate(over="ignore"):  # of large magnitudes
+            plain = outputs(formula.reference(*arguments))
+            still = outputs(formula.reference(*as_stochastic(arguments, 0.0)))
         for a, b in zip(plain, still, strict=True):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
@@ -60,7 +61,7 @@ def test_stochastic_arithmetic_with_roundoff_moves_the_result(formula: Formula) 
     """Otherwise D is zero and the bound is the final rounding alone, which is right only for exact formulas."""
     different = 0
     for arguments in drawn(formula):
-        with np.errstate(invalid="ignore"):  # a perturbed argument may leave the domain of a root
+        with np.errstate(all="ignore"):  # a perturbed argument may leave the domain
             plain = outputs(formula.reference(*arguments))
             shaken = outputs(formula.reference(*as_stochastic(arguments, 2.0**-11)))
         different += any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(plain, shaken, strict=True))

@@ -19,6 +19,7 @@ TRANSFORM = "Gaussian transform pair (Bracewell, The Fourier Transform and Its A
 OVERLAP_ADD = "Allen & Rabiner 1977 (overlap-add); Harris 1978 (windows)"
 MADE_ONCE = "a table, made once from numbers that are not learned"
 WINDOWS = ("triangular", "hann")
+ORDER = {"not finite": "the order of a transform decides where ∞ is summed alone and where ∞ − ∞ is NaN"}
 ONE_DTYPE = "computes in float64 and is judged where one rounding shows: in float32"
 
 
@@ -217,6 +218,7 @@ FORMULAS = (
         reduction=pixels,
         gradient_reduction=lambda sizes: int(sizes["C"]) * pixels(sizes),
         special="NaN and ±inf spread over the whole image as NaN; subnormal input counts as what it is",
+        policies=ORDER,
         real=digits(0.8),
     ),
     Formula(
@@ -236,6 +238,7 @@ FORMULAS = (
         ),
         reduction=pixels,
         special="NaN and ±inf spread over the whole image as NaN; subnormal input counts as what it is",
+        policies=ORDER,
         real=digits(0.8),
     ),
     Formula(
