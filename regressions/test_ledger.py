@@ -68,7 +68,9 @@ def outcome_of(bug: Bug, function: Any) -> Outcome:
     """The value check of ``function`` in place of our implementation, judged as ours, in a dtype that shows the bug."""
     formula = registry.formula(bug.formula)
     dtype = next(d for d in DTYPES if d in formula.dtypes and d not in bug.invisible)
-    return check(bug.formula, as_torch(function, formula), dtype=dtype, profile="quick", policy="strict", checks=["value"])
+    return check(
+        bug.formula, as_torch(function, formula), dtype=dtype, profile="quick", policy="strict", checks=["value"]
+    )
 
 
 def test_the_entries_are_complete() -> None:

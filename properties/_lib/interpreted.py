@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 SPEED_UP = "from trueness.tools.triton.interpreter import speed_up; speed_up()"
 
 
