@@ -65,27 +65,31 @@ class Noise:
     def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> Fields:
         """The fields of `fields` for every element; a single number where one block holds them all."""
         size = math.prod(shape)
-        self.counter.add(size)
+        self.counter.spent += size + CALL
         grain = self.grain or max(size, 1)
         at = self._next(-(-size // grain))
-        if (u, eta) not in self._signs:
+        found = self._signs.get((u, eta))
+        if found is None:
             factor, divisor, underflow = (None if f is None else f[self._drawn] for f in fields(u, eta))
-            self._signs[u, eta] = factor, divisor, underflow
-        factor, divisor, underflow = self._signs[u, eta]
+            found = self._signs[u, eta] = factor, divisor, underflow
+        factor, divisor, underflow = found
         if 0 < size <= grain > 1:
-            start = at.start
+            place = at.start
             return (
-                factor[start],
-                None if divisor is None else divisor[start],
-                None if underflow is None else underflow[start],
+                factor[place],
+                None if divisor is None else divisor[place],
+                None if underflow is None else underflow[place],
             )
+        return (
+            laid(factor[at], grain, shape, size),
+            None if divisor is None else laid(divisor[at], grain, shape, size),
+            None if underflow is None else laid(underflow[at], grain, shape, size),
+        )
 
-        def laid(field: Any) -> Any:
-            if field is None:
-                return None
-            return (field[at] if grain == 1 else field[at].repeat(grain)[:size]).reshape(shape)
 
-        return laid(factor), laid(divisor), laid(underflow)
+def laid(field: np.ndarray, grain: int, shape: tuple[int, ...], size: int) -> np.ndarray:
+    """One number for every block of ``grain`` elements, in the shape of the operand."""
+    return (field if grain == 1 else field.repeat(grain)[:size]).reshape(shape)
 
 
 def fields(u: float, eta: float) -> Fields:

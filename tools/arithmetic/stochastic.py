@@ -67,12 +67,13 @@ def coarsest(inputs: Any) -> Stochastic:
     """The operand of the largest u, among those inside of lists too."""
     found: Stochastic | None = None
     for x in inputs:  # a plain loop: it runs for every operation of every stochastic run
-        if isinstance(x, (list, tuple)):
+        if isinstance(x, Stochastic):
+            if found is None or x.u > found.u:
+                found = x
+        elif isinstance(x, (list, tuple)):
             for y in x:
                 if isinstance(y, Stochastic) and (found is None or y.u > found.u):
                     found = y
-        elif isinstance(x, Stochastic) and (found is None or x.u > found.u):
-            found = x
     assert found is not None, "an operation of stochastic arithmetic has a stochastic operand"
     return found
 
@@ -98,5 +99,5 @@ def perturbed(operand: Any, like: Stochastic) -> Any:
         moved = moved / divisor
     if underflow is None:
         return moved
-    moved = moved + underflow * (plain != 0)
-    return np.where(moved * plain < 0, 0.0, moved)  # an underflow reaches zero, never the other side
+    moved = moved + underflow
+    return np.where(moved * plain <= 0, 0.0, moved)  # zeros stay; an underflow reaches zero, never the other side

@@ -118,16 +118,19 @@ class Situation:
 
     def agrees(self, k: int, out: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Where ``out`` is another evaluation ``y`` of output ``k``, or both are not finite."""
+        both, neither = np.isfinite(out) & np.isfinite(y), ~np.isfinite(out) & ~np.isfinite(y)
+        if not both.any():
+            return neither
         with np.errstate(invalid="ignore"):
             near = np.abs(out - y) <= self.allowance(k, y)
-        return np.where(np.isfinite(out) & np.isfinite(y), near, ~np.isfinite(out) & ~np.isfinite(y))
+        return np.where(both, near, neither)
 
     def explains(self, k: int, out: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Where ``out`` is the other evaluation ``y`` rather than the reference itself."""
         with np.errstate(invalid="ignore"):
             closer = np.abs(out - y) < np.abs(out - self.exact[k])
-        apart = np.isfinite(y) != np.isfinite(self.exact[k])
-        return self.agrees(k, out, y) & (closer | apart)
+        other = closer | (np.isfinite(y) != np.isfinite(self.exact[k]))
+        return self.agrees(k, out, y) & other if other.any() else other
 
     # -- the same equation in other ranges ------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from trueness.tools.spec.calling import positional
@@ -63,7 +64,11 @@ class Case:
         return not (self.offset or self.ties or self.zeros or self.large)
 
     def to_json(self) -> str:
-        return json.dumps({k: v for k, v in asdict(self).items() if v != getattr(Case(), k)})
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
+        return json.dumps({k: v for k, v in asdict(self).items() if v != getattr(DEFAULTS, k)})
 
     @staticmethod
     def from_json(text: str) -> Case:
@@ -75,6 +80,9 @@ class Case:
             return from_record(Case, data)
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise ValueError(f"case was {text!r}; it must be a JSON object with the fields of Case: {error}.") from None
+
+
+DEFAULTS = Case()
 
 
 @dataclass(frozen=True)
