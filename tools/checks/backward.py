@@ -94,7 +94,7 @@ def gradient_layouts(trial: Trial) -> Verdict:
     require_gradient(trial, case, values, ones, "with a cotangent expanded from one number", back=expanded)
     wanted = differentiable(trial)
     step = -(-len(wanted) // 4) if trial.interpreted else 1
-    for i in wanted[::step] if len(wanted) > 1 else []:
+    for i in wanted[::step] if len(wanted) > 1 and trial.paths else []:
         what = f"where only {names[i]} requires grad"
         trial.heartbeat(what)
         require_gradient(trial, case, values, cotangents, what, wanted=[i])

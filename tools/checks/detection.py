@@ -43,13 +43,13 @@ class Detection:
 def detections_of_sabotage(trial: Trial, drawn: Sequence[Case]) -> list[Detection]:
     """What becomes of every sabotage on the cases that the value check runs on: stored, named, typical, unusual and
     ``drawn`` ones, and the ladder. How long the axes become does not depend on the format, so what acts along an axis
-    is tried in float32, in the others what depends on their digits; everything if the profile says so."""
+    is tried in one of them, in the others what depends on their digits; everything if the profile says so."""
     unreached = ladder_of(trial, simplest(trial)).unreached
     cases = cases_of_run(trial, drawn)
-    deep, single = trial.profile.every_dtype, trial.dtype == "float32"
+    deep = trial.profile.every_dtype
 
     def chosen(s: Sabotage) -> bool:
-        if not single and not deep:
+        if not trial.paths:
             return s.kind in OF_DIGITS
         return deep or s.axis is None or s.parameter not in BETWEEN
 

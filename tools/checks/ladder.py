@@ -29,7 +29,7 @@ LISTED = 8
 """values of a scalar that are tried one by one"""
 FLAT = 2**20 + 5
 FLAT_IN_OTHERS = 2**17 + 5
-"""elements of the flat case in float32, and in the other formats, where the blocks of a launch are the same"""
+"""elements of the flat case in float32, and in another format that is verified alone"""
 
 
 @dataclass(frozen=True)
@@ -242,10 +242,21 @@ def ladder_of(trial: Trial, scalars: Mapping[str, Any]) -> Ladder:
     if key not in _LADDERS:
         lengths = profile.lengths[:1] if interpreted else profile.lengths
         _LADDERS[key] = ladder(formula, scalars, lengths, profile.work, largest)
-    elements = FLAT if trial.dtype == "float32" or profile.every_dtype else FLAT_IN_OTHERS
     found = _LADDERS[key]
+    if not trial.paths:
+        return replace(found, rungs=tuple(longest(found.rungs)))
+    elements = FLAT if trial.dtype == "float32" or profile.every_dtype else FLAT_IN_OTHERS
     many = flat(formula, scalars, elements) if largest is None else None
     return replace(found, rungs=(*found.rungs, *([Rung(many)] if many else [])))
+
+
+def longest(rungs: Sequence[Rung]) -> Iterator[Rung]:
+    """The longest rung of every axis: the sums in which roundoff adds up."""
+    most = {rung.axis: 0 for rung in rungs if rung.axis}
+    for rung in rungs:
+        if rung.axis:
+            most[rung.axis] = max(most[rung.axis], rung.length)
+    yield from (rung for rung in rungs if rung.axis and rung.length == most[rung.axis])
 
 
 # -- the flat case ----------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def laid_out(trial: Trial) -> Iterator[Case]:
     """The cases: layout × (all arguments, each alone) on the first case in which the layout changes something."""
     bases = [(c, trial.arguments_f64(c)) for c in (typical(trial), roomy(trial))]
     tensors = [(i, a) for i, a in enumerate(trial.formula.arguments) if a.tensor]
-    alone = [] if len(tensors) == 1 or trial.interpreted else tensors  # an interpreted kernel is slow
+    alone = tensors if len(tensors) > 1 and trial.paths and not trial.interpreted else []  # which is slow
     axes = range(max((np.ndim(v) for _, values in bases for v in values if isinstance(v, np.ndarray)), default=0))
     kinds = [k for k in inputs.LAYOUTS if k != "expanded"] + [f"expanded {axis}" for axis in axes]
     for kind in kinds:

@@ -300,9 +300,8 @@ def special_values(trial: Trial) -> Verdict:
     if not any(a.real for a in trial.formula.arguments):
         return trial.skipped("special values", "takes no tensor that could hold a special value")
     observed = Observed(trial)
-    every = trial.dtype == "float32" or trial.profile.every_dtype  # where NaN goes does not depend on the format
-    found = list(situations(trial, typical(trial), every=every))
-    if every:
+    found = list(situations(trial, typical(trial), every=trial.paths))  # where NaN goes does not depend on the format
+    if trial.paths:
         for case in other_scalars(trial, typical(trial)):
             found += situations(trial, case, (np.nan, np.inf, -np.inf))
     few = 4 * trial.examples  # an interpreted kernel takes a thousand times as long

@@ -58,7 +58,8 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
 
     named: list[Case] = []
     if trial.replay is None:
-        named = [*trial.stored, *(Case(named_input=key) for key in trial.data), typical(trial), *unusual(trial)]
+        data = trial.data if trial.paths or name == "value" else ()
+        named = [*trial.stored, *(Case(named_input=key) for key in data), typical(trial), *unusual(trial)]
     count = len(named)
     for case in named:
         found = found or failure_on(trial, case, body)

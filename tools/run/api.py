@@ -11,7 +11,7 @@ from trueness.tools.checks import CHECKS
 from trueness.tools.run.conclusion import conclusion, judged
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.importing import spec_of
-from trueness.tools.run.plan import importable
+from trueness.tools.run.plan import importable, leading
 from trueness.tools.run.pool import run_groups
 from trueness.tools.run.runner import DTYPES, Job, run_job, user_implementation
 from trueness.tools.spec import registry
@@ -141,10 +141,10 @@ def check(
     if declared_one and (promised or not gradient):
         raise ValueError(f"claims are those of a callable of yours; {name!r} has its own.")
     options: dict[str, Any] = {"framework": framework, "limit": limit, "claims": promised, "gradient": gradient}
-    jobs = [
-        Job(declared.name, name, d, device, profile, outside, policy=policy, case=case, checks=tuple(checks), **options)
-        for d in dtypes
-    ]
+    held = [i.dtypes for i in declared.implementations if declared_one and i.name == name]
+    first = leading(dtypes, declared.dtypes, *held)
+    common: dict[str, Any] = {"policy": policy, "case": case, "checks": tuple(checks), **options}
+    jobs = [Job(declared.name, name, d, device, profile, outside, paths=d == first, **common) for d in dtypes]
     if outside:
         return Outcome(tuple(run_groups([jobs], 1, timeout)))
     candidate: Implementation | None = None

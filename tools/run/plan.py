@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from trueness.tools.arithmetic.formats import precision
@@ -53,6 +54,11 @@ def user_implementations(request: Request) -> list[tuple[Formula, str]]:
     return found
 
 
+def leading(dtypes: Sequence[str], *taken: Collection[str]) -> str:
+    """The one of ``dtypes`` in which the cases go through all paths; float32 where all of ``taken`` have it."""
+    return min((d for d in dtypes if all(d in t for t in taken)), key=lambda d: d != "float32", default="")
+
+
 def groups(request: Request) -> list[list[Job]]:
     """Jobs that share a process, longest first; ValueError when the request itself is wrong."""
     dtypes = [precision(d).name for d in request.dtypes]
@@ -86,7 +92,8 @@ def groups(request: Request) -> list[list[Job]]:
     promised: dict[str, object] = {"claims": claims, "gradient": request.gradient}
     for formula, spec in given:
         options: dict[str, object] = {"user": True, "framework": request.framework, "limit": request.limit, **promised}
-        plain.append([job(formula, spec, d, **options) for d in dtypes])
+        first = leading(dtypes, formula.dtypes)
+        plain.append([job(formula, spec, d, paths=d == first, **options) for d in dtypes])
     for formula in chosen:
         for d in [*dtypes, *(["float64"] if "float64" not in dtypes else [])]:
             ours = (
@@ -94,14 +101,16 @@ def groups(request: Request) -> list[list[Job]]:
                 if others
                 else []
             )
+            first = {i.name: leading(dtypes, formula.dtypes, i.dtypes) for i in ours}
             same = [i for i in ours if not i.env]
-            together = [job(formula, i.name, d) for i in same if d in dtypes]
+            together = [job(formula, i.name, d, paths=d == first[i.name]) for i in same if d in dtypes]
             if not request.case:
-                together.insert(0, job(formula, REFERENCE, d))
+                together.insert(0, job(formula, REFERENCE, d, paths=d == (leading(dtypes, formula.dtypes) or d)))
             plain.append(together)
             for i in ours:
                 if i.env and d in dtypes:
-                    plain.append([job(formula, i.name, d, env=dict(i.env) if device.interpreted else {})])
+                    env = dict(i.env) if device.interpreted else {}
+                    plain.append([job(formula, i.name, d, paths=d == first[i.name], env=env)])
     return sorted((g for g in plain if g), key=lambda g: (not g[0].user, not g[0].env))
 
 

@@ -64,6 +64,8 @@ class Job:
     checks: tuple[str, ...] = ()
     stored: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    paths: bool = True
+    """whether its cases go through all paths of a kernel; of several formats, one does (Trial.paths)"""
     shared: bool = False
     """a callable of ours, although given as a user's: it may share its process with others"""
 
@@ -185,8 +187,10 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
         profile=profile,
         heartbeat=heartbeat,
         policy=job.policy,
+        paths=job.paths or profile.every_dtype,
     )
-    return replace(trial, examples=profile.interpreted) if trial.interpreted else trial
+    most = profile.interpreted if trial.interpreted else profile.examples
+    return replace(trial, examples=most if trial.paths else -(-most // 2))
 
 
 # -- running --------------------------------------------------------------------------------------------------------

@@ -88,6 +88,9 @@ class Trial:
     """loaded on first use"""
     policy: str = ""
     """observe or strict (tools/spec/tables.py); empty: as the implementation's origin has it"""
+    paths: bool = True
+    """whether the cases go through all paths of a kernel: its listed scalars, its lengths, its layouts argument by
+    argument; where several formats are verified, one of them does, the others are there for the roundoff"""
     keyed: bool = False
     """whether rows of a mask without a key get one: the implementation has a policy of its own for these"""
     scalars: Mapping[str, Any] | None = None
