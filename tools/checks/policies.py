@@ -39,7 +39,7 @@ def positions(size: int) -> list[int]:
     return sorted({0, size // 2, size - 1}) if size else []
 
 
-OTHERS = 3  # draws of the real scalars, for NaN and ±inf alone
+OTHERS = 3  # draws of the real scalars, of which the last is used: the first is the simplest
 
 
 @dataclass
@@ -246,10 +246,9 @@ def situations(trial: Trial, case: Case, specials: Sequence[float] = (), every: 
 
 def other_scalars(trial: Trial, case: Case) -> Iterator[Case]:
     """The same case with its real scalars drawn anew: a weight that was 0 or 1 is another one."""
-    drawn = [dict(case.scalars), *scalars(trial, case, OTHERS)]
-    for k, chosen in enumerate(drawn):
-        if chosen not in drawn[:k]:
-            yield replace(case, scalars=chosen)
+    last = scalars(trial, case, OTHERS)[-1]
+    if last != case.scalars:
+        yield replace(case, scalars=last)
 
 
 def hidden(trial: Trial, case: Case, base: Sequence[Any], i: int) -> Iterator[Situation]:

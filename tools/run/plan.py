@@ -101,16 +101,16 @@ def groups(request: Request) -> list[list[Job]]:
                 if others
                 else []
             )
-            first = {i.name: leading(dtypes, formula.dtypes, i.dtypes) for i in ours}
+            firsts = {i.name: leading(dtypes, formula.dtypes, i.dtypes) for i in ours}
             same = [i for i in ours if not i.env]
-            together = [job(formula, i.name, d, paths=d == first[i.name]) for i in same if d in dtypes]
+            together = [job(formula, i.name, d, paths=d == firsts[i.name]) for i in same if d in dtypes]
             if not request.case:
                 together.insert(0, job(formula, REFERENCE, d, paths=d == (leading(dtypes, formula.dtypes) or d)))
             plain.append(together)
             for i in ours:
                 if i.env and d in dtypes:
                     env = dict(i.env) if device.interpreted else {}
-                    plain.append([job(formula, i.name, d, paths=d == first[i.name], env=env)])
+                    plain.append([job(formula, i.name, d, paths=d == firsts[i.name], env=env)])
     return sorted((g for g in plain if g), key=lambda g: (not g[0].user, not g[0].env))
 
 
