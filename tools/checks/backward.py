@@ -99,7 +99,7 @@ def gradient_layouts(trial: Trial) -> Verdict:
         trial.heartbeat(what)
         require_gradient(trial, case, values, cotangents, what, wanted=[i])
         count += 1
-    for laid in [trial.replay] if trial.replay is not None else laid_out(trial):
+    for laid in [trial.replay] if trial.replay is not None else laid_out(trial) if trial.paths else ():
         only = laid.layout.partition(": ")[2]
         along = inputs.expanded_axis(laid.layout)
         if (only and names.index(only) not in wanted) or (along is not None and (along or only)):
@@ -135,7 +135,7 @@ def gradient_contract(trial: Trial) -> Verdict:
         looked += sentence is not None
 
     if trial.replay is None:
-        for case in (typical(trial), typical(trial, length=129)):
+        for case in (typical(trial), typical(trial, length=129))[: 1 + trial.paths]:
             trial.heartbeat(case.to_json())
             body(case)
     search(replace(trial, examples=max(1, trial.examples // 3)), body)  # values are not at stake

@@ -225,18 +225,19 @@ def reason(s: Situation, got: float, want: float, policy: str) -> str:
 
 
 def situations(trial: Trial, case: Case, specials: Sequence[float] = (), every: bool = True) -> Iterator[Situation]:
-    """Every special value at every position class of every real argument; and NaN and ±inf where a mask hides them.
+    """Special values at the position classes of every real argument; and NaN and ±inf where a mask hides them.
 
-    Unless ``every``, each special value at one position, and each position with as many of them.
+    NaN and ±inf are put at each position; unless ``every``, these too at one, and each position has as many values.
     """
     base = trial.arguments_f64(case)
+    deep = trial.profile.every_dtype
     for i, argument in enumerate(trial.formula.arguments):
         if not argument.real:
             continue
         places = positions(np.size(base[i]))
         for j, at in enumerate(places):
             for k, special in enumerate(specials or extremes(trial.dtype)):
-                if not every and (j + k) % len(places):
+                if not (every and (deep or not np.isfinite(special))) and (j + k) % len(places):
                     continue
                 values = put(trial, base, i, at, special)
                 if values is not None:

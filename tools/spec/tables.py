@@ -144,7 +144,7 @@ PROFILES = {
     p.name: p
     for p in (
         Profile("quick", 10, 10),
-        Profile("ci", 20, 10),
+        Profile("ci", 15, 10),
         Profile("deep", 300, 100, True, lengths=(*STEPS, 300), work=1e7, programs=2048),
     )
 }
