@@ -34,8 +34,8 @@ GRACE = 2.0  # seconds between asking a worker to end and killing it
 FLOOD = 16 * 2**20  # bytes an implementation may print
 MEMORY = int(0.75 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))  # bytes a CPU worker may allocate
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""for NumPy's matrix products, unless the caller's environment says otherwise: there is a worker for every core, and the
-threads of one take the cores from the others; a complex product of 12 × 576 and 576 × 64 took 400 times as long"""
+"""for NumPy's matrix products, unless the caller's environment says otherwise: there is a worker for every core, and
+the threads of one take the cores from the others; a complex product of 12 × 576 and 576 × 64 took 400 times as long"""
 MARK = "TRUENESS_WORKER"  # in the environment of a worker and of whatever it starts
 
 
