@@ -22,6 +22,7 @@ from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.contract import PLAIN, odd_sizes, simplest, typical
 from trueness.tools.checks.core import Failed, check, search
 from trueness.tools.checks.gradients import differentiable
+from trueness.tools.checks.ladder import ends
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
@@ -45,8 +46,9 @@ def why_not(trial: Trial) -> str:
 
 
 def cases_of(trial: Trial) -> list[Case]:
-    """The typical ones, the odd ones, and a few that are drawn."""
+    """The typical ones, the odd ones, those of the least and the greatest scalars, and a few that are drawn."""
     found = [typical(trial), typical(trial, length=129)]
+    found += ends(trial.formula, typical(trial))
     found += [Case(sizes=sizes, seed=k, scalars=simplest(trial), **PLAIN) for k, sizes in enumerate(odd_sizes(trial))]
     few = Trial(trial.formula, trial.implementation, trial.dtype, trial.device, examples=DRAWN)
     search(few, found.append)
@@ -203,7 +205,7 @@ def sparse_results(sparse: Sparse) -> Iterator[None]:
         setattr(torch, "empty_like", original)  # noqa: B010
 
 
-def ends(programs: int) -> list[int]:
+def first_and_last(programs: int) -> list[int]:
     """The first program of many and the last sixteen, which reach beyond 2³¹ elements."""
     return [0, *range(programs - MOST, programs)] if programs > 2 * MOST else list(range(programs))
 
@@ -272,7 +274,7 @@ def huge(trial: Trial, case: Case, natives: Sequence[Any], sparse: Sparse) -> li
             given[i][-TAIL:] = torch.randn(TAIL, generator=generator)
             small[i] = given[i][-TAIL:].clone()
     plain = arrays(trial.invoke(small))
-    with watched(ends) as record, sparse_results(sparse):
+    with watched(first_and_last) as record, sparse_results(sparse):
         try:
             outs = arrays(trial.invoke(given))
         except Rejected as rejection:
