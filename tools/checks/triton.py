@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.contract import PLAIN, odd_sizes, simplest, typical
 from trueness.tools.checks.core import Failed, check, search
 from trueness.tools.checks.gradients import differentiable
-from trueness.tools.checks.ladder import ends
+from trueness.tools.checks.ladder import alternatives
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
@@ -31,6 +32,7 @@ from trueness.tools.triton.interpreter import Launch, Record, watched
 
 MOST = 16  # programs of a launch: what is interpreted one after another
 DRAWN = 3  # cases drawn beside the typical and the odd ones
+LISTED = 6  # cases of scalars that are one of a list
 STRIDE = 2**30 + 8  # elements between rows: a 32-bit number, whose double is none
 TAIL = 1000  # elements that are computed and compared, the last tile not full
 HUGE = 2**31 + TAIL
@@ -46,9 +48,9 @@ def why_not(trial: Trial) -> str:
 
 
 def cases_of(trial: Trial) -> list[Case]:
-    """The typical ones, the odd ones, those of the least and the greatest scalars, and a few that are drawn."""
+    """The typical ones, the odd ones, a few of other scalars, and a few that are drawn."""
     found = [typical(trial), typical(trial, length=129)]
-    found += ends(trial.formula, typical(trial))
+    found += islice(alternatives(trial.formula, typical(trial)), LISTED)
     found += [Case(sizes=sizes, seed=k, scalars=simplest(trial), **PLAIN) for k, sizes in enumerate(odd_sizes(trial))]
     few = Trial(trial.formula, trial.implementation, trial.dtype, trial.device, examples=DRAWN)
     search(few, found.append)
