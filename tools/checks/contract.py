@@ -12,6 +12,7 @@ from hypothesis import given
 
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks.core import Failed, check, settings_for
+from trueness.tools.checks.ladder import bounds_of, listed, scalars_of
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
@@ -33,8 +34,16 @@ def typical(trial: Trial, length: int = 5, seed: int = 1) -> Case:
     return Case(sizes=sizes, seed=seed, scalars=simplest(trial), **PLAIN)
 
 
+INSIDE = 0.375
+"""where a typical number stands between the ends of its interval"""
+
+
 def simplest(trial: Trial) -> dict[str, Any]:
-    """A fixed draw of the case's scalars, drawn once for all checks of a trial."""
+    """The scalars of typical cases: from the middle of what is allowed, the same in every process.
+
+    What Hypothesis draws depends on the constants of the modules that are loaded, so it stands only where the strategy
+    does not say what it allows.
+    """
     if trial.scalars is None:
         found: dict[str, Any] = {}
 
@@ -42,8 +51,24 @@ def simplest(trial: Trial) -> dict[str, Any]:
             found.update(case.scalars)
 
         settings_for(2)(given(inputs.cases(trial.formula))(keep))()
-        trial.scalars = found
+        known = {name: middle(s) for name, s in scalars_of(trial.formula).items()}
+        trial.scalars = {**found, **{name: values[0] for name, values in known.items() if values and name in found}}
     return dict(trial.scalars)
+
+
+def middle(strategy: Any) -> tuple[Any, ...]:
+    """The number in the middle of a list, the first of a list of others, True of truth values, a number inside of an
+    interval; empty where the strategy shows neither."""
+    found = listed(strategy)
+    if found and all(type(v) in (int, float) for v in found):
+        return (sorted(found)[len(found) // 2],)
+    if found:
+        return (True if set(found) == {False, True} else found[0],)
+    ends = bounds_of(strategy)
+    if len(ends) != 2 or not all(type(v) in (int, float) for v in ends):
+        return ()
+    low, high = ends
+    return (low + (high - low + 1) // 2,) if type(low) is int else (low + (high - low) * INSIDE,)
 
 
 def agree(trial: Trial, case: Case, outs: Sequence[np.ndarray], values: Sequence[Any], what: str) -> None:

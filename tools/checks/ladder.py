@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,12 @@ from trueness.tools.spec import inputs
 from trueness.tools.spec.inputs import PALETTE, Index, Made, Mask, Real, Table
 from trueness.tools.spec.model import Case, Formula
 
-SHORTER = (200, 100, 65, 48, 33, 24, 17, 12)
-"""lengths tried where a longer one costs too much"""
+SHORTER = (200, 100, 65, 45, 33, 27, 19, 13)
+"""lengths tried where a longer one costs too much; behind tiles of 16 and of 8 they leave a part of one"""
+BEYOND = 2**12 + 3
+"""a length for axes along which it is cheap: more than 64 blocks of 64"""
+TOGETHER = (40, 24, 10)
+"""lengths of all axes at scalars far from the usual ones, of which the first that is affordable is tried"""
 LISTED = 8
 """values of a scalar that are tried one by one"""
 FLAT = 2**20 + 5
@@ -98,10 +103,11 @@ def ladder(
 ) -> Ladder:
     """The ladder of ``formula`` up to ``lengths`` and to ``budget`` of work; ``largest``: most elements of a tensor."""
     start = base(formula, scalars)
+    other = replace(start, scalars=others_of(formula, scalars))
     unreached: dict[str, str] = {}
     rungs: list[Rung] = []
 
-    def trouble(case: Case) -> str:
+    def trouble(case: Case, budget: float = budget) -> str:
         """Why a case is left out; empty where it is affordable."""
         try:
             values = inputs.values(formula, case, "float64")
@@ -128,6 +134,12 @@ def ladder(
             rungs.append(Rung(with_length(start, axis, length), axis, length_of(start, axis)))
         if reached and max(reached) == min(max(lengths), limit):
             unreached.pop(axis, None)
+        small = length_of(start, axis)
+        company = Rung(with_length(other, axis, reached[-1]), axis, small) if reached and other != start else None
+        if company and not trouble(company.case):
+            rungs[len(rungs) - (len(reached) > 1) :] = [company]
+        if formula.reach.get(axis, BEYOND) == BEYOND and not trouble(with_length(start, axis, BEYOND), budget / 2):
+            rungs.append(Rung(with_length(start, axis, BEYOND), axis, small))
     others = [*map(Rung, equal(formula, start)), *map(Rung, ends(formula, start)), *far(formula, start)]
     others += map(Rung, inner(formula, start, lengths))
     others += map(Rung, alternatives(formula, start))
@@ -137,11 +149,37 @@ def ladder(
             rungs.append(rung)
         elif rung.axis:
             unreached[rung.axis] = reason
+    for case in extreme(formula, start):
+        rungs += islice((Rung(c) for n in TOGETHER for c in together(formula, case, n) if not trouble(c)), 1)
     return Ladder(tuple(rungs), unreached)
 
 
 def scalars_of(formula: Formula) -> dict[str, st.SearchStrategy[Any]]:
     return {name: s for a in formula.arguments for name, s in a.scalars().items()}
+
+
+def others_of(formula: Formula, scalars: Mapping[str, Any]) -> dict[str, Any]:
+    """Another value for every scalar that is one of a list: the last one that is not there already."""
+    found = dict(scalars)
+    for name, strategy in scalars_of(formula).items():
+        left = [v for v in listed(strategy) if name in found and v != found[name]]
+        found.update({name: left[-1]} if left else {})
+    return found
+
+
+def together(formula: Formula, start: Case, length: int) -> Iterator[Case]:
+    """All lengths equal, as far as the declaration lets them."""
+    spans = {n: span for n, span in inputs.symbols(formula).items() if n not in formula.reach}
+    if spans and all(low <= length for low, _ in spans.values()):
+        yield replace(start, sizes={**start.sizes, **{n: (length,) if n == "..." else length for n in spans}})
+
+
+def extreme(formula: Formula, start: Case) -> Iterator[Case]:
+    """Each real scalar at a value beyond those that are drawn, for a case with room for its effect."""
+    for name, values in {n: v for a in formula.arguments for n, v in a.beyond().items()}.items():
+        for value in values:
+            if type(value) is float:
+                yield replace(start, scalars={**start.scalars, name: value}, seed=3)
 
 
 def equal(formula: Formula, start: Case) -> Iterator[Case]:
@@ -163,12 +201,14 @@ def inner(formula: Formula, start: Case, lengths: Sequence[int]) -> Iterator[Cas
 
 
 def ends(formula: Formula, start: Case) -> Iterator[Case]:
-    """Every scalar at its least, and every scalar at its greatest."""
+    """Every scalar at its least, and every scalar at its greatest; the real ones near these, too."""
     known = {name: bounds_of(s) for name, s in scalars_of(formula).items()}
     for end in (0, -1):
         moved = {name: found[end] for name, found in known.items() if found}
-        if moved and any(moved[n] != start.scalars[n] for n in moved):
-            yield replace(start, scalars={**start.scalars, **moved}, seed=2)
+        near = {n: found[end] + (found[~end] - found[end]) / 64 for n, found in known.items() if real(found)}
+        for chosen in (moved, {**moved, **near} if near else {}):
+            if chosen and any(chosen[n] != start.scalars[n] for n in chosen):
+                yield replace(start, scalars={**start.scalars, **chosen}, seed=2)
 
 
 def alternatives(formula: Formula, start: Case) -> Iterator[Case]:
@@ -218,6 +258,11 @@ def far(formula: Formula, start: Case) -> Iterator[Rung]:
             yield Rung(case, name, start.scalars[name]) if counts else Rung(case)
 
 
+def real(ends: Sequence[Any]) -> bool:
+    """Whether these are the ends of an interval of floats."""
+    return len(ends) == 2 and all(type(v) is float and np.isfinite(v) for v in ends)
+
+
 def bounds_of(strategy: Any) -> tuple[Any, ...]:
     """The ends of an interval of numbers, the elements of a list; empty for other strategies."""
     inner = getattr(strategy, "wrapped_strategy", strategy)
@@ -251,12 +296,12 @@ def ladder_of(trial: Trial, scalars: Mapping[str, Any]) -> Ladder:
 
 
 def longest(rungs: Sequence[Rung]) -> Iterator[Rung]:
-    """The longest rung of every axis: the sums in which roundoff adds up."""
-    most = {rung.axis: 0 for rung in rungs if rung.axis}
+    """The first of the longest rungs of every axis, but BEYOND: the sums in which roundoff adds up."""
+    most: dict[str, Rung] = {}
     for rung in rungs:
-        if rung.axis:
-            most[rung.axis] = max(most[rung.axis], rung.length)
-    yield from (rung for rung in rungs if rung.axis and rung.length == most[rung.axis])
+        if rung.axis and rung.length != BEYOND and (rung.axis not in most or rung.length > most[rung.axis].length):
+            most[rung.axis] = rung
+    yield from most.values()
 
 
 # -- the flat case ----------------------------------------------------------------------------------------------------
