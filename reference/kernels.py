@@ -147,13 +147,20 @@ def matern(x, y, *, lengthscale=1.0, nu=1.5):
 
 
 def matern_vjp(cotangent, x, y, lengthscale, nu):
-    """by x and y: the slope −K̄ e^{−s} q/ℓ² times x_i − y_j, q = ℓ/r, 3, 5 (1 + s)/3 for ν = 1/2, 3/2, 5/2"""
+    """by x and y: the slope K̄ e^{−s} (p′ − p) √(2ν)/ℓ times (x_i − y_j)/r; p′ = 0, 1, 1 + 2s/3 for ν = 1/2, 3/2, 5/2
+
+    As the product rule has it, and automatic differentiation: where points are near, p′ − p cancels.
+    """
     r = np.sqrt(_squared_distances(x, y))
     s = np.sqrt(2 * nu) * r / lengthscale
-    decay = -cotangent * np.exp(-s) / (lengthscale * lengthscale)
     if nu == 0.5:
-        return _pulled(decay * lengthscale * _inverse(r), x, y)
-    return _pulled(decay * (3.0 if nu == 1.5 else 5 * (1 + s) / 3), x, y)
+        slope, p = 0.0, 1.0
+    elif nu == 1.5:
+        slope, p = 1.0, 1 + s
+    else:
+        slope, p = 1 + 2 * s / 3, 1 + s + s * s / 3
+    along = cotangent * np.exp(-s) * (slope - p) * (np.sqrt(2 * nu) / lengthscale)
+    return _pulled(along * _inverse(r), x, y)
 
 
 KERNELS = {

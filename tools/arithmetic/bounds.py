@@ -41,7 +41,8 @@ __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
 
 COSTLY = 5e5  # elements and calls of one evaluation (tools/arithmetic/noise.py)
 FEW, MANY = 8, 512  # elements along an axis, and in all
-CHANCE = 16  # so many times the mean square of its row an element's own may be by chance, in few runs
+CHANCE = 16  # so many times the mean square of its row an element's own may be by chance, in few runs: for B_fused
+WIDE = 2.0**-51  # of the largest element: the rounding of float64, in which a program may compute what it then rounds
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
 
 
@@ -62,6 +63,8 @@ class Bound:
     """whether the largest number itself counts as an overflow"""
     unsigned: bool = False
     """whether NaN and ±inf stand for each other"""
+    tiny: float = 0.0
+    """the number below which a result may be 0"""
 
     def ratio(self, out: np.ndarray) -> np.ndarray:
         """T of every element; 0 where both agree that there is no finite number, infinite where only one does."""
@@ -71,6 +74,8 @@ class Bound:
                 below = np.isinf(self.y) & np.isfinite(self.free.y) & np.isfinite(out)
                 ratio = np.where(below, np.abs(out - self.free.y) / self.free.B, ratio)
         same = (out == self.y) | (np.isnan(out) & np.isnan(self.y))
+        if self.tiny:
+            same |= (out == 0) & (np.abs(self.y) < self.tiny)
         if self.unsigned:
             same |= ~np.isfinite(out) & ~np.isfinite(self.y)
         if self.may_overflow is not None:
@@ -129,12 +134,14 @@ def spread(
     reduction: int,
     seed: int = 0,
     carried: Callable[[Any, float, float, Noise], Any] = stochastic,
+    chance: float = 1.0,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i.
 
     D is infinite where every run left the formula's domain: then rounding alone may do so, and nothing is certain.
 
     carried  makes an array that perturbs itself of an argument, its roundoff, η and the noise
+    chance   an element whose mean square is larger than that of its row by this factor keeps its own, divided by it
     """
     truth = outputs(function(*arguments))
     most = RUNS if reduction > 1 else 2 * RUNS
@@ -156,7 +163,7 @@ def spread(
                 found = np.stack([np.asarray(d[i]) for d in deviations])
                 total[i] = total[i] + mean_square(found)
                 seen[i] |= np.isfinite(found).any(0)
-        spreads = [np.sqrt(np.maximum(pooled(t), t / CHANCE) if reduction > 1 else t) for t in total]
+        spreads = [np.sqrt(np.maximum(pooled(t), t / chance) if reduction > 1 else t) for t in total]
         return list(truth), [np.where(s, d, np.inf).astype(float) for s, d in zip(seen, spreads, strict=True)]
 
 
@@ -186,6 +193,11 @@ def pooled(square: np.ndarray) -> np.ndarray:
     return np.broadcast_to(square.mean((-2, -1) if few else -1, keepdims=True), square.shape)
 
 
+def largest_of(y: np.ndarray) -> float:
+    """The largest magnitude of a finite element."""
+    return float(np.max(np.abs(y), where=np.isfinite(y), initial=0.0))
+
+
 def bounds(
     function: Callable[..., Any],
     arguments: Sequence[Any],
@@ -208,7 +220,7 @@ def bounds(
     last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
     narrow: list[np.ndarray] | None = None
     if fused and fmt.half and reduction >= LONG:
-        narrow = spread(function, arguments, units, fmt.eta, reduction, carried=products)[1]
+        narrow = spread(function, arguments, units, fmt.eta, reduction, carried=products, chance=CHANCE)[1]
     with np.errstate(invalid="ignore", over="ignore"):
         found = []
         for i, (y, d, k) in enumerate(zip(truth, spreads, last, strict=True)):
@@ -218,5 +230,6 @@ def bounds(
                 if narrow is None
                 else once + narrow[i] + (1 + np.sqrt(reduction)) * (grow - 1) / np.sqrt(reduction) * d
             )
-            found.append(Bound(y, both * (once + grow * d), None, inner))
+            least = WIDE * largest_of(y) if k and reduction > 1 and fmt.u > 2.0**-53 else 0.0
+            found.append(Bound(y, np.maximum(both * (once + grow * d), least), None, inner))
         return found

@@ -15,6 +15,7 @@ from trueness.tools.checks.gradients import (
     as_natives,
     cotangents_for,
     differentiable,
+    for_gradient,
     gradients,
     has_truth,
     judge,
@@ -81,6 +82,7 @@ def strided(trial: Trial, cotangents: Sequence[np.ndarray]) -> Iterator[tuple[st
 def gradient_layouts(trial: Trial) -> Verdict:
     if not has_truth(trial):
         return trial.skipped("gradient layouts", trial.formula.no_gradient)
+    trial = for_gradient(trial)
     case = trial.replay or typical(trial)
     values = trial.arguments_f64(case)
     cotangents = cotangents_for(trial, values, case.seed)

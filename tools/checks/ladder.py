@@ -103,7 +103,7 @@ def ladder(
 ) -> Ladder:
     """The ladder of ``formula`` up to ``lengths`` and to ``budget`` of work; ``largest``: most elements of a tensor."""
     start = base(formula, scalars)
-    other = replace(start, scalars=others_of(formula, scalars))
+    others = [replace(start, scalars=s) for s in others_of(formula, scalars)]
     unreached: dict[str, str] = {}
     rungs: list[Rung] = []
 
@@ -135,22 +135,31 @@ def ladder(
         if reached and max(reached) == min(max(lengths), limit):
             unreached.pop(axis, None)
         small = length_of(start, axis)
-        company = Rung(with_length(other, axis, reached[-1]), axis, small) if reached and other != start else None
-        if company and not trouble(company.case):
-            rungs[len(rungs) - (len(reached) > 1) :] = [company]
+        found = [with_length(one, axis, reached[-1]) for one in others] if reached else []
+        company = [Rung(case, axis, small) for case in found if not trouble(case)]
+        if company:
+            rungs[len(rungs) - (len(reached) > 1) :] = company
         if formula.reach.get(axis, BEYOND) == BEYOND and not trouble(with_length(start, axis, BEYOND), budget / 2):
             rungs.append(Rung(with_length(start, axis, BEYOND), axis, small))
-    others = [*map(Rung, equal(formula, start)), *map(Rung, ends(formula, start)), *far(formula, start)]
-    others += map(Rung, inner(formula, start, lengths))
-    others += map(Rung, alternatives(formula, start))
-    for rung in others:
+    more = [*map(Rung, equal(formula, start)), *map(Rung, ends(formula, start)), *far(formula, start)]
+    more += map(Rung, inner(formula, start, lengths))
+    more += map(Rung, alternatives(formula, start))
+    for rung in more:
         reason = trouble(rung.case)
         if not reason:
             rungs.append(rung)
         elif rung.axis:
             unreached[rung.axis] = reason
-    for case in extreme(formula, start):
-        rungs += islice((Rung(c) for n in TOGETHER for c in together(formula, case, n) if not trouble(c)), 1)
+    for case, value in extreme(formula, start):
+        if trouble(case):  # a window that is larger than the image
+            rungs += islice((Rung(c) for n in TOGETHER for c in together(formula, case, n) if not trouble(c)), 1)
+            continue
+        if type(value) is int:
+            continue
+        longer = [
+            with_length(case, axis, min(lengths)) for axis in inputs.symbols(formula) if axis not in formula.reach
+        ]
+        rungs += [Rung(c) for c in longer if not trouble(c)]
     return Ladder(tuple(rungs), unreached)
 
 
@@ -158,13 +167,14 @@ def scalars_of(formula: Formula) -> dict[str, st.SearchStrategy[Any]]:
     return {name: s for a in formula.arguments for name, s in a.scalars().items()}
 
 
-def others_of(formula: Formula, scalars: Mapping[str, Any]) -> dict[str, Any]:
-    """Another value for every scalar that is one of a list: the last one that is not there already."""
-    found = dict(scalars)
+def others_of(formula: Formula, scalars: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Another value for every number that is one of a list, and for everything that is one of a list."""
+    numbers, all_ = dict(scalars), dict(scalars)
     for name, strategy in scalars_of(formula).items():
-        left = [v for v in listed(strategy) if name in found and v != found[name]]
-        found.update({name: left[-1]} if left else {})
-    return found
+        left = [v for v in listed(strategy) if name in scalars and v != scalars[name]]
+        all_.update({name: left[-1]} if left else {})
+        numbers.update({name: left[-1]} if left and type(left[-1]) in (int, float) else {})
+    return [s for s in ({} if numbers == all_ else numbers, all_) if s and s != scalars]
 
 
 def together(formula: Formula, start: Case, length: int) -> Iterator[Case]:
@@ -174,12 +184,12 @@ def together(formula: Formula, start: Case, length: int) -> Iterator[Case]:
         yield replace(start, sizes={**start.sizes, **{n: (length,) if n == "..." else length for n in spans}})
 
 
-def extreme(formula: Formula, start: Case) -> Iterator[Case]:
-    """Each real scalar at a value beyond those that are drawn, for a case with room for its effect."""
+def extreme(formula: Formula, start: Case) -> Iterator[tuple[Case, float]]:
+    """Each scalar at a value beyond those that are drawn, for a case with room for its effect."""
     for name, values in {n: v for a in formula.arguments for n, v in a.beyond().items()}.items():
         for value in values:
-            if type(value) is float:
-                yield replace(start, scalars={**start.scalars, name: value}, seed=3)
+            if type(value) in (int, float):
+                yield replace(start, scalars={**start.scalars, name: value}, seed=3), value
 
 
 def equal(formula: Formula, start: Case) -> Iterator[Case]:
@@ -253,9 +263,13 @@ def far(formula: Formula, start: Case) -> Iterator[Rung]:
     """Each scalar alone at the values beyond those that are drawn."""
     for name, values in {n: v for a in formula.arguments for n, v in a.beyond().items()}.items():
         for value in values:
-            counts = type(value) is int and type(start.scalars[name]) is int and start.scalars[name] < value
             case = replace(start, scalars={**start.scalars, name: value}, seed=3)
-            yield Rung(case, name, start.scalars[name]) if counts else Rung(case)
+            yield Rung(case, name, start.scalars[name]) if counted(value, start.scalars[name]) else Rung(case)
+
+
+def counted(value: Any, usual: Any) -> bool:
+    """Whether a value is a larger count than the usual one, so that a failure can be bisected."""
+    return type(value) is int and type(usual) is int and usual < value
 
 
 def real(ends: Sequence[Any]) -> bool:

@@ -227,17 +227,19 @@ def reason(s: Situation, got: float, want: float, policy: str) -> str:
 def situations(trial: Trial, case: Case, specials: Sequence[float] = (), every: bool = True) -> Iterator[Situation]:
     """Special values at the position classes of every real argument; and NaN and ±inf where a mask hides them.
 
-    NaN and ±inf are put at each position; unless ``every``, these too at one, and each position has as many values.
+    NaN and ±inf are put at each position, all others at one; unless ``every``, NaN and ±inf too at one, and the largest
+    numbers at each.
     """
     base = trial.arguments_f64(case)
-    deep = trial.profile.every_dtype
+    deep, largest = trial.profile.every_dtype, precision(trial.dtype).max
     for i, argument in enumerate(trial.formula.arguments):
         if not argument.real:
             continue
         places = positions(np.size(base[i]))
         for j, at in enumerate(places):
             for k, special in enumerate(specials or extremes(trial.dtype)):
-                if not (every and (deep or not np.isfinite(special))) and (j + k) % len(places):
+                thin = np.isfinite(special) and not deep if every else abs(special) != largest
+                if thin and (j + k) % len(places):
                     continue
                 values = put(trial, base, i, at, special)
                 if values is not None:

@@ -59,6 +59,7 @@ POLICIES = {
             "torch scaled_dot_product_attention",
         ),
         Policy("limit", "returns the limit where the reference's ∞ − ∞ or 0 · ∞ is NaN", "code with a branch for it"),
+        Policy("view", "returns a view of an input, or the input itself", "torch reshape, permute and unfold"),
         Policy("order", "ranks or counts a NaN in another way", "code that ranks by sorting"),
         Policy("refuses", "raises an exception for NaN or ±inf", "scikit-learn, scipy.linalg"),
         Policy("row of zeros", "returns 0 for a row without keys", "torch scaled_dot_product_attention"),

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools.checks.contract import MUTABLE, typical
+from trueness.tools.checks.contract import MUTABLE, simplest, typical
 from trueness.tools.checks.core import Failed, check, search
+from trueness.tools.checks.ladder import ladder_of, longest
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case, Verdict
 
 DETERMINISM, UNCHANGED, ALIASING = "determinism", "inputs unchanged", "no aliasing"
+VIEW = "view"  # a policy (tools/checks/policy_table.py)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -158,10 +160,12 @@ def unlike(first: Sequence[Any], second: Sequence[Any]) -> str:
 
 @dataclass
 class Observation:
-    """cases: how many were called twice; again: how many a third time; found: check → a case on which it fails."""
+    """cases: how many were called twice; again: how many a third time; found: check → a case on which it fails; view:
+    the sentence about an output that is a view of an input, where that is a policy."""
 
     cases: int = 0
     again: int = 0
+    view: str = ""
     found: dict[str, Failed] = field(default_factory=dict)
     rejection: Rejected | None = None
 
@@ -201,8 +205,12 @@ def look(trial: Trial, case: Case, earlier: Sequence[Any] = ()) -> tuple[dict[st
         others = items(names, natives) + [
             (f"output {k} of an earlier call", y) for k, y in enumerate([*again, *earlier])
         ]
-        if sentence := shared(outs, others) or within(outs):
+        given = items(names, natives)
+        viewed = "" if trial.strict else shared(outs, given)
+        if sentence := shared(outs, others[len(given) :] if viewed else others) or within(outs):
             said[ALIASING] = sentence
+        elif viewed:
+            said[VIEW] = viewed
     return said, first, [*outs, *again]
 
 
@@ -225,6 +233,7 @@ def made(trial: Trial) -> Observation:
             seen.rejection = rejection
             return
         seen.cases += 1
+        seen.view = seen.view or said.pop(VIEW, "")
         for name, sentence in said.items():
             seen.found.setdefault(name, Failed(case, sentence))
         first.append((case, copies))
@@ -238,6 +247,8 @@ def made(trial: Trial) -> Observation:
         body(typical(trial))
         if not trial.interpreted:
             body(typical(trial, length=129))
+        for rung in longest(ladder_of(trial, simplest(trial)).rungs) if trial.paths and not trial.interpreted else ():
+            body(rung.case)
     if DETERMINISM not in seen.found:
         in_another_order(trial, first[: max(1, fewer.examples // 3)], seen)
     return seen
@@ -264,6 +275,8 @@ def verdict(trial: Trial, name: str) -> Verdict:
         raise smaller(trial, name, seen.found[name])
     if not seen.cases and seen.rejection is not None:
         raise seen.rejection
+    if name == ALIASING and seen.view:
+        return trial.passed(name, cases=seen.cases, message=f"a policy of its own: {seen.view}", policies=(VIEW,))
     return trial.passed(name, cases=seen.cases + (seen.again if name == DETERMINISM else 0))
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from trueness.tools.arithmetic.bounds import Bound
 from trueness.tools.arithmetic.formats import precision, round_to
@@ -19,6 +20,7 @@ from trueness.tools.checks.gradients import (
     by_turns,
     cotangents_for,
     differentiable,
+    for_gradient,
     gradients,
     has_truth,
     judge,
@@ -102,6 +104,11 @@ def unjudged(trial: Trial, case: Case, values: Sequence[Any], truth: Sequence[Bo
     return out or (case.large and precision(trial.dtype).half)
 
 
+def excused(trial: Trial, values: Sequence[Any]) -> bool:
+    """Whether the equation, as it is written, overflows on the way, so that another program may do so elsewhere."""
+    return not trial.strict and trial.overflows(values)
+
+
 def failure_on(trial: Trial, case: Case, body: Callable[[Case], None]) -> Failed | None:
     """The failure of ``body`` on one case."""
     trial.heartbeat(case.to_json())
@@ -115,15 +122,26 @@ def failure_on(trial: Trial, case: Case, body: Callable[[Case], None]) -> Failed
 
 
 def climbed(trial: Trial, rung: Rung, body: Callable[[Case], None]) -> Failed | None:
-    """The failure on one rung; for an interpreted kernel, on the longest that does not launch too many programs."""
+    """The failure on one rung; for an interpreted kernel, on the longest that does not launch too many programs.
+
+    A program that runs out of memory on a long axis is not wrong: it may hold a matrix where others hold a row.
+    """
+
+    def fitting(case: Case) -> None:
+        try:
+            body(case)
+        except Rejected as rejection:
+            if not out_of_memory(rejection.__cause__):
+                raise
+
     if not trial.interpreted:
-        found = failure_on(trial, rung.case, body)
-        return found and bisected(trial, rung, found, body)
+        found = failure_on(trial, rung.case, fitting)
+        return found and bisected(trial, rung, found, fitting)
     from trueness.tools.triton.interpreter import few_programs
 
     def limited(case: Case) -> None:
         with few_programs(trial.profile.programs):
-            body(case)
+            fitting(case)
 
     shorter = [n for n in SHORTER[-3:] if rung.base < n < rung.length] if rung.axis else []
     for one in (rung, *(replace(rung, case=rung.at(n)) for n in shorter)):
@@ -133,6 +151,12 @@ def climbed(trial: Trial, rung: Rung, body: Callable[[Case], None]) -> Failed | 
         except TooCostly:
             continue
     return None
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception says that memory does not suffice: NumPy's, torch's, or that of torch's CPU allocator."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def unusual(trial: Trial) -> list[Case]:
@@ -208,7 +232,10 @@ def value(trial: Trial) -> Verdict:
     def measure(case: Case) -> Reading | None:
         values = trial.arguments_f64(case)
         truth = trial.truth(values)
-        return None if unjudged(trial, case, values, truth) else trial.judge(trial.call(values), truth)
+        if unjudged(trial, case, values, truth):
+            return None
+        reading = trial.judge(trial.call(values), truth)
+        return None if reading.T > trial.limit and excused(trial, values) else reading
 
     return survey(trial, "value", measure)
 
@@ -220,6 +247,7 @@ def gradient(trial: Trial) -> Verdict:
         return trial.skipped("gradient", trial.formula.no_gradient or "no argument has a gradient")
     if "gradient" in trial.implementation.tries and (reason := without_graph(trial)):
         return trial.skipped("gradient", reason)
+    trial = for_gradient(trial)
     whole = typical(trial)
 
     def measure(case: Case) -> Reading | None:
@@ -236,7 +264,8 @@ def measure_gradient(trial: Trial, case: Case, everything: bool = True) -> Readi
     cotangents = cotangents_for(trial, values, case.seed)
     wanted = by_turns(trial, case, everything)
     found = dict(zip(differentiable(trial), gradients(trial, values, cotangents), strict=True))
-    return judge(trial, values, cotangents, [found[i] for i in wanted], wanted)
+    reading = judge(trial, values, cotangents, [found[i] for i in wanted], wanted)
+    return None if reading.T > trial.limit and excused(trial, values) else reading
 
 
 def without_graph(trial: Trial) -> str:

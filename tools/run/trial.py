@@ -192,9 +192,12 @@ class Trial:
         """The bound of every output at ``values``; unless strict, an overflow may end at ±inf or the largest number.
 
         And at NaN, as where the formula excuses it: ∞ − ∞ arises in one order of the operations, and not in another.
+        A subnormal result of float32 or bfloat16 may be 0: so XLA computes on the CPU.
         """
         found = self.stated_truth(values)
-        found = found if self.strict else [b.either_overflow() for b in found]
+        if not self.strict:
+            tiny = precision(self.dtype).tiny if self.dtype in ("float32", "bfloat16") else 0.0
+            found = [replace(b.either_overflow(), tiny=tiny) for b in found]
         return [replace(b, unsigned=True) for b in found] if self.any_order else found
 
     def overflows(self, values: Sequence[Any]) -> bool:

@@ -183,12 +183,12 @@ def test_a_bound_that_is_too_wide_has_no_power(monkeypatch: pytest.MonkeyPatch) 
     assert "× what rounding explains, T ≤ 1.5 on every case" in verdict.message
 
 
-@pytest.mark.parametrize(("dtype", "outcome"), [("float32", "rejected"), ("bfloat16", "no change")])
-def test_what_a_format_cannot_show_is_no_change(dtype: str, outcome: str) -> None:
+@pytest.mark.parametrize(("dtype", "outcome"), [("float32", "rejected"), ("bfloat16", None)])
+def test_what_a_format_cannot_show_is_not_planted(dtype: str, outcome: str | None) -> None:
     made = formula(scaled, Real("x", dims=("N",)), Scalar("factor", st.floats(1, 2)))
     cases = [Case(sizes={"N": 5}, seed=k, scalars={"factor": 1.5}) for k in range(5)]
     found = {str(d.sabotage): d.outcome for d in detect(trial(made, dtype), cases)}
-    assert found["factor: a scalar off by a factor (1.0001)"] == outcome
+    assert found.get("factor: a scalar off by a factor (1.0001)") == outcome
 
 
 def test_the_command_prints_the_table_and_fails_where_a_fault_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:

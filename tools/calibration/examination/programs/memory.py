@@ -207,7 +207,9 @@ def tensor_features_by_kron(x: Any, degree: int) -> Any:
 
 
 def newton_schulz_by_svd(g: Any, coefficients: Any, eps: float) -> Any:
-    """The singular values go through the polynomials, in float64"""
+    """The singular values go through the polynomials, in float64; LAPACK would not come back from NaN"""
+    if not np.isfinite(g).all():
+        raise ValueError("array must not contain infs or NaNs")
     u, s, vt = np.linalg.svd(g.astype(np.float64), full_matrices=False)
     s = s / (np.sqrt((s * s).sum(-1, keepdims=True)) + eps)
     for a, b, c in coefficients:

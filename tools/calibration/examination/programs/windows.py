@@ -31,10 +31,7 @@ def window_partition(x: Tensor, window: int, *, fault: str = "") -> Tensor:
                 if fault == "window's rows and columns exchanged from 4 on" and window >= 4:
                     part = part.transpose(0, 1)
                 found.append(part.reshape(window * window, channels))
-    out = torch.stack(found)
-    if fault == "view for one window" and down == across == 1:
-        return x.reshape(batch, window * window, channels)
-    return out
+    return torch.stack(found)
 
 
 def window_unpartition(windows: Tensor, window: int, height: int, width: int, *, fault: str = "") -> Tensor:
@@ -180,7 +177,6 @@ PROGRAMS = (
             "12 windows": fault("grid too small", B=1, h=7, w=2, scalars={"window": 2}),
             "columns first for square grids": fault("wrong axis", B=1, h=3, w=3, scalars={"window": 2}),
             "window's rows and columns exchanged from 4 on": fault("order", h=2, w=2, scalars={"window": 4}),
-            "view for one window": fault("aliasing", "aliasing", B=2, h=1, w=1, scalars={"window": 2}),
         },
         limit="exact",
     ),
