@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools.checks.contract import typical
+from trueness.tools.checks.contract import simplest, typical
 from trueness.tools.checks.core import Failed, check, search
 from trueness.tools.checks.gradients import (
     as_natives,
@@ -22,6 +22,7 @@ from trueness.tools.checks.gradients import (
     pulled,
     require_grad,
 )
+from trueness.tools.checks.ladder import ladder_of, longest
 from trueness.tools.checks.layouts import describe, laid_out
 from trueness.tools.checks.purity import difference, overlap, same, state
 from trueness.tools.checks.value import place_of
@@ -137,13 +138,20 @@ def gradient_contract(trial: Trial) -> Verdict:
         looked += sentence is not None
 
     if trial.replay is None:
-        for case in (typical(trial), typical(trial, length=129))[: 1 + trial.paths]:
+        for case in [typical(trial), *(longer(trial) if trial.paths else ())]:
             trial.heartbeat(case.to_json())
             body(case)
     search(replace(trial, examples=max(1, trial.examples // 3)), body)  # values are not at stake
     if not looked:
         return trial.skipped("gradient contract", "there is no backward to look at: no output requires grad")
     return trial.passed("gradient contract", cases=looked)
+
+
+def longer(trial: Trial) -> Iterator[Case]:
+    """Cases of more than one block: sums over blocks may come in another order."""
+    yield typical(trial, length=129)
+    if not trial.interpreted:
+        yield from (rung.case for rung in longest(ladder_of(trial, simplest(trial)).rungs))
 
 
 def look(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarray]) -> str | None:

@@ -202,12 +202,11 @@ def look(trial: Trial, case: Case, earlier: Sequence[Any] = ()) -> tuple[dict[st
     if again and (where := unlike(first, again)):
         said[DETERMINISM] = f"the same case gave different results on call 2: {where}."
     if mutable:
-        others = items(names, natives) + [
-            (f"output {k} of an earlier call", y) for k, y in enumerate([*again, *earlier])
-        ]
         given = items(names, natives)
         viewed = "" if trial.strict else shared(outs, given)
-        if sentence := shared(outs, others[len(given) :] if viewed else others) or within(outs):
+        results = earlier if viewed else [*again, *earlier]  # two views of one input share memory
+        others = [*([] if viewed else given), *((f"output {k} of an earlier call", y) for k, y in enumerate(results))]
+        if sentence := shared(outs, others) or within(outs):
             said[ALIASING] = sentence
         elif viewed:
             said[VIEW] = viewed

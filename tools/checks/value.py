@@ -172,7 +172,10 @@ def bisected(trial: Trial, rung: Rung, failure: Failed, body: Callable[[Case], N
         return failure
     while wrong - right > 1:
         middle = (right + wrong) // 2
-        found = failure_on(trial, rung.at(middle), body)
+        try:
+            found = failure_on(trial, rung.at(middle), body)
+        except ValueError:  # not every length between two that are allowed is so: a window must be odd
+            return failure
         if found is None:
             right = middle
         else:

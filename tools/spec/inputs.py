@@ -307,8 +307,11 @@ def by_column(function: Callable[..., Any], arguments: Sequence[Any], length: in
     def cut(x: Any) -> Any:
         return x[..., chosen] if isinstance(x, np.ndarray) and x.ndim and x.shape[-1] == length else x
 
-    with np.errstate(all="ignore"):
-        whole, part = function(*arguments), function(*map(cut, arguments))
+    try:
+        with np.errstate(all="ignore"):
+            whole, part = function(*arguments), function(*map(cut, arguments))
+    except ValueError:  # another argument's length belongs to this one's
+        return False
     pairs = zip(*(y if isinstance(y, tuple) else (y,) for y in (whole, part)), strict=True)
     return all(
         np.ndim(y) > 0

@@ -94,6 +94,7 @@ class Program:
     dtypes     formats in which it is examined
     framework  "torch", "numpy" or "jax"
     limit      class of limit that it is held to
+    gradient   False for one that is forward only
     names      ids of known bugs that it may rightly be called
     remark     what a reader should know about its verdicts
     """
@@ -106,6 +107,7 @@ class Program:
     dtypes: tuple[str, ...] = DTYPES
     framework: Literal["torch", "numpy", "jax"] = "torch"
     limit: Literal["fused", "eager", "exact"] = "fused"
+    gradient: bool = True
     names: tuple[str, ...] = ()
     remark: str = ""
     right_without: Callable[..., Any] | None = None
@@ -138,7 +140,7 @@ class Program:
             lambda: self.function,
             self.framework,
             self.limit,
-            frozenset() if self.framework == "numpy" else frozenset({"gradient"}),
+            frozenset({"gradient"}) if self.gradient and self.framework != "numpy" else frozenset(),
             origin="user",
         )
 

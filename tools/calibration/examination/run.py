@@ -142,6 +142,7 @@ def job_of(task: Task) -> Job:
         profile=task.judge.removeprefix(TRUENESS),
         user=True,
         limit=task.program.limit,
+        gradient=task.program.gradient,
         shared=True,
     )
 
