@@ -250,7 +250,7 @@ def omega_mlp(name: str, optimizers: tuple[str, ...], **fields: Any) -> Formula:
         ),
         implementations=(ours("omega_mlp", "gradient", "autocast"),),
         reduction=lambda sizes: sizes["V"] + sizes["N"] + sizes["T"] + sizes["c"],
-        reach={"V": "with wider layers the weights diverge within three tokens"},
+        reach={"V": "with wider layers the weights diverge within three tokens", "T": 9},
         real=layers_of_digits if "gd" in optimizers else None,  # Muon's steps would take most of all checks' time
         **fields,
     )
@@ -348,6 +348,7 @@ FORMULAS = (
         reference=true.elementwise_features,
         vjp=true.elementwise_features_vjp,
         equation="φ(x) = [a_0 1; a_1 x̂; …; a_p x̂^p],  x̂ = min(max(x, −κ), κ)",
+        policies={"overflow": "a power may overflow before its coefficient is multiplied to it"},
         source=f"{ATLAS} eq. 5, element by element as the documented project has it",
         arguments=(
             Real("x", dims=("...", "D"), decades=(-2.0, 1.3), spans={"D": (1, 4)}),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trueness.tools.arithmetic.bounds import Bound, outputs
+from trueness.tools.arithmetic.bounds import Bound, outputs, pooled
 from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.checks.gradients import cotangents_for
 from trueness.tools.checks.rounding import APART, explained
@@ -51,7 +51,11 @@ class Evaluation:
         """How far rounding explains that each output is from ``y``."""
         fmt = precision(self.trial.dtype)
         unit = 2.0**-53 if self.trial.formula.working == "float64" else fmt.u
-        return explained(self.function, self.arguments, [unit] * len(self.arguments), fmt, self.reduction)
+        found = explained(self.function, self.arguments, [unit] * len(self.arguments), fmt, self.reduction)
+        if self.reduction < 2:
+            return found
+        with np.errstate(all="ignore"):  # a row of sums shares its rounding, as in the bound
+            return [np.maximum(r, np.sqrt(pooled(np.nan_to_num(r) ** 2))) for r in found]
 
     def same(self, found: Sequence[np.ndarray]) -> bool:
         """Whether a result is equal to ``y``; OtherShape where its shapes are not."""
