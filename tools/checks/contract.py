@@ -57,11 +57,12 @@ def simplest(trial: Trial) -> dict[str, Any]:
 
 
 def middle(strategy: Any) -> tuple[Any, ...]:
-    """The number in the middle of a list, the first of a list of others, True of truth values, a number inside of an
+    """The number in the middle of a list (of two counts the larger), the first of a list of others, True of truth values, a number inside of an
     interval; empty where the strategy shows neither."""
     found = listed(strategy)
     if found and all(type(v) in (int, float) for v in found):
-        return (sorted(found)[len(found) // 2],)
+        counts = all(type(v) is int for v in found)
+        return (sorted(found)[len(found) // 2 if counts else (len(found) - 1) // 2],)
     if found:
         return (True if set(found) == {False, True} else found[0],)
     ends = bounds_of(strategy)
