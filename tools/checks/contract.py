@@ -57,8 +57,8 @@ def simplest(trial: Trial) -> dict[str, Any]:
 
 
 def middle(strategy: Any) -> tuple[Any, ...]:
-    """The number in the middle of a list (of two counts the larger), the first of a list of others, True of truth values, a number inside of an
-    interval; empty where the strategy shows neither."""
+    """The number in the middle of a list, of two counts the larger; the first of a list of others; True of truth
+    values; a number inside of an interval; empty where the strategy shows none of these."""
     found = listed(strategy)
     if found and all(type(v) in (int, float) for v in found):
         counts = all(type(v) is int for v in found)
