@@ -27,12 +27,14 @@ class Range:
     tiny      the smallest number that is not flushed to 0
     mark      overflow is NaN
     products  the largest finite number among operands and results of matrix products, which kernels store in a format
+    empty     −∞ − (−∞) is −∞ and 0/0 is 0: a softmax over logits that are all −∞ has weights of 0
     """
 
     largest: float = np.inf
     tiny: float = 0.0
     mark: bool = False
     products: float = np.inf
+    empty: bool = False
 
     def flushed(self, plain: np.ndarray) -> np.ndarray:
         return np.where(np.abs(plain) < self.tiny, np.copysign(0.0, plain), plain) if self.tiny else plain
@@ -69,6 +71,8 @@ class Limited(Arithmetic):
             kept = limits.stored()
             plain = [kept.capped(x, np.abs(x)) for x in plain]
         result = getattr(ufunc, method)(*plain, **kwargs)
+        if limits.empty and method == "__call__" and len(plain) == 2:
+            result = _emptied(ufunc, plain[0], plain[1], result)
         magnitude = None
         sums = ufunc.__name__ in ("matmul", "vecdot") or (ufunc.__name__ == "add" and method != "__call__")
         if limits.mark and sums:
@@ -80,6 +84,13 @@ class Limited(Arithmetic):
         if func.__module__ == "numpy.linalg":
             return _wrap(func(*[np.asarray(x) if isinstance(x, Limited) else x for x in args], **kwargs), limits)
         return _wrap(super().__array_function__(func, types, args, kwargs), limits)
+
+
+def _emptied(ufunc: np.ufunc, a: np.ndarray, b: np.ndarray, result: Any) -> Any:
+    """The result of a subtraction or a division, as a softmax without weights has it."""
+    if ufunc is np.subtract:
+        return np.where(np.isneginf(a) & np.isneginf(b), -np.inf, result)
+    return np.where((a == 0) & (b == 0), 0.0, result) if ufunc is np.divide else result
 
 
 def _range_of(inputs: Sequence[Any]) -> Range:

@@ -184,6 +184,11 @@ class Situation:
         return [np.isnan(y) for y in (found or [nothing])[0]]
 
     @cached_property
+    def weightless(self) -> list[Outputs]:
+        """The reference where a softmax over logits that are all −∞ has weights of 0."""
+        return _attempt(self.trial, self.values, Range(empty=True))
+
+    @cached_property
     def flushing(self) -> list[Outputs]:
         """The reference where numbers below the smallest normal one are 0: everywhere, and in the arguments alone."""
         fmt = precision(self.trial.dtype)

@@ -121,7 +121,12 @@ def takes_limit(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
 
 
 def weighs_nothing(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
-    return np.asarray((out == 0) & np.isnan(s.rounded[k].y) & bool(np.isinf(s.special)))
+    if not np.isinf(s.special):
+        return np.zeros(out.shape, bool)
+    found = (out == 0) & np.isnan(s.rounded[k].y)
+    for evaluation in s.weightless:
+        found |= s.explains(k, out, evaluation[k])
+    return np.asarray(found)
 
 
 def unordered(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
