@@ -27,7 +27,7 @@ import trueness.optimized
 from trueness.optimized.filters.fft import gaussian_factors
 from trueness.optimized.filters.tiles import Grid, grid_of
 from trueness.tools.checks.triton import Sparse
-from trueness.tools.triton.interpreter import watched
+from trueness.tools.triton.interpreter import speed_up, watched
 
 FAR = 2**31
 SPARSE = 2**26  # elements from which on a tensor is stored in a file
@@ -260,6 +260,7 @@ def right(problem: Problem, kernels: dict[str, Any]) -> tuple[bool, str]:
 
 
 def main(arguments: list[str]) -> None:
+    speed_up()
     with tempfile.TemporaryDirectory() as folder:  # Triton reads a kernel's source file at launch
         kernels = modules("--narrow" in arguments, Path(folder))
         for name in ("filters.cuda.kernels", "atlas_memory.cuda.forward"):  # use the compiled tile sizes

@@ -20,6 +20,7 @@ from trueness.properties import atlas_memory
 from trueness.properties.atlas_memory import cuda
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case, Formula
+from trueness.tools.triton.interpreter import speed_up
 
 PLAIN = {"optimizer": "gd", "clip": None, "lr_inside_momentum": True, "read_before_update": False}
 
@@ -124,6 +125,7 @@ def after(word: str, words: list[str]) -> int:
 
 
 def main(problems: list[str]) -> None:
+    speed_up()
     for name in problems:
         kept = None
         if name == "opcheck":

@@ -20,7 +20,7 @@ from trueness.properties import attention
 from trueness.properties.attention import cuda as implementation
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case
-from trueness.tools.triton.interpreter import Record, watched
+from trueness.tools.triton.interpreter import Record, speed_up, watched
 
 MODULES = (common, forward, backward)
 
@@ -86,6 +86,7 @@ BREAKS = {  # name: the function of the modules, what stands in for it, and the 
 
 
 def main(problems: list[str]) -> None:
+    speed_up()
     bounds: dict[Any, bool] = {}
     for name in problems:
         attribute, make, problem = BREAKS.get(name, ("", None, name))

@@ -19,6 +19,7 @@ from trueness.tools.checks import CHECKS
 from trueness.tools.checks.core import run
 from trueness.tools.run.runner import Job, trial_for
 from trueness.tools.spec.model import Implementation
+from trueness.tools.triton.interpreter import speed_up
 
 CHECKED = ("value", "kernel memory", "kernel tiles", "kernel offsets")
 
@@ -139,5 +140,6 @@ def failing(call: Any, dtype: str = "float32") -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    speed_up()
     found = {name: {"wanted": sorted(wanted), "failing": failing(call)} for name, (wanted, call) in WRONG.items()}
     print(json.dumps(found))

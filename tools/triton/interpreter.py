@@ -14,7 +14,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,49 @@ def site() -> Site:
 
 def bits(pointers: Any) -> int:
     return int(pointers.get_element_ty().primitive_bitwidth)
+
+
+def speed_up() -> None:
+    """Spare Triton's interpreter two kinds of work that have no effect; kernels then take less than half the time.
+
+    It replaces the members of ``triton.language`` at every call of one jitted function from another, which the launch
+    has done already; and it computes in 64 bits whether integers overflow, for an assertion that is off.
+    """
+    from triton.runtime import interpreter
+
+    original = interpreter._patch_lang
+    if hasattr(original, "replaced"):
+        return
+    replaced: set[int] = set()
+
+    def patch(function: Any) -> Any:
+        modules = languages(function)
+        if modules <= replaced:
+            return interpreter._LangPatchScope()
+        scope, outermost = original(function), not replaced
+        replaced.update(modules)
+        if outermost:
+            restore = scope.restore
+
+            def restore_all() -> None:
+                replaced.clear()
+                restore()
+
+            scope.restore = restore_all
+        return scope
+
+    patch.replaced = replaced  # type: ignore[attr-defined]
+    interpreter._patch_lang = patch
+    builder = interpreter.interpreter_builder
+    builder.options = replace(builder.options, sanitize_overflow=builder.options.debug)
+
+
+@lru_cache(maxsize=1024)
+def languages(function: Any) -> frozenset[int]:
+    """The modules ``triton.language`` and ``triton.language.core`` that the globals of a function hold, by identity."""
+    from triton import language
+
+    return frozenset(id(m) for m in function.__globals__.values() if m is language or m is language.core)
 
 
 @contextmanager
