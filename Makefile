@@ -21,8 +21,10 @@ verify: $(READY)
 	$(BIN)/trueness verify --report report --json report/verdicts.json --junit report/junit.xml $(ARGS)
 
 # -P keeps the checkout off sys.path: there, reference/ would be importable a second time, as another module.
-# Threads of torch sleep while they wait: spinning, those of one process take the cores from the other one.
+# Threads of torch sleep while they wait, and NumPy's products have one: spinning, those of one process take the cores
+# from the other one.
 test: export OMP_WAIT_POLICY ?= passive
+test: export OPENBLAS_NUM_THREADS ?= 1
 test: $(READY)
 	$(BIN)/python -P -m pytest -n 2 --dist loadgroup $(ARGS)
 

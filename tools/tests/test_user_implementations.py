@@ -329,6 +329,19 @@ def test_a_hang_is_ended_by_the_time_limit(here: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("wanted", ["", "3"])
+def test_products_of_a_worker_have_one_thread_unless_the_caller_says_otherwise(
+    here: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if wanted:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", wanted)
+    program = "import os\nfrom hostile import right\nassert os.environ['OPENBLAS_NUM_THREADS'] == {!r}\n"
+    (here / f"threads{wanted}.py").write_text(program.format(wanted or "1"))
+    assert check("fisher.diagonal", f"threads{wanted}:right", dtype="float32", profile="quick", checks=["value"])
+
+
+@pytest.mark.usefixtures("here")
 def test_an_implementation_that_timed_out_is_not_tried_in_other_dtypes() -> None:
     outcome = check("fisher.diagonal", "hostile:sleeps", timeout=0.5)
     assert [(v.dtype, v.message if v.skipped else "") for v in outcome.verdicts] == [
