@@ -219,6 +219,22 @@ class Situation:
         return connected(self.trial, self.case, self.base, self.changed, start)
 
     @cached_property
+    def companions(self) -> list[np.ndarray]:
+        """Per output, what depends on the element's leading index of any argument that has the same leading axis."""
+        kinds = self.trial.formula.arguments
+        axis = getattr(kinds[self.changed], "dims", ())[:1]
+        index = int(np.unravel_index(self.at, np.shape(self.base[self.changed]))[0])
+        found = [d.copy() for d in self.dependents]
+        for j, (kind, value) in enumerate(zip(kinds, self.base, strict=True)):
+            if not kind.real or getattr(kind, "dims", ())[:1] != axis or not np.size(value):
+                continue
+            inner = int(np.size(value) // len(value))
+            for at in range(index * inner, (index + 1) * inner):
+                moved = dependents(self.trial, self.case, self.base, j, at, 1)
+                found = [a | b for a, b in zip(found, moved, strict=True)]
+        return found
+
+    @cached_property
     def replaced(self) -> list[Outputs]:
         """The reference for several finite numbers in the place of the special one."""
         argument, own = self.trial.formula.arguments[self.changed], np.asarray(self.base[self.changed])

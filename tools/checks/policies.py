@@ -153,13 +153,19 @@ def joined(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
 
 
 def same_entry(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
-    """Leaks that stay in one index of the leading axis, which the argument and the output share."""
+    """Leaks that stay in one index of the leading axis: of the output, or of what depends on that index of others.
+
+    The second, where sequences of any lengths lie in one row.
+    """
     where = spread(s, k, out)
-    shape = np.shape(s.base[s.changed])
-    if not shape or not out.ndim or shape[0] != out.shape[0] or not where.any():
-        return np.zeros(out.shape, bool)
     own = np.zeros(out.shape, bool)
-    own[int(np.unravel_index(s.at, shape)[0])] = True
+    shape = np.shape(s.base[s.changed])
+    if not shape or not out.ndim or not where.any():
+        return own
+    if shape[0] == out.shape[0]:
+        own[int(np.unravel_index(s.at, shape)[0])] = True
+    else:
+        own |= s.companions[k]
     return where & own if not (s.dependents[k] & ~own).any() else np.zeros(out.shape, bool)
 
 
