@@ -30,7 +30,7 @@ from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case, Verdict
 from trueness.tools.triton.interpreter import Launch, Record, watched
 
-MOST = 16  # programs of a launch: what is interpreted one after another
+MOST = 32  # programs of a launch: what is interpreted one after another
 DRAWN = 3  # cases drawn beside the typical and the odd ones
 LISTED = 6  # cases of scalars that are one of a list
 STRIDE = 2**30 + 8  # elements between rows: a 32-bit number, whose double is none

@@ -36,7 +36,7 @@ from trueness.tools.spec import inputs
 from trueness.tools.spec.model import Case, Verdict
 from trueness.tools.spec.tables import SUPERSCRIPT, TRIED
 
-FAR_MEAN = 10
+FAR_MEAN = 1
 """a mean beyond which gradients of half formats are not judged: a softmax saturates there, and what is left of its
 derivative is the rounding of a row's sum"""
 
