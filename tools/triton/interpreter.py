@@ -131,6 +131,8 @@ def speed_up() -> None:
     """
     from triton.runtime import interpreter
 
+    if not hasattr(interpreter, "_LangPatchScope"):  # another version of Triton
+        return
     original = interpreter._patch_lang
     if hasattr(original, "replaced"):
         return
