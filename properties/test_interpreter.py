@@ -12,8 +12,7 @@ interpreter = pytest.importorskip("triton.runtime.interpreter")
 pytestmark = pytest.mark.skipif(not hasattr(interpreter, "_LangPatchScope"), reason="another version of Triton")
 
 LAUNCHES = """
-import json, sys, tempfile
-from pathlib import Path
+import json, sys
 
 import torch
 from triton import language
@@ -59,6 +58,22 @@ def kernel(x, y, n, BLOCK: tl.constexpr):
         row += tl.exp(at(x, i + k, n)) - tl.sum(at(x, i - i + k, n), 0) / BLOCK
     tl.store(y + i, row, mask=i < n)
 """
+
+
+WITHOUT_TRITON = """
+import sys
+
+sys.modules["triton"] = None  # as where it is not installed
+from trueness.tools.run.runner import Job, run_job
+
+jobs = [Job("fisher.diagonal", name, "float32", profile="quick", checks=("value",)) for name in sys.argv[1:]]
+print([v.status for job in jobs for v in run_job(job)])
+"""
+
+
+def test_where_triton_is_not_installed_the_rest_is_verified_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "SPEED_UP", "")
+    assert programs.interpreted(WITHOUT_TRITON, "trueness", "triton kernel").strip() == "['pass', 'skip']"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ profile runs them in all.
 from __future__ import annotations
 
 import mmap
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case, Verdict
-from trueness.tools.triton.interpreter import Launch, Record, watched
+from trueness.tools.triton.interpreter import Launch, Record, interpreting, watched
 
 MOST = 32  # programs of a launch: what is interpreted one after another
 DRAWN = 3  # cases drawn beside the typical and the odd ones
@@ -40,7 +39,7 @@ HUGE = 2**31 + TAIL
 
 def why_not(trial: Trial) -> str:
     """Why nothing can be watched here; empty when it can."""
-    if os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
+    if not interpreting():
         return "no Triton kernel is interpreted in this process"
     if trial.dtype != "float32" and not trial.profile.every_dtype:
         return "run in float32; in every dtype by the deep profile"

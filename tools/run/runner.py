@@ -33,6 +33,7 @@ from trueness.tools.spec.tables import (
     require,
     user_claims,
 )
+from trueness.tools.triton.interpreter import interpreting, speed_up
 
 REPLAYED = ("value", "gradient")
 """the checks that one given case is run through, unless others are asked for"""
@@ -196,14 +197,6 @@ def trial_for(job: Job, candidate: Implementation, heartbeat: Callable[[str], No
 # -- running --------------------------------------------------------------------------------------------------------
 
 
-def speed_up_the_interpreter() -> None:
-    try:
-        from trueness.tools.triton.interpreter import speed_up
-    except ImportError:  # no Triton here: nothing will be interpreted
-        return
-    speed_up()
-
-
 def run_job(
     job: Job,
     emit: Callable[[str, Any], None] = lambda event, content: None,
@@ -211,8 +204,8 @@ def run_job(
 ) -> list[Verdict]:
     """Every check of one job, the value first; a failing value is diagnosed."""
     candidate = candidate or implementation(job)
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        speed_up_the_interpreter()
+    if interpreting():
+        speed_up()
     trial = trial_for(job, candidate, lambda note: emit("case", note))
     reason = missing(candidate)
     if reason or (excluded(trial) and job.implementation != REFERENCE):

@@ -12,7 +12,6 @@ product of matrices with 64 rows or more is done by matrix instructions, unless 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import re
 import subprocess
 import tempfile
@@ -20,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from trueness.tools.triton.interpreter import interpreting
 
 ARCHITECTURES = (80, 90)
 SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have
@@ -69,7 +70,7 @@ class Compiled:
 
 def require_compiler() -> None:
     """RuntimeError in a process whose kernels are interpreted."""
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    if interpreting():
         raise RuntimeError("TRITON_INTERPRET is set; kernels of such a process are interpreted and cannot be compiled.")
 
 

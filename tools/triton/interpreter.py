@@ -11,11 +11,12 @@ launch stops it.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -123,19 +124,25 @@ def bits(pointers: Any) -> int:
     return int(pointers.get_element_ty().primitive_bitwidth)
 
 
+def interpreting() -> bool:
+    """Whether Triton, which looks when it is imported, interprets the kernels of this process."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+@cache
 def speed_up() -> None:
     """Spare Triton's interpreter two kinds of work that have no effect; kernels then take less than half the time.
 
     It replaces the members of ``triton.language`` at every call of one jitted function from another, which the launch
     has done already; and it computes in 64 bits whether integers overflow, for an assertion that is off.
     """
-    from triton.runtime import interpreter
-
+    try:
+        from triton.runtime import interpreter
+    except ImportError:  # there is nothing to interpret
+        return
     if not hasattr(interpreter, "_LangPatchScope"):  # another version of Triton
         return
     original = interpreter._patch_lang
-    if hasattr(original, "replaced"):
-        return
     replaced: set[int] = set()
 
     def patch(function: Any) -> Any:
@@ -154,7 +161,6 @@ def speed_up() -> None:
             scope.restore = restore_all
         return scope
 
-    patch.replaced = replaced  # type: ignore[attr-defined]
     interpreter._patch_lang = patch
     builder = interpreter.interpreter_builder
     builder.options = replace(builder.options, sanitize_overflow=builder.options.debug)
