@@ -135,9 +135,11 @@ def ladder(
         if reached and max(reached) == min(max(lengths), limit):
             unreached.pop(axis, None)
         small = length_of(start, axis)
-        found = [with_length(one, axis, reached[-1]) for one in others] if reached else []
-        company = [Rung(case, axis, small) for case in found if not trouble(case)]
-        if company:
+        company: list[Rung] = []
+        for length in [n for n in (reached[-1] + 1, reached[-1]) if n <= limit] if reached else ():
+            found = [with_length(one, axis, length) for one in others]
+            company = company or [Rung(case, axis, small) for case in found if not trouble(case)]
+        if company:  # with one element beyond the whole tiles of the shortest length, which is left out
             rungs[len(rungs) - (len(reached) > 1) :] = company
         if formula.reach.get(axis, BEYOND) == BEYOND and not trouble(with_length(start, axis, BEYOND), budget / 2):
             rungs.append(Rung(with_length(start, axis, BEYOND), axis, small))

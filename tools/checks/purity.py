@@ -203,7 +203,7 @@ def look(trial: Trial, case: Case, earlier: Sequence[Any] = ()) -> tuple[dict[st
         said[DETERMINISM] = f"the same case gave different results on call 2: {where}."
     if mutable:
         given = items(names, natives)
-        viewed = "" if trial.strict else shared(outs, given)
+        viewed = "" if trial.strict or UNCHANGED in said else shared(outs, given)
         results = earlier if viewed else [*again, *earlier]  # two views of one input share memory
         others = [*([] if viewed else given), *((f"output {k} of an earlier call", y) for k, y in enumerate(results))]
         if sentence := shared(outs, others) or within(outs):

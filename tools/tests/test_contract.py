@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,20 @@ def test_a_view_of_a_numpy_input_is_seen(view: Any) -> None:
 
     found = verdict("no aliasing", returns_it, SQUARE, "numpy")
     assert not found and "shares memory with its input x" in found.message
+
+
+TRANSPOSED = Formula(
+    "made.transposed", lambda x: x.T, "y = xᵀ", "made for this test", (Real("x", dims=("n", "m")),), no_gradient="none"
+)
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("observe", True), ("strict", False)])
+def test_a_view_of_an_untouched_input_is_a_policy(policy: str, expected: bool) -> None:
+    """So torch's rearrangements answer; a view that was written to is a fault under every policy."""
+    found = run(CHECKS["no aliasing"], replace(trial(lambda x: x.mT, TRANSPOSED), policy=policy))
+    assert found.passed is expected and (found.policies == ("view",)) is expected, found
+    written = run(CHECKS["no aliasing"], replace(trial(lambda x: x.mul_(1).mT, TRANSPOSED), policy=policy))
+    assert not written.passed
 
 
 def test_memory_that_another_storage_object_holds_is_seen() -> None:

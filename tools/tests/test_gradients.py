@@ -217,6 +217,46 @@ def test_an_output_without_a_graph_has_no_gradient() -> None:
     assert not found and "does not require grad" in found.message
 
 
+# -- what is exact ----------------------------------------------------------------------------------------------------
+
+
+class Halves(torch.autograd.Function):
+    """x of every row twice, forward exact; the backward adds both halves, times ``by``."""
+
+    by = 1.0
+
+    @classmethod
+    def forward(cls, ctx: Any, x: Any) -> Any:
+        return torch.cat([x, x], -1)
+
+    @classmethod
+    def backward(cls, ctx: Any, g: Any) -> Any:
+        a, b = g.chunk(2, -1)
+        return cls.by * (b + a)
+
+
+class TwiceTheHalves(Halves):
+    by = 2.0
+
+
+@pytest.mark.parametrize(("function", "right"), [(Halves, True), (TwiceTheHalves, False)])
+def test_the_gradient_of_what_is_exact_is_a_sum_and_may_be_rounded(function: Any, right: bool) -> None:
+    def vjp(g: Any, x: Any) -> Any:
+        return (g[..., : x.shape[-1]] + g[..., x.shape[-1] :],)
+
+    reference = Formula(
+        "made.doubled",
+        lambda x: np.concatenate([x, x], -1),
+        "y = (x, x)",
+        "made for this test",
+        (Real("x", dims=("n", "m")),),
+        vjp=vjp,
+    )
+    exact = user_implementation("mine", function.apply, "torch", limit="exact")
+    found = run(CHECKS["gradient"], Trial(reference, exact, "float32", examples=12))
+    assert found.passed is right and not found.skipped, found.message
+
+
 # -- without a vjp ----------------------------------------------------------------------------------------------------
 
 

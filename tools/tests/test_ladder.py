@@ -16,8 +16,9 @@ import trueness
 from trueness.tools.arithmetic.noise import TooCostly
 from trueness.tools.checks import CHECKS, contract
 from trueness.tools.checks.core import run
-from trueness.tools.checks.ladder import Ladder, alternatives, ladder, ladder_of, length_of, listed
+from trueness.tools.checks.ladder import BEYOND, Ladder, alternatives, ladder, ladder_of, length_of, listed
 from trueness.tools.checks.value import multiple
+from trueness.tools.run.plan import Request, groups, leading
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import inputs, registry
 from trueness.tools.spec.inputs import Real, Scalar
@@ -153,7 +154,7 @@ def reached(found: Ladder) -> dict[str, list[int]]:
 
 def test_every_axis_is_long_alone_and_the_others_small_and_different() -> None:
     found = climbed(made())
-    assert reached(found) == {"n": [300, 64], "m": [300, 64]}
+    assert reached(found) == {"n": [300, 64, BEYOND], "m": [300, 64, BEYOND]}
     for rung in found.rungs:
         if rung.axis:
             (other,) = (length for axis, length in rung.case.sizes.items() if axis != rung.axis)
@@ -169,7 +170,7 @@ def test_an_axis_is_as_long_as_the_work_of_the_reference_allows() -> None:
         return total
 
     found = climbed(made(reference=slow), budget=5e4)
-    assert max(reached(found)["n"]) < 64 and reached(found)["m"] == [300, 64]
+    assert max(reached(found)["n"]) < 64 and reached(found)["m"] == [300, 64, BEYOND]
     assert climbed(made(reference=slow), budget=600).unreached["n"] == "its reference costs more than 600"
 
 
@@ -239,6 +240,75 @@ def test_unusual_values_are_what_the_case_says(field: dict[str, Any]) -> None:
             assert abs((x == 0).mean() - share) < 0.2
         case {"large": True}:
             assert np.median(np.abs(x)) > 10
+
+
+# -- longer, and in other company --------------------------------------------------------------------------------------
+
+
+def of_lines(reference: Any, *more: Scalar, **fields: Any) -> Formula:
+    return made(reference=reference, arguments=(Real("x", dims=("n", "m")), *more), **fields)
+
+
+def judged(formula: Formula, function: Any, **fields: Any) -> Any:
+    mine = Implementation("mine", lambda: function, "numpy", origin="user")
+    return run(CHECKS["value"], Trial(formula, mine, "float64", examples=1, **{"profile": PROFILES["quick"], **fields}))
+
+
+def test_a_cheap_axis_is_longer_than_64_blocks_of_64() -> None:
+    """A grid of 64 blocks, at 4097 columns; sums along them, so that there is no flat case beside."""
+    formula = of_lines(lambda x: np.cumsum(x, -1), reduction=lambda sizes: sizes["m"])
+    assert judged(formula, lambda x: np.cumsum(x, -1)).passed
+    found = judged(formula, lambda x: np.cumsum(np.where(np.arange(x.shape[-1]) < 4096, x, 0.0), -1))
+    assert "right up to m = 4096, wrong from m = 4097 on; 4096 = 2¹²" in found.message
+    assert BEYOND > 4096
+
+
+def test_a_long_axis_meets_the_other_values_of_listed_scalars() -> None:
+    """Wrong behind the 64th column for one choice alone, and that is not the typical one."""
+
+    def scaled(x: Any, scale: float, kind: str) -> Any:
+        return np.cumsum(x, -1) * (scale if kind == "plain" else -scale)
+
+    def wrong(x: Any, scale: float, kind: str) -> Any:
+        kept = np.arange(x.shape[-1]) < (64 if kind == "negative" else 10**9)
+        return np.cumsum(np.where(kept, x, 0.0), -1) * (scale if kind == "plain" else -scale)
+
+    scalars = (Scalar("scale", st.sampled_from((1.0, 2.0))), Scalar("kind", st.sampled_from(("plain", "negative"))))
+    formula = of_lines(scaled, *scalars, reduction=lambda sizes: sizes["m"])
+    assert judged(formula, scaled).passed
+    assert "right up to m = 64, wrong from m = 65 on" in judged(formula, wrong).message
+
+
+@pytest.mark.parametrize(("error", "right"), [(MemoryError, True), (RuntimeError, False)])
+def test_a_program_that_lacks_memory_on_a_long_axis_is_not_wrong(error: type[Exception], right: bool) -> None:
+    def program(x: Any, most: int = 200) -> Any:
+        if max(x.shape) > most:
+            raise error("more than there is")
+        return np.tanh(x)
+
+    assert judged(of_lines(np.tanh), program).passed is right
+    assert not judged(of_lines(np.tanh), lambda x: program(x, 3)).passed, "drawn cases are small, and it is wrong there"
+
+
+def test_of_several_formats_one_goes_through_all_paths() -> None:
+    """float32 where it is there; the others keep the longest length of every axis, where roundoff adds up."""
+    assert leading(("float64", "float32"), ("float32", "float64")) == "float32"
+    assert leading(("float64", "bfloat16"), ("bfloat16",)) == "bfloat16"
+    jobs = [job for group in groups(Request(formulas=("attention.silu",), peers=False)) for job in group]
+    named = {job.implementation for job in jobs}
+    assert all(sum(j.paths for j in jobs if j.implementation == name) == 1 for name in named)
+    for dtypes, first in (({}, "float32"), ({"dtypes": ("float16",)}, "float16")):
+        given = groups(Request(formulas=("attention.silu",), impls=("json:loads",), **dtypes))[0]
+        assert [job.dtype for job in given if job.paths] == [first]
+
+
+def test_a_format_beside_another_has_the_longest_cases_alone() -> None:
+    formula = of_lines(lambda x: np.cumsum(x, -1), reduction=lambda sizes: sizes["m"])
+    wrong = Implementation("mine", lambda: lambda x: np.cumsum(np.where(np.arange(x.shape[-1]) < 200, x, 0.0), -1))
+    thin = Trial(formula, replace(wrong, framework="numpy"), "float64", examples=1, paths=False)
+    whole = ladder_of(replace(thin, paths=True), {}).rungs
+    assert {r.length for r in ladder_of(thin, {}).rungs} == {max(r.length for r in whole if r.length != BEYOND)}
+    assert not run(CHECKS["value"], thin).passed
 
 
 def test_an_interpreted_kernel_is_given_what_it_can_launch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,3 +99,14 @@ def test_the_bound_of_a_tiny_number_is_as_wide_as_that_of_any_other() -> None:
     fmt = precision("float64")
     (bound,) = bounds(lambda x: np.exp(x), [np.array([-562.0, -10.0])], [fmt.u], fmt, 1)
     assert bound.width[0] > bound.width[1] > fmt.u
+
+
+@pytest.mark.parametrize(("dtype", "right"), [("float32", True), ("bfloat16", True), ("float64", False)])
+def test_a_sum_may_carry_the_rounding_of_float64_where_the_reference_is_zero(dtype: str, right: bool) -> None:
+    """A transform in float64 leaves some 1e-16 of the largest element where a sum leaves nothing."""
+    x, fmt, left = np.array([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]), precision(dtype), 12 * 2.0**-53
+    (sums,) = bounds(lambda x: x.sum(-1, keepdims=True), [x], [fmt.u], fmt, 3)
+    for size, expected in ((1, right), (1000, False)):
+        assert bool(sums.ratio(np.array([[size * left], [6.0]]))[0, 0] <= 1) is expected
+    (alone,) = bounds(lambda x: x + x, [x], [fmt.u], fmt, 1)
+    assert alone.ratio(np.array([[0.0, left, 0.0], [2.0, 4.0, 6.0]]))[0, 1] > 1.5, "there is no sum"

@@ -16,6 +16,7 @@ import torch
 from hypothesis import strategies as st
 
 import trueness
+from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks import CHECKS, policies
 from trueness.tools.checks.contract import typical
 from trueness.tools.checks.core import run
@@ -393,6 +394,51 @@ def test_an_overflow_may_show_where_the_element_is_read_and_has_no_effect() -> N
     assert found.passed and "overflow" in found.policies, found
     elsewhere = judged(declared, lambda x: ((2 * x.float()).sum() * 0).exp().to(x.dtype).expand_as(x) + 0, "bfloat16")
     assert not elsewhere.passed
+
+
+@pytest.mark.parametrize(("dtype", "right"), [("float32", True), ("bfloat16", True), ("float16", False)])
+def test_a_subnormal_result_may_be_zero_but_not_one_of_float16(dtype: str, right: bool) -> None:
+    """XLA flushes what it computes on the CPU in float32 and bfloat16; float16 is computed in float32."""
+    subject = Implementation("mine", lambda: np.asarray, "numpy", origin="user")
+    tiny = precision(dtype).tiny
+    for policy, zero in (("observe", right), ("strict", False)):
+        trial = Trial(DOUBLE, subject, dtype, policy=policy)
+        truth = trial.truth([np.array([[tiny / 4, 1.0]])])
+        for found, expected in ((0.0, zero), (tiny / 2, True), (tiny, False)):
+            assert (trial.judge([np.array([[found, 2.0]])], truth).T <= trial.limit) is expected, (policy, found)
+
+
+def test_a_residual_is_kept_where_a_softmax_has_no_weights() -> None:
+    """x + Σ p v is x where all logits are −∞; any other number there is a fault."""
+    declared = formula(
+        lambda r, a, x: r + softmax_weighted(a, x),
+        Real("r", dims=("B",)),
+        Real("a", dims=("B",), decades=(-1.0, 0.0)),
+        Real("x", dims=("B", "N"), decades=(-1.0, 0.0), positive=True),
+        reduction=lambda s: s["N"],
+    )
+
+    def program(r: Any, a: Any, x: Any, without: float = 1.0) -> Any:
+        empty = (a[:, None] * x == -math.inf).all(-1)
+        return torch.where(empty, without * r, r) + safe_softmax_weighted(a, x)
+
+    found = judged(declared, program, "float32", "observe")
+    assert found.passed and "no weight" in found.policies, found
+    assert not judged(declared, lambda r, a, x: program(r, a, x, 2.0), "float32", "observe").passed
+
+
+@pytest.mark.parametrize(("leak", "right"), [((-1,), True), ((-2, -1), False)])
+def test_a_leak_may_stay_in_one_sequence_of_a_row_of_sequences(leak: tuple[int, ...], right: bool) -> None:
+    """NaN in what is not used of sequence n, where the outputs of all sequences lie in one row: where it is excused."""
+    pairs = (Real("a", dims=("N", "M"), shortest=2), Real("b", dims=("N", "M"), shortest=2))
+    declared = formula(lambda a, b: (a[:, :1] * b).reshape(-1), *pairs, policies={"rows": "for this test"})
+
+    def program(a: Any, b: Any) -> Any:
+        return (a[:, :1] * b + 0 * a.sum(leak, keepdim=True)).reshape(-1)
+
+    found = judged(declared, program, "float32", "observe")
+    assert found.passed is right, found
+    assert not right or "rows" in found.policies
 
 
 # -- the domain of arguments ------------------------------------------------------------------------------------------
