@@ -280,6 +280,7 @@ FORMULAS = (
     ),
     Formula(
         name="diffusion.three_channel_guidance",
+        policies=PRODUCTS,
         reference=true.three_channel_guidance,
         vjp=true.three_channel_guidance_vjp,
         equation="ε_k = ε_u,k + w (ε_c,k − ε_u,k) for k < 3,  ε_k = ε_c,k for the others",

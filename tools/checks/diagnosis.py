@@ -11,6 +11,7 @@ import numpy as np
 from trueness.tools.arithmetic.bounds import LIMITS, Bound, outputs
 from trueness.tools.arithmetic.formats import round_to
 from trueness.tools.checks.core import search
+from trueness.tools.checks.detection import cases_of_run
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Bug, Case, Verdict
@@ -105,12 +106,19 @@ def explains(
 
 
 def detections(trial: Trial) -> dict[str, float]:
-    """Bug → the largest T of its wrong variant, rounded to the dtype, over discriminating and drawn inputs."""
+    """Bug → the largest T of its wrong variant, rounded to the dtype, over discriminating and drawn inputs.
+
+    Over the other cases of the value check, too, for one that these do not show.
+    """
     worst = {b.id: 0.0 for b in trial.bugs}
-    for case in sample(trial):
+    first = sample(trial)
+    for k, case in enumerate([*first, *cases_of_run(trial, ())]):
+        left = [b for b in trial.bugs if k < len(first) or worst[b.id] <= LIMITS["eager"]]
+        if not left:
+            break
         values = trial.arguments_f64(case)
         truth = trial.truth(values)
-        for bug in trial.bugs:
+        for bug in left:
             try:
                 outs = rounded_variant(trial, bug, values)
             except Exception as error:  # undefined at this input: it proves nothing

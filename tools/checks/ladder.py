@@ -86,6 +86,12 @@ def base(formula: Formula, scalars: Mapping[str, Any], seed: int = 1) -> Case:
     return Case(sizes=sizes, seed=seed, spread=1.0, scalars=dict(scalars))
 
 
+def read(formula: Formula, case: Case) -> float:
+    """How many elements the tensors have, told by their shapes: an evaluation reads each of them."""
+    shapes = [inputs.shape_of(a.dims, case) for a in formula.arguments if hasattr(a, "dims")]
+    return float(sum(np.prod(shape, dtype=float) for shape in shapes))
+
+
 def affordable(function: Callable[..., Any], arguments: Sequence[Any], budget: float) -> bool:
     """Whether one evaluation reads no more elements than ``budget``, each operation counted as 500 of them at least."""
     counter = Counter(budget)
@@ -109,11 +115,14 @@ def ladder(
 
     def trouble(case: Case, budget: float = budget) -> str:
         """Why a case is left out; empty where it is affordable."""
+        costly = f"its reference costs more than {budget:g}"
         try:
+            if read(formula, case) > budget:
+                return costly
             values = inputs.values(formula, case, "float64")
             if largest is not None and max((np.size(v) for v in values), default=0) > largest:
                 return f"more than {largest} elements"
-            return "" if affordable(formula.reference, values, budget) else f"its reference costs more than {budget:g}"
+            return "" if affordable(formula.reference, values, budget) else costly
         except Exception as error:  # the declaration does not allow this length
             return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
 

@@ -174,6 +174,20 @@ def test_an_axis_is_as_long_as_the_work_of_the_reference_allows() -> None:
     assert climbed(made(reference=slow), budget=600).unreached["n"] == "its reference costs more than 600"
 
 
+def test_what_is_too_much_to_read_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def values(*given: Any) -> list[Any]:
+        found = build(*given)
+        sizes.extend(map(np.size, found))
+        return found
+
+    build = inputs.values
+    monkeypatch.setattr(inputs, "values", values)
+    found = climbed(made(arguments=(Real("x", dims=("n", lambda known: known["n"])),)))
+    assert reached(found) == {"n": [300, 64]} and max(sizes) == 300**2
+
+
 def test_a_declared_reach_ends_the_ladder_and_a_reason_is_kept() -> None:
     found = climbed(made(reach={"n": 40, "m": "a letter has no more"}))
     assert reached(found) == {"n": [40]}
