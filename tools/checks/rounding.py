@@ -53,7 +53,12 @@ def operands(function: Callable[..., Any], values: Sequence[Any]) -> int:
 
 
 def explained(
-    function: Callable[..., Any], values: Sequence[Any], units: Sequence[float], fmt: Format, reduction: int
+    function: Callable[..., Any],
+    values: Sequence[Any],
+    units: Sequence[float],
+    fmt: Format,
+    reduction: int,
+    signs: int = SIGNS,
 ) -> list[np.ndarray]:
     """ρ of every output; ``units[i]`` is the roundoff of argument i, 0 for one that is exact.
 
@@ -68,9 +73,9 @@ def explained(
             if not is_inexact(x) or not units[i]:
                 continue
             worst = [np.zeros(a.shape) for a in y]
-            for k in range(1 + SIGNS):
-                signs = generator.choice([-1.0, 1.0], np.shape(x)) if k and np.ndim(x) else 1.0
-                moved = [x * (1 + STEP * signs) if j == i else v for j, v in enumerate(values)]
+            for k in range(1 + signs):
+                sign = generator.choice([-1.0, 1.0], np.shape(x)) if k and np.ndim(x) else 1.0
+                moved = [x * (1 + STEP * sign) if j == i else v for j, v in enumerate(values)]
                 try:
                     found = outputs(function(*moved))
                 except ValueError:  # only certain numbers are allowed here: an exact one

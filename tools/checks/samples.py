@@ -12,9 +12,12 @@ import numpy as np
 from trueness.tools.arithmetic.bounds import Bound, outputs, pooled
 from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.checks.gradients import cotangents_for
-from trueness.tools.checks.rounding import APART, explained
+from trueness.tools.checks.rounding import APART, SIGNS, explained
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case
+
+MANY_SIGNS, NEAR = 64, 4
+"""a change of up to so many units of what rounding explains is measured again, with so many random signs"""
 
 
 class OtherShape(Exception):
@@ -49,9 +52,17 @@ class Evaluation:
     @cached_property
     def rounding(self) -> list[np.ndarray]:
         """How far rounding explains that each output is from ``y``."""
+        return self.explained()
+
+    @cached_property
+    def closer(self) -> list[np.ndarray]:
+        """The same from many more signs: with few of them the largest effect is missed by chance."""
+        return self.explained(MANY_SIGNS)
+
+    def explained(self, signs: int = SIGNS) -> list[np.ndarray]:
         fmt = precision(self.trial.dtype)
         unit = 2.0**-53 if self.trial.formula.working == "float64" else fmt.u
-        found = explained(self.function, self.arguments, [unit] * len(self.arguments), fmt, self.reduction)
+        found = explained(self.function, self.arguments, [unit] * len(self.arguments), fmt, self.reduction, signs)
         if self.reduction < 2:
             return found
         with np.errstate(all="ignore"):  # a row of sums shares its rounding, as in the bound
@@ -75,8 +86,12 @@ class Evaluation:
 
     def change(self, found: Sequence[np.ndarray]) -> float:
         """The largest change of an element, in units of what rounding explains in both results."""
+        change = self.change_by(self.rounding, found)
+        return self.change_by(self.closer, found) if 1 < change < NEAR else change
+
+    def change_by(self, rounding: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
         with np.errstate(all="ignore"):
-            ratios = [np.abs(a - b) / (APART * r) for a, b, r in zip(found, self.y, self.rounding, strict=True)]
+            ratios = [np.abs(a - b) / (APART * r) for a, b, r in zip(found, self.y, rounding, strict=True)]
         return max((float(np.max(np.nan_to_num(r))) for r in ratios if r.size), default=0.0)
 
 
