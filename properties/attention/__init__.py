@@ -238,7 +238,11 @@ FORMULAS = (
             peer("torch scaled_dot_product_attention", peers.sdpa, "float32", "float16", only=TWO_DTYPES),
             peer("torch MultiheadAttention", peers.multihead, "float32", only=ONE_DTYPE),
             peer(
-                "torch MultiheadAttention, asked for weights", peers.multihead_with_weights, "float32", only=ONE_DTYPE
+                "torch MultiheadAttention, asked for weights",
+                peers.multihead_with_weights,
+                "float32",
+                only=ONE_DTYPE,
+                convention="ATLAS-13b",
             ),
         ),
         reduction=lambda s: s["J"] + s["d"],

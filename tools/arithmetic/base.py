@@ -20,8 +20,10 @@ class Arithmetic(np.ndarray):
     called = "this arithmetic"
 
     def __getitem__(self, key: Any) -> Any:
-        key = key if isinstance(key, tuple) else (key,)
-        return super().__getitem__(key if any(k is Ellipsis for k in key) else (*key, ...))
+        found = super().__getitem__(key)
+        if isinstance(found, Arithmetic):
+            return found
+        return super().__getitem__((*key, ...) if isinstance(key, tuple) else (key, ...))
 
     def __float__(self) -> float:
         raise TypeError(f"{self.called}: a reference may not turn an argument into a Python float.")

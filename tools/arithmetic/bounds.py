@@ -43,6 +43,7 @@ COSTLY = 5e5  # elements and calls of one evaluation (tools/arithmetic/noise.py)
 FEW, MANY = 8, 512  # elements along an axis, and in all
 CHANCE = 16  # so many times the mean square of its row an element's own may be by chance, in few runs: for B_fused
 WIDE = 2.0**-51  # of the largest element: the rounding of float64, in which a program may compute what it then rounds
+EPSILON = 2.0**-55  # what is added to a number and is smaller by this factor leaves it as it is in float64
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
 
 
@@ -145,20 +146,23 @@ def spread(
     """
     truth = outputs(function(*arguments))
     most = RUNS if reduction > 1 else 2 * RUNS
-    spent = 0.0
+    spent, underflow = 0.0, eta
     total = [np.zeros(y.shape) for y in truth]
     seen = [~np.isfinite(y) for y in truth]  # where a run has shown how far the value moves
     with np.errstate(all="ignore"):
         for grain in GRAINS:
-            noise = Noise(seed, grain)
+            noise = Noise(seed, grain, watching=grain == GRAINS[0])
             deviations: list[list[np.ndarray]] = []
             while len(deviations) < runs(most, spent):
                 moved = [
-                    carried(x, u, eta if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
+                    carried(x, u, underflow if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
                     for x, u in zip(arguments, units, strict=True)
                 ]
                 deviations.append([f - y for f, y in zip(outputs(function(*moved)), truth, strict=True)])
                 spent = spent or noise.counter.spent
+                if noise.watching and noise.smallest > eta / EPSILON:
+                    underflow = 0.0
+                noise.watching = False
             for i in range(len(truth)):
                 found = np.stack([np.asarray(d[i]) for d in deviations])
                 total[i] = total[i] + mean_square(found)

@@ -34,62 +34,85 @@ class Counter:
         if self.spent > self.budget:
             raise TooCostly
 
-    def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> Fields:
-        self.add(math.prod(shape))
-        return 1.0, None, None
+    def moved(self, plain: np.ndarray, u: float, eta: float) -> np.ndarray:
+        self.add(plain.size)
+        return plain
 
 
 class Noise:
     """Signs, constant on blocks of ``grain`` elements, from one generator.
 
     They are drawn many at a time, for most operands are small: none is used twice.
+
+    smallest  the smallest operand but 0 that was moved, if ``watching``
     """
 
-    def __init__(self, seed: int, grain: int | None = 1) -> None:
+    def __init__(self, seed: int, grain: int | None = 1, watching: bool = False) -> None:
+        self.watching, self.smallest = watching, math.inf
         self.generator, self.grain = np.random.default_rng(seed), grain
         self._drawn, self._used = np.zeros(0, np.uint8), 0
         self._signs: dict[tuple[float, float], Fields] = {}
         self.counter = Counter()
 
-    def _next(self, count: int) -> slice:
-        """Where the next ``count`` draws lie; every operand begins a word of its own."""
-        begin = self._used
-        if begin + count > len(self._drawn):
-            words = self.generator.integers(0, 2**32, max(_WORDS, -(-count // 4)), dtype=np.uint32)
-            self._drawn = np.concatenate([self._drawn[begin:], words.view(np.uint8) >> 6])
-            self._signs.clear()
-            begin = 0
-        self._used = begin + -(-count // 4) * 4
-        return slice(begin, begin + count)
+    def moved(self, plain: np.ndarray, u: float, eta: float) -> Any:
+        """x (1 + u ξ) + η ξ': zeros stay; an underflow reaches zero, never the other side."""
+        factor, divisor, underflow = self.signs(u, eta, plain.shape)
+        found = plain * factor
+        if divisor is not None:
+            found = found / divisor
+        if underflow is None:
+            return found
+        if self.watching:
+            self.smallest = min(self.smallest, float(np.abs(plain).min(where=plain != 0, initial=math.inf)))
+        found = found + underflow
+        return np.where(found * plain <= 0, 0.0, found)
 
     def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> Fields:
         """The fields of `fields` for every element; a single number where one block holds them all."""
-        size = math.prod(shape)
+        size = math.prod(shape)  # a plain sequence of statements: it runs for every operand of every run
         self.counter.spent += size + CALL
         grain = self.grain or max(size, 1)
-        at = self._next(-(-size // grain))
-        found = self._signs.get((u, eta))
-        if found is None:
-            factor, divisor, underflow = (None if f is None else f[self._drawn] for f in fields(u, eta))
-            found = self._signs[u, eta] = factor, divisor, underflow
-        factor, divisor, underflow = found
+        count = -(-size // grain)
+        begin = self._used
+        if begin + count > len(self._drawn):
+            self._draw(count)
+            begin = 0
+        self._used = begin + -(-count // 4) * 4  # every operand begins a word of its own
+        factor, divisor, underflow = self._signs.get((u, eta)) or self._looked_up(u, eta)
         if 0 < size <= grain > 1:
-            place = at.start
+            if divisor is None and underflow is None:
+                return factor[begin], None, None
             return (
-                factor[place],
-                None if divisor is None else divisor[place],
-                None if underflow is None else underflow[place],
+                factor[begin],
+                None if divisor is None else divisor[begin],
+                None if underflow is None else underflow[begin],
             )
+        at = slice(begin, begin + count)
+        if divisor is None and underflow is None:
+            return laid(factor[at], grain, shape, size), None, None
         return (
             laid(factor[at], grain, shape, size),
             None if divisor is None else laid(divisor[at], grain, shape, size),
             None if underflow is None else laid(underflow[at], grain, shape, size),
         )
 
+    def _draw(self, count: int) -> None:
+        """Put at least ``count`` draws at the beginning; those that are left come first."""
+        words = self.generator.integers(0, 2**32, max(_WORDS, -(-count // 4)), dtype=np.uint32)
+        self._drawn = np.concatenate([self._drawn[self._used :], words.view(np.uint8) >> 6])
+        self._signs.clear()
+
+    def _looked_up(self, u: float, eta: float) -> Fields:
+        factor, divisor, underflow = (None if f is None else f[self._drawn] for f in fields(u, eta))
+        found = self._signs[u, eta] = factor, divisor, underflow
+        return found
+
 
 def laid(field: np.ndarray, grain: int, shape: tuple[int, ...], size: int) -> np.ndarray:
     """One number for every block of ``grain`` elements, in the shape of the operand."""
-    return (field if grain == 1 else field.repeat(grain)[:size]).reshape(shape)
+    if grain != 1:
+        field = field.repeat(grain)[:size]
+    return field if len(shape) == 1 else field.reshape(shape)
 
 
 def fields(u: float, eta: float) -> Fields:

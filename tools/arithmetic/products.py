@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trueness.tools.arithmetic.noise import Noise
-from trueness.tools.arithmetic.stochastic import Stochastic, coarsest, perturbed, wrap
+from trueness.tools.arithmetic.stochastic import Roundoff, Stochastic, coarsest, perturbed, wrap
 
 MOVES = frozenset("broadcast_to expand_dims flip moveaxis reshape rollaxis squeeze swapaxes transpose".split())
 
@@ -32,7 +32,9 @@ class Products(Stochastic):
         self.refuse_writing(ufunc, method, kwargs)
         like = coarsest(inputs)
         stored = ufunc is np.matmul
-        plain = [perturbed(x, like) if stored and not getattr(x, "given", False) else np.asarray(x) for x in inputs]
+        plain = [
+            perturbed(x, like.roundoff) if stored and not getattr(x, "given", False) else np.asarray(x) for x in inputs
+        ]
         return wrap(getattr(ufunc, method)(*plain, **kwargs), like)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -49,5 +51,5 @@ class Products(Stochastic):
 def products(values: Any, u: float, eta: float, noise: Noise) -> Products:
     """``values`` (float64) as an argument whose products are perturbed by ``noise``."""
     array = np.array(values, dtype=np.float64).view(Products)
-    array.u, array.eta, array.noise, array.given = u, eta, noise, True
+    array.roundoff, array.given = Roundoff(u, eta, noise), True
     return array

@@ -12,7 +12,7 @@ it: a float64 table is exact to 2^-53 until it is combined with float16 data. Mu
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,22 +23,33 @@ STABLE = ("eigh", "svd")  # of np.linalg: the exact answer for a matrix within u
 COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal isnan isinf isfinite signbit".split())
 
 
-class Stochastic(Arithmetic):
-    """An array that perturbs itself whenever it is used; ``array.view(Stochastic)`` at u = 0 is plain float64."""
+class Roundoff(NamedTuple):
+    """What an array is perturbed by whenever it is used; nothing unless there is a noise."""
 
-    called = "stochastic arithmetic"
     u: float = 0.0
     eta: float = 0.0
     noise: Noise | Counter | None = None
 
+
+EXACT = Roundoff()
+
+
+class Stochastic(Arithmetic):
+    """An array that perturbs itself whenever it is used; ``array.view(Stochastic)`` at u = 0 is plain float64."""
+
+    called = "stochastic arithmetic"
+    roundoff: Roundoff = EXACT
+
     def __array_finalize__(self, parent: Any) -> None:
         if isinstance(parent, Stochastic):
-            self.u, self.eta, self.noise = parent.u, parent.eta, parent.noise
+            self.roundoff = parent.roundoff
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        self.refuse_writing(ufunc, method, kwargs)
+        if kwargs or method == "at":
+            self.refuse_writing(ufunc, method, kwargs)
         like = coarsest(inputs)
-        plain = [np.asarray(x) if ufunc.__name__ in COMPARISONS else perturbed(x, like) for x in inputs]
+        compared = ufunc.__name__ in COMPARISONS
+        plain = [np.asarray(x) if compared else perturbed(x, like.roundoff) for x in inputs]
         return wrap(getattr(ufunc, method)(*plain, **kwargs), like)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -49,17 +60,17 @@ class Stochastic(Arithmetic):
 
     def stable(self) -> np.ndarray:
         """A + u ‖A‖ ξ: a matrix whose exact decomposition is what a backward stable routine may return for A."""
-        plain = np.asarray(self)
-        if self.u == 0.0 or self.noise is None:
+        plain, (u, _, noise) = np.asarray(self), self.roundoff
+        if u == 0.0 or noise is None:
             return plain
         norm = np.sqrt(np.sum(plain * plain, axis=(-2, -1), keepdims=True))
-        return plain + self.u * norm * (self.noise.signs(1.0, 0.0, plain.shape)[0] - 1)
+        return plain + u * norm * (noise.moved(np.ones(plain.shape), 1.0, 0.0) - 1)
 
 
 def stochastic(values: Any, u: float, eta: float, noise: Noise | Counter) -> Stochastic:
     """``values`` (float64) as an array that is perturbed by ``noise`` at every use."""
     array = np.array(values, dtype=np.float64).view(Stochastic)
-    array.u, array.eta, array.noise = u, eta, noise
+    array.roundoff = Roundoff(u, eta, noise)
     return array
 
 
@@ -68,11 +79,11 @@ def coarsest(inputs: Any) -> Stochastic:
     found: Stochastic | None = None
     for x in inputs:  # a plain loop: it runs for every operation of every stochastic run
         if isinstance(x, Stochastic):
-            if found is None or x.u > found.u:
+            if found is None or x.roundoff.u > found.roundoff.u:
                 found = x
         elif isinstance(x, (list, tuple)):
             for y in x:
-                if isinstance(y, Stochastic) and (found is None or y.u > found.u):
+                if isinstance(y, Stochastic) and (found is None or y.roundoff.u > found.roundoff.u):
                     found = y
     assert found is not None, "an operation of stochastic arithmetic has a stochastic operand"
     return found
@@ -85,19 +96,10 @@ def wrap(result: Any, like: Stochastic) -> Any:
     if plain.dtype != np.float64:
         return plain if isinstance(result, np.ndarray) else result
     array = plain.view(type(like))
-    array.u, array.eta, array.noise = like.u, like.eta, like.noise
+    array.roundoff = like.roundoff
     return array
 
 
-def perturbed(operand: Any, like: Stochastic) -> Any:
-    plain = np.asarray(operand)
-    if plain.dtype.kind != "f" or like.u == 0.0 or like.noise is None:
-        return plain
-    factor, divisor, underflow = like.noise.signs(like.u, like.eta, plain.shape)
-    moved = plain * factor
-    if divisor is not None:
-        moved = moved / divisor
-    if underflow is None:
-        return moved
-    moved = moved + underflow
-    return np.where(moved * plain <= 0, 0.0, moved)  # zeros stay; an underflow reaches zero, never the other side
+def perturbed(operand: Any, roundoff: Roundoff) -> Any:
+    plain, (u, eta, noise) = np.asarray(operand), roundoff
+    return plain if plain.dtype.kind != "f" or u == 0.0 or noise is None else noise.moved(plain, u, eta)

@@ -18,25 +18,22 @@ from typing import Any
 import numpy as np
 
 from trueness.tools.arithmetic.complex_step import STEP, ComplexStep
-from trueness.tools.arithmetic.noise import Counter, Noise
-from trueness.tools.arithmetic.stochastic import COMPARISONS, Stochastic, perturbed, stochastic
+from trueness.tools.arithmetic.stochastic import COMPARISONS, EXACT, Roundoff, Stochastic, perturbed, stochastic
 
 
 class StochasticStep(ComplexStep):
     """A complex array whose real and imaginary parts are perturbed whenever it is used."""
 
     called = "stochastic complex step"
-    u: float = 0.0
-    eta: float = 0.0
-    noise: Noise | Counter | None = None
+    roundoff: Roundoff = EXACT
 
     def __array_finalize__(self, parent: Any) -> None:
         if isinstance(parent, StochasticStep):
-            self.u, self.eta, self.noise = parent.u, parent.eta, parent.noise
+            self.roundoff = parent.roundoff
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         like = coarsest(inputs)
-        moved = [np.asarray(x) if ufunc.__name__ in COMPARISONS else shaken(x, like) for x in inputs]
+        moved = [np.asarray(x) if ufunc.__name__ in COMPARISONS else shaken(x, like.roundoff) for x in inputs]
         return wrap(super().__array_ufunc__(ufunc, method, *moved, **kwargs), like)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -46,7 +43,7 @@ class StochasticStep(ComplexStep):
 def coarsest(inputs: Any) -> StochasticStep:
     """The operand of the largest u, among those inside of lists too."""
     flat = [y for x in inputs for y in (x if isinstance(x, (list, tuple)) else [x])]
-    return max((x for x in flat if isinstance(x, StochasticStep)), key=lambda x: x.u)
+    return max((x for x in flat if isinstance(x, StochasticStep)), key=lambda x: x.roundoff.u)
 
 
 def wrap(result: Any, like: StochasticStep | Stochastic) -> Any:
@@ -55,15 +52,15 @@ def wrap(result: Any, like: StochasticStep | Stochastic) -> Any:
     if np.asarray(result).dtype.kind != "c":
         return result
     array = np.asarray(result).view(StochasticStep)
-    array.u, array.eta, array.noise = like.u, like.eta, like.noise
+    array.roundoff = like.roundoff
     return array
 
 
-def shaken(operand: Any, like: Any) -> Any:
+def shaken(operand: Any, roundoff: Roundoff) -> Any:
     plain = np.asarray(operand)
     if plain.dtype.kind != "c":
-        return perturbed(plain, like)
-    return perturbed(plain.real, like) + 1j * STEP * perturbed(plain.imag / STEP, like)
+        return perturbed(plain, roundoff)
+    return perturbed(plain.real, roundoff) + 1j * STEP * perturbed(plain.imag / STEP, roundoff)
 
 
 def moved(argument: Any, direction: Any | None) -> Any:
@@ -81,8 +78,8 @@ def moved(argument: Any, direction: Any | None) -> Any:
 def inner(cotangent: Any, output: Any) -> Any:
     """⟨g, Im y / h⟩, perturbed once more where the output is."""
     tangent = np.asarray(output).imag / STEP if np.asarray(output).dtype.kind == "c" else np.zeros(np.shape(output))
-    if isinstance(output, StochasticStep) and output.noise is not None:
-        tangent = stochastic(tangent, output.u, 0.0, output.noise)
+    if isinstance(output, StochasticStep) and output.roundoff.noise is not None:
+        tangent = stochastic(tangent, output.roundoff.u, 0.0, output.roundoff.noise)
     return (np.asarray(cotangent) * tangent).sum()
 
 

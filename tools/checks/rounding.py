@@ -38,9 +38,9 @@ class Operands(Counter):
 
     count = 0
 
-    def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> Any:
+    def moved(self, plain: np.ndarray, u: float, eta: float) -> np.ndarray:
         self.count += 1
-        return 1.0, None, None
+        return plain
 
 
 def operands(function: Callable[..., Any], values: Sequence[Any]) -> int:

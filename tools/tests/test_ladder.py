@@ -330,8 +330,8 @@ def test_an_interpreted_kernel_is_given_what_it_can_launch(monkeypatch: pytest.M
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     launched: list[int] = []
 
-    def kernel(x: Any, right_up_to: int = 24) -> Any:
-        if len(x) > 24:
+    def kernel(x: Any, right_up_to: int = 27) -> Any:
+        if len(x) > 27:
             raise TooCostly
         launched.append(len(x))
         return np.where(np.arange(len(x)) < right_up_to, x * x, 0.0)
@@ -339,7 +339,7 @@ def test_an_interpreted_kernel_is_given_what_it_can_launch(monkeypatch: pytest.M
     formula = Formula("made.square", lambda x: x * x, "=", "here", (Real("x", dims=("n",)),), no_gradient="none")
     implementation = Implementation("mine", lambda: kernel, "numpy", origin="user")
     trial = Trial(formula, implementation, "float64", examples=1, profile=PROFILES["quick"])
-    assert run(CHECKS["value"], trial).passed and max(launched) == 24
+    assert run(CHECKS["value"], trial).passed and max(launched) == 27
     found = run(CHECKS["value"], replace(trial, function=lambda x: kernel(x, 16)))
     assert "right up to n = 16, wrong from n = 17 on; 16 = 2⁴" in found.message
 
