@@ -41,7 +41,8 @@ __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
 
 COSTLY = 5e5  # elements and calls of one evaluation (tools/arithmetic/noise.py)
 FEW, MANY = 8, 512  # elements along an axis, and in all
-CHANCE = 16  # so many times the mean square of its row an element's own may be by chance, in few runs: for B_fused
+CHANCE = 4  # so many times the mean square of its row an element's own may be by chance, in few runs
+CHANCE_FUSED = 16  # the same for B_fused
 WIDE = 2.0**-51  # of the largest element: the rounding of float64, in which a program may compute what it then rounds
 EPSILON = 2.0**-55  # what is added to a number and is smaller by this factor leaves it as it is in float64
 RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
@@ -64,8 +65,6 @@ class Bound:
     """whether the largest number itself counts as an overflow"""
     unsigned: bool = False
     """whether NaN and ±inf stand for each other"""
-    tiny: float = 0.0
-    """the number below which a result may be 0"""
 
     def ratio(self, out: np.ndarray) -> np.ndarray:
         """T of every element; 0 where both agree that there is no finite number, infinite where only one does."""
@@ -75,8 +74,6 @@ class Bound:
                 below = np.isinf(self.y) & np.isfinite(self.free.y) & np.isfinite(out)
                 ratio = np.where(below, np.abs(out - self.free.y) / self.free.B, ratio)
         same = (out == self.y) | (np.isnan(out) & np.isnan(self.y))
-        if self.tiny:
-            same |= (out == 0) & (np.abs(self.y) < self.tiny)
         if self.unsigned:
             same |= ~np.isfinite(out) & ~np.isfinite(self.y)
         if self.may_overflow is not None:
@@ -135,7 +132,7 @@ def spread(
     reduction: int,
     seed: int = 0,
     carried: Callable[[Any, float, float, Noise], Any] = stochastic,
-    chance: float = 1.0,
+    chance: float = CHANCE,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i.
 
@@ -224,7 +221,7 @@ def bounds(
     last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
     narrow: list[np.ndarray] | None = None
     if fused and fmt.half and reduction >= LONG:
-        narrow = spread(function, arguments, units, fmt.eta, reduction, carried=products, chance=CHANCE)[1]
+        narrow = spread(function, arguments, units, fmt.eta, reduction, carried=products, chance=CHANCE_FUSED)[1]
     with np.errstate(invalid="ignore", over="ignore"):
         found = []
         for i, (y, d, k) in enumerate(zip(truth, spreads, last, strict=True)):

@@ -43,9 +43,12 @@ def has_truth(trial: Trial) -> bool:
 
 def cotangents_for(trial: Trial, values: Sequence[Any], seed: int) -> list[np.ndarray]:
     """Random cotangents, rounded to the dtype, one per output."""
+    return cotangents_of([b.y.shape for b in trial.truth(values)], seed, trial.dtype)
+
+
+def cotangents_of(shapes: Sequence[tuple[int, ...]], seed: int, dtype: str) -> list[np.ndarray]:
     generator = np.random.default_rng([seed, 1000])
-    shapes = [b.y.shape for b in trial.truth(values)]
-    return [round_to(inputs.standard_normal(generator, shape), trial.dtype) for shape in shapes]
+    return [round_to(inputs.standard_normal(generator, shape), dtype) for shape in shapes]
 
 
 # -- the implementation's ---------------------------------------------------------------------------------------------

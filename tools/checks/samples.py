@@ -11,7 +11,7 @@ import numpy as np
 
 from trueness.tools.arithmetic.bounds import Bound, outputs, pooled
 from trueness.tools.arithmetic.formats import precision, round_to
-from trueness.tools.checks.gradients import cotangents_for
+from trueness.tools.checks.gradients import cotangents_of
 from trueness.tools.checks.rounding import APART, SIGNS, explained
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Case
@@ -114,7 +114,7 @@ class Sample:
 
     @cached_property
     def cotangents(self) -> list[np.ndarray]:
-        return cotangents_for(self.trial, self.values, self.case.seed)
+        return cotangents_of([y.shape for y in self.value.y], self.case.seed, self.trial.dtype)
 
     @cached_property
     def gradient(self) -> Evaluation:

@@ -62,8 +62,8 @@ def compiles(trial: Trial) -> Verdict:
 
 
 def compiled_gradient(trial: Trial, compiled: Any) -> int:
-    """Compare the gradient through ``compiled``, where one is claimed; the number of cases."""
-    if "gradient" not in trial.implementation.claims or not has_truth(trial):
+    """Compare the gradient through ``compiled`` in one of the formats, where it is claimed; the number of cases."""
+    if "gradient" not in trial.implementation.claims or not has_truth(trial) or not trial.paths:
         return 0
     case = typical(trial)
     values = trial.arguments_f64(case)

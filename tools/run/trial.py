@@ -93,6 +93,8 @@ class Trial:
     argument; where several formats are verified, one of them does, the others are there for the roundoff"""
     keyed: bool = False
     """whether rows of a mask without a key get one: the implementation has a policy of its own for these"""
+    flushing: bool = False
+    """whether the bound lets subnormal operands be 0, as XLA has them on the CPU"""
     scalars: Mapping[str, Any] | None = None
     """the fixed draw of typical cases, made on first use"""
     longest: int = 0
@@ -192,13 +194,17 @@ class Trial:
         """The bound of every output at ``values``; unless strict, an overflow may end at ±inf or the largest number.
 
         And at NaN, as where the formula excuses it: ∞ − ∞ arises in one order of the operations, and not in another.
-        A subnormal result of float32 or bfloat16 may be 0: so XLA computes on the CPU.
         """
         found = self.stated_truth(values)
         if not self.strict:
-            tiny = precision(self.dtype).tiny if self.dtype in ("float32", "bfloat16") else 0.0
-            found = [replace(b.either_overflow(), tiny=tiny) for b in found]
+            found = [b.either_overflow() for b in found]
         return [replace(b, unsigned=True) for b in found] if self.any_order else found
+
+    @property
+    def lenient(self) -> Trial | None:
+        """The same trial with a bound that lets subnormal operands be 0; None where they may not, or do already."""
+        may = not self.strict and self.dtype in ("float32", "bfloat16") and not self.flushing
+        return replace(self, flushing=True) if may else None
 
     def overflows(self, values: Sequence[Any]) -> bool:
         """Whether a number on the way to the result leaves the range of the dtype, or of float32 for a half format."""
@@ -251,8 +257,9 @@ class Trial:
         cotangents: Sequence[np.ndarray] = (),
     ) -> list[Bound]:
         arguments = [*cotangents, *values]
-        key = f"{self.formula.name} {kind} {id(function)} {self.dtype} {fingerprint(arguments)}"
+        key = f"{self.formula.name} {kind} {id(function)} {self.dtype} {self.flushing} {fingerprint(arguments)}"
         fmt = precision(self.dtype)
+        fmt = replace(fmt, flushing=True) if self.flushing else fmt
 
         def compute() -> list[Bound]:
             unit = 2.0**-53 if self.formula.working == "float64" else fmt.u

@@ -22,6 +22,7 @@ class Format:
     short        the name in narrow tables
     marker       matplotlib's marker in the report
     colours      CSS colours in the report, on a light and on a dark background
+    flushing     subnormal numbers are 0
     """
 
     name: str
@@ -31,6 +32,7 @@ class Format:
     short: str
     marker: str
     colours: tuple[str, str]
+    flushing: bool = False
 
     @property
     def u(self) -> float:
@@ -43,6 +45,8 @@ class Format:
 
         Of float64 it is no float64: there it is the smallest subnormal itself.
         """
+        if self.flushing:
+            return self.tiny
         return 2.0 ** (self.least - self.digits) or 5e-324
 
     @property
@@ -136,15 +140,15 @@ class Profile:
     every_dtype: bool = False
     lengths: tuple[int, ...] = (64, 300)
     work: float = 1e6
-    programs: int = 64
+    programs: int = 32
 
 
 STEPS = tuple(2**k + d for k in range(4, 10) for d in (-1, 0, 1))
 PROFILES = {
     p.name: p
     for p in (
-        Profile("quick", 10, 10),
-        Profile("ci", 15, 10),
+        Profile("quick", 10, 6),
+        Profile("ci", 12, 6),
         Profile("deep", 300, 100, True, lengths=(*STEPS, 300), work=1e7, programs=2048),
     )
 }
@@ -177,7 +181,7 @@ class CalibrationProfile:
 CALIBRATION_PROFILES = {
     p.name: p
     for p in (
-        CalibrationProfile("quick", 15, 2, 10, 2, ("float32",)),
+        CalibrationProfile("quick", 30, 2, 10, 2, ("float32",)),
         CalibrationProfile("full", 60, 12, 12, 20, verified=("quick", "ci"), examined=True),
     )
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ import torch
 from hypothesis import strategies as st
 
 import trueness
-from trueness.tools.arithmetic.formats import precision
 from trueness.tools.checks import CHECKS, policies
 from trueness.tools.checks.contract import typical
 from trueness.tools.checks.core import run
@@ -304,7 +304,7 @@ def test_a_row_of_means_is_named_and_refused() -> None:
 
 
 def test_every_policy_has_a_program_here() -> None:
-    assert {*HAVE, "row of means", *FAULTS} == set(POLICIES)
+    assert {*HAVE, "row of means", "view", *FAULTS} == set(POLICIES)  # views: test_contract.py
 
 
 def in_dtype(declared: Formula) -> Function:
@@ -396,16 +396,20 @@ def test_an_overflow_may_show_where_the_element_is_read_and_has_no_effect() -> N
     assert not elsewhere.passed
 
 
+SMALL = Real("x", dims=("N",), decades=(-44.0, -38.0))
+
+
 @pytest.mark.parametrize(("dtype", "right"), [("float32", True), ("bfloat16", True), ("float16", False)])
-def test_a_subnormal_result_may_be_zero_but_not_one_of_float16(dtype: str, right: bool) -> None:
+def test_a_subnormal_number_may_be_zero_but_not_one_of_float16(dtype: str, right: bool) -> None:
     """XLA flushes what it computes on the CPU in float32 and bfloat16; float16 is computed in float32."""
-    subject = Implementation("mine", lambda: np.asarray, "numpy", origin="user")
-    tiny = precision(dtype).tiny
-    for policy, zero in (("observe", right), ("strict", False)):
-        trial = Trial(DOUBLE, subject, dtype, policy=policy)
-        truth = trial.truth([np.array([[tiny / 4, 1.0]])])
-        for found, expected in ((0.0, zero), (tiny / 2, True), (tiny, False)):
-            assert (trial.judge([np.array([[found, 2.0]])], truth).T <= trial.limit) is expected, (policy, found)
+    declared = formula(lambda x: 3.0 * x, replace(SMALL, decades=(-7.0, -5.0)) if dtype == "float16" else SMALL)
+    for policy, expected in (("observe", right), ("strict", False)):
+        for function, still in ((lambda x: 3.0 * flushed(x), expected), (lambda x: 3.0 * x, True)):
+            subject = Implementation("mine", partial(lambda f: f, function), origin="user")
+            found = run(CHECKS["value"], Trial(declared, subject, dtype, examples=10, policy=policy))
+            assert found.passed is still, (policy, found.message)
+    wrong = Implementation("mine", lambda: lambda x: 2.0 * x, origin="user")
+    assert not run(CHECKS["value"], Trial(declared, wrong, dtype, examples=10, policy="observe")).passed
 
 
 def test_a_residual_is_kept_where_a_softmax_has_no_weights() -> None:

@@ -147,8 +147,8 @@ def gaussian_centred(x: Tensor, y: Tensor, lengthscale: float) -> Tensor:
 
 
 def gaussian_as_product(x: Tensor, y: Tensor, lengthscale: float) -> Tensor:
-    """One factor per dimension"""
-    a, b = wide(x), wide(y)
+    """One factor per dimension; in float64, for each factor near 1 is rounded"""
+    a, b = x.double(), y.double()
     found = a.new_ones((len(a), len(b)))
     for d in range(x.shape[1]):
         found = found * torch.exp(-((a[:, None, d] - b[None, :, d]) ** 2) / (2 * lengthscale**2))
