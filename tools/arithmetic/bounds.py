@@ -6,8 +6,8 @@ y    the float64 reference on inputs already rounded to the dtype under test
 D    spread of the reference under stochastic arithmetic: D² = Σ_grains mean_k (f_k − y)²
 n    the formula's reduction length; outputs of a reduction share D along the last axis (root mean square), and along
      the last two where the last has fewer than FEW of at least MANY elements: the more elements there are, the farther
-     out lies the smallest of estimates from few runs. An element that moves more than chance explains keeps half of its
-     own. B is at least 2^-51 of the largest element then, but in float64: a program may compute in float64 and round
+     out lies the smallest of estimates from few runs. An element whose mean square is more than twice as large keeps
+     half of it. B is at least 2^-51 of the largest element then, but in float64: a program may compute in float64 and round
 u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
 
 A fused program in a half format computes in float32: it may round the operands of products, and the result once. Where
@@ -42,7 +42,7 @@ __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
 
 COSTLY = 5e5  # elements and calls of one evaluation (tools/arithmetic/noise.py)
 FEW, MANY = 8, 512  # elements along an axis, and in all
-CHANCE = 4  # so many times the mean square of its row an element's own may be by chance, in few runs
+CHANCE = 2  # so many times the mean square of its row an element's own may be by chance, in few runs
 CHANCE_FUSED = 16  # the same for B_fused
 WIDE = 2.0**-51  # of the largest element: the rounding of float64, in which a program may compute what it then rounds
 EPSILON = 2.0**-55  # what is added to a number and is smaller by this factor leaves it as it is in float64
