@@ -7,7 +7,7 @@ D    spread of the reference under stochastic arithmetic: D² = Σ_grains mean_k
 n    the formula's reduction length; outputs of a reduction share D along the last axis (root mean square), and along
      the last two where the last has fewer than FEW of at least MANY elements: the more elements there are, the farther
      out lies the smallest of estimates from few runs. An element whose mean square is more than twice as large keeps
-     half of it. B is at least 2^-51 of the largest element then, but in float64: a program may compute in float64 and round
+     half of it. B is at least 2^-51 of the largest element then, but in float64, in which a program may compute
 u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
 
 A fused program in a half format computes in float32: it may round the operands of products, and the result once. Where
