@@ -314,11 +314,12 @@ def special_values(trial: Trial) -> Verdict:
     if not any(a.real for a in trial.formula.arguments):
         return trial.skipped("special values", "takes no tensor that could hold a special value")
     observed = Observed(trial)
-    found = list(situations(trial, typical(trial), every=trial.paths))  # where NaN goes does not depend on the format
+    few_of = () if trial.paths or precision(trial.dtype).half else (np.nan, np.inf, precision(trial.dtype).tiny / 2)
+    found = list(situations(trial, typical(trial), few_of, trial.paths))  # where NaN goes does not depend on the format
     if trial.paths:
         for case in other_scalars(trial, typical(trial)):
             found += situations(trial, case, (np.nan, np.inf, -np.inf))
-    few = 4 * trial.examples  # an interpreted kernel takes a thousand times as long
+    few = 6 * trial.examples  # an interpreted kernel takes a thousand times as long
     step = -(-len(found) // few) if trial.interpreted else 1
     for s in found[::step]:
         observe(s, observed)
