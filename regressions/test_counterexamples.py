@@ -169,11 +169,11 @@ def reads_storage_in_order(s: torch.Tensor, a: float) -> torch.Tensor:
 
 
 def last_tile_missing(s: torch.Tensor, a: float) -> torch.Tensor:
-    """A grid of n // 4096 programs, for inputs of a few tiles; large ones have a way of their own, which is right."""
+    """A grid of (n + 62) // 64 programs for inputs of a few tiles: a last tile of one element is left out."""
     y = fast.diagonal(s, a)
-    if not 4096 < s.numel() < 2**20:
+    if not 64 < s.numel() < 200 or s.numel() % 64 != 1:
         return y
-    written = torch.arange(s.numel()).view(s.shape) < s.numel() // 4096 * 4096
+    written = torch.arange(s.numel()).view(s.shape) < s.numel() - 1
     return torch.where(written, y, torch.zeros_like(y))
 
 

@@ -123,7 +123,7 @@ WRONG: dict[str, tuple[set[str], Any]] = {
     "lanes that meet": ({"kernel memory"}, through(last_kernel, LANES=4)),
     "reads another program's result": ({"kernel memory"}, through(reading_kernel)),
     "adds with atomics": ({"kernel memory"}, through(atomic_kernel)),
-    "many programs": ({"kernel tiles"}, flat(step=128, block=128)),
+    "many programs": ({"kernel tiles"}, flat(step=32, block=32)),
     "one program": ({"kernel tiles"}, flat(step=8192, block=8192)),
     "no partial tile": ({"kernel tiles"}, flat(padded=True)),
     "tiles counted in int32": ({"kernel offsets"}, flat(wide=False)),

@@ -186,8 +186,8 @@ def test_the_choices_are_put_back(fisher: Subject) -> None:
 def test_a_run_says_how_far_it_is(fisher: Subject) -> None:
     notes: list[str] = []
     calibrate("quick", notes.append, tried=[only(fisher)])
-    assert notes[0] == "fisher forward, float32: case 1 of 45"
-    assert notes[-1] == "fisher forward, bfloat16: case 45 of 45"
+    assert notes[0] == "fisher forward, float32: case 1 of 90"
+    assert notes[-1] == "fisher forward, bfloat16: case 90 of 90"
 
 
 def test_an_unknown_profile_is_refused() -> None:
