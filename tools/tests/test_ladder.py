@@ -23,7 +23,7 @@ from trueness.tools.run.trial import Trial
 from trueness.tools.spec import inputs, registry
 from trueness.tools.spec.inputs import Real, Scalar
 from trueness.tools.spec.model import Case, Formula, Implementation
-from trueness.tools.spec.tables import PROFILES
+from trueness.tools.spec.tables import FORMATS, PROFILES
 from trueness.tools.triton.interpreter import few_programs
 
 
@@ -311,8 +311,8 @@ def test_of_several_formats_one_goes_through_all_paths() -> None:
     jobs = [job for group in groups(Request(formulas=("attention.silu",), peers=False)) for job in group]
     named = {job.implementation for job in jobs}
     assert all(sum(j.paths for j in jobs if j.implementation == name) == 1 for name in named)
-    for dtypes, first in (({}, "float32"), ({"dtypes": ("float16",)}, "float16")):
-        given = groups(Request(formulas=("attention.silu",), impls=("json:loads",), **dtypes))[0]
+    for dtypes, first in ((tuple(FORMATS), "float32"), (("float16",), "float16")):
+        given = groups(Request(formulas=("attention.silu",), impls=("json:loads",), dtypes=dtypes))[0]
         assert [job.dtype for job in given if job.paths] == [first]
 
 
