@@ -18,6 +18,7 @@ from trueness.tools.arithmetic.bounds import LIMITS
 from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.calibration.record import Run
 from trueness.tools.calibration.subjects import DTYPES
+from trueness.tools.checks.contract import typical
 from trueness.tools.checks.core import excluded, settings_for
 from trueness.tools.checks.gradients import cotangents_for, differentiable, gradients
 from trueness.tools.checks.value import unjudged
@@ -96,9 +97,9 @@ def _drawn(name: str, count: int) -> tuple[Case, ...]:
 
 
 def judgeable(formula: Formula, dtype: str, count: int) -> Iterator[tuple[Case, list[Any]]]:
-    """The drawn cases that the value check judges, with their arguments."""
+    """A typical case, which shows what a mistake changes, and the drawn ones that the value check judges."""
     trial = Trial(formula, reference_as_implementation(formula), dtype)
-    for case in drawn(formula, count):
+    for case in (typical(trial), *drawn(formula, count)):
         values = inputs.values(formula, case, dtype)
         if not unjudged(trial, case, values, trial.truth(values)):
             yield case, values
