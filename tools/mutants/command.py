@@ -96,9 +96,11 @@ def work(name: str, most: int | None) -> list[Row]:
 def survey(names: Sequence[str], jobs: int, most: int | None = None) -> Iterator[list[Row]]:
     """The rows of every formula, as they are ready."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, prepare, max_tasks_per_child=FORMULAS) as pool:
-        for done in as_completed([pool.submit(work, name, most) for name in names]):
-            yield done.result()
+    many = FORMULAS * jobs
+    for some in (names[k : k + many] for k in range(0, len(names), many)):  # max_tasks_per_child may wait for ever
+        with ProcessPoolExecutor(jobs, context, prepare) as pool:
+            for done in as_completed([pool.submit(work, name, most) for name in some]):
+                yield done.result()
 
 
 def run(names: Sequence[str], write: str, jobs: int) -> int:
