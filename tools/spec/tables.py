@@ -182,7 +182,7 @@ CALIBRATION_PROFILES = {
     p.name: p
     for p in (
         CalibrationProfile("quick", 30, 2, 10, 2, ("float32",)),
-        CalibrationProfile("full", 60, 12, 12, 20, verified=("quick", "ci"), examined=True),
+        CalibrationProfile("full", 60, 12, 20, 20, verified=("quick", "ci"), examined=True),
     )
 }
 
