@@ -174,7 +174,10 @@ FORMULAS = (
         reference=true.sliding_windows,
         equation="a_i = i s,  b_i = min(a_i + L, n); a last window shorter than m begins at n − L",
         source="this project: the documented windows, and no token lost",
-        real=lambda: {"fewer tokens than a window, at stride 1": (3, 5, 1, 2)},
+        real=lambda: {
+            "fewer tokens than a window, at stride 1": (3, 5, 1, 2),
+            "a last window of the least length": (11, 4, 3, 2),
+        },
         arguments=(
             Scalar("n", st.integers(0, 60), far=(300, 70001)),
             Made(

@@ -45,7 +45,7 @@ def tall(function: str) -> tuple[str, ...]:
 GIVEN: Sequence[tuple[str, Sequence[str], Sequence[str]]] = (
     (
         SHIFT,
-        ("attention.diffit_block", "attention.diffit_resblock", "attention.tmsa_qk_norm"),
+        ("attention.diffit_resblock",),
         ("_softmax: np.max(scores, -1, keepdims=True) -> np.min(scores, -1, keepdims=True)",),
     ),
     (
@@ -65,16 +65,6 @@ GIVEN: Sequence[tuple[str, Sequence[str], Sequence[str]]] = (
             f"{LOGITS}np.exp(logits - np.min(logits, axis=-1, keepdims=True))",
             f"{LOGITS}np.exp(logits - np.max(logits, keepdims=True))",
         ),
-    ),
-    (
-        SHIFT,
-        ("metrics.needle_score",),
-        ("needle_score: np.max(score, axis=-1, keepdims=True) -> np.max(score, keepdims=True)",),
-    ),
-    (
-        SHIFT,
-        ("metrics.needle_score, gradient",),
-        ("needle_score_vjp: np.exp(score - np.max(score, axis=-1, keepdims=True)) -> np.exp(score)",),
     ),
     (TRANSPOSED, (NS, LOWRANK), tall("newton_schulz")),
     (TRANSPOSED, (f"{LOWRANK}, gradient",), tall("newton_schulz_vjp")),
