@@ -213,7 +213,8 @@ def backward(formula: Formula, dtype: str, count: int) -> list[Run]:
         for at, name in enumerate(names):
             if not right[at].size or (formula.name, name) in ZERO:
                 continue
-            size = np.abs(right[at]) / truth[at].B
+            with np.errstate(divide="ignore", invalid="ignore"):  # zero within zero
+                size = np.nan_to_num(np.abs(right[at]) / truth[at].B)
             for mistake, plant in PLANTED.items():
                 share = 0.01 if plant is gain else 1.0  # of the gradient that the mistake moves at least
                 here = size[-1:] if size.ndim else size
