@@ -79,21 +79,11 @@ class Noise:
             begin = 0
         self._used = begin + -(-count // 4) * 4  # every operand begins a word of its own
         factor, divisor, underflow = self._signs.get((u, eta)) or self._looked_up(u, eta)
-        if 0 < size <= grain > 1:
-            if divisor is None and underflow is None:
-                return factor[begin], None, None
-            return (
-                factor[begin],
-                None if divisor is None else divisor[begin],
-                None if underflow is None else underflow[begin],
-            )
-        at = slice(begin, begin + count)
-        if divisor is None and underflow is None:
-            return laid(factor[at], grain, shape, size), None, None
+        place = begin if 0 < size <= grain > 1 else slice(begin, begin + count)
         return (
-            laid(factor[at], grain, shape, size),
-            None if divisor is None else laid(divisor[at], grain, shape, size),
-            None if underflow is None else laid(underflow[at], grain, shape, size),
+            laid(factor, place, grain, shape, size),
+            divisor if divisor is None else laid(divisor, place, grain, shape, size),
+            underflow if underflow is None else laid(underflow, place, grain, shape, size),
         )
 
     def _draw(self, count: int) -> None:
@@ -108,11 +98,14 @@ class Noise:
         return found
 
 
-def laid(field: np.ndarray, grain: int, shape: tuple[int, ...], size: int) -> np.ndarray:
-    """One number for every block of ``grain`` elements, in the shape of the operand."""
+def laid(field: np.ndarray, place: int | slice, grain: int, shape: tuple[int, ...], size: int) -> Any:
+    """The number at ``place``; or one for every block of ``grain`` elements, in the shape of the operand."""
+    found = field[place]
+    if not isinstance(place, slice):
+        return found
     if grain != 1:
-        field = field.repeat(grain)[:size]
-    return field if len(shape) == 1 else field.reshape(shape)
+        found = found.repeat(grain)[:size]
+    return found if len(shape) == 1 else found.reshape(shape)
 
 
 def fields(u: float, eta: float) -> Fields:
