@@ -114,6 +114,14 @@ def excused(trial: Trial, values: Sequence[Any]) -> bool:
     return (not trial.strict or "overflow" in trial.formula.policies) and trial.overflows(values)
 
 
+def forgiving(trial: Trial, values: Sequence[Any], judged: Callable[[Trial], Reading]) -> Reading | None:
+    """What is ``judged`` by the bound, beyond the limit by the lenient one; None where that is excused."""
+    reading = judged(trial)
+    if reading.T > trial.limit and (lenient := trial.lenient):
+        reading = judged(lenient)
+    return None if reading.T > trial.limit and excused(trial, values) else reading
+
+
 def failure_on(trial: Trial, case: Case, body: Callable[[Case], None]) -> Failed | None:
     """The failure of ``body`` on one case."""
     trial.heartbeat(case.to_json())
@@ -243,10 +251,7 @@ def value(trial: Trial) -> Verdict:
         if unjudged(trial, case, values, truth):
             return None
         outs = trial.call(values)
-        reading = trial.judge(outs, truth)
-        if reading.T > trial.limit and (lenient := trial.lenient):
-            reading = lenient.judge(outs, lenient.truth(values))
-        return None if reading.T > trial.limit and excused(trial, values) else reading
+        return forgiving(trial, values, lambda by: by.judge(outs, by.truth(values)))
 
     return survey(trial, "value", measure)
 
@@ -277,10 +282,8 @@ def measure_gradient(trial: Trial, case: Case, everything: bool = True) -> Readi
     cotangents = cotangents_for(trial, values, case.seed)
     wanted = by_turns(trial, case, everything)
     found = dict(zip(differentiable(trial), gradients(trial, values, cotangents), strict=True))
-    reading = judge(trial, values, cotangents, [found[i] for i in wanted], wanted)
-    if reading.T > trial.limit and (lenient := trial.lenient):
-        reading = judge(lenient, values, cotangents, [found[i] for i in wanted], wanted)
-    return None if reading.T > trial.limit and excused(trial, values) else reading
+    chosen = [found[i] for i in wanted]
+    return forgiving(trial, values, lambda by: judge(by, values, cotangents, chosen, wanted))
 
 
 def without_graph(trial: Trial) -> str:

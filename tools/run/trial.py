@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from trueness.tools.spec import inputs
 from trueness.tools.spec.calling import takes_keyword
 from trueness.tools.spec.model import Bug, Case, Formula, Implementation, Verdict
 from trueness.tools.spec.tables import DEFAULT_DEVICE, DEVICES, FORMATS, LIMITS, POLICY_OF_ORIGIN, PROFILES, Profile
+from trueness.tools.triton.interpreter import interpreting
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ class Trial:
 
     @property
     def lenient(self) -> Trial | None:
-        """The same trial with a bound that lets subnormal operands be 0; None where they may not, or do already."""
-        may = not self.strict and self.dtype in ("float32", "bfloat16") and not self.flushing
+        """The same trial with a bound that lets subnormal operands be 0; None where they may not."""
+        may = not self.strict and self.dtype in ("float32", "bfloat16")
         return replace(self, flushing=True) if may else None
 
     def overflows(self, values: Sequence[Any]) -> bool:
@@ -306,7 +306,7 @@ class Trial:
     def interpreted(self) -> bool:
         """Whether the implementation may be a Triton kernel that is interpreted, a thousand times slower."""
         if self.implementation.origin == "user":
-            return os.environ.get("TRITON_INTERPRET") == "1"
+            return interpreting()
         return bool(self.implementation.env) and DEVICES[self.device].interpreted
 
     def stores(self, reading: Reading) -> bool:
