@@ -111,20 +111,26 @@ def detections(trial: Trial) -> dict[str, float]:
     Over the other cases of the value check, too, for one that these do not show.
     """
     worst = {b.id: 0.0 for b in trial.bugs}
-    first = sample(trial)
-    for k, case in enumerate([*first, *cases_of_run(trial, ())]):
-        left = [b for b in trial.bugs if k < len(first) or worst[b.id] <= LIMITS["eager"]]
-        if not left:
-            break
+
+    def look(case: Case, bugs: Sequence[Bug]) -> None:
         values = trial.arguments_f64(case)
         truth = trial.truth(values)
-        for bug in left:
+        for bug in bugs:
             try:
                 outs = rounded_variant(trial, bug, values)
             except Exception as error:  # undefined at this input: it proves nothing
                 trial.heartbeat(f"{bug.id} at this input: {error}")
                 continue
             worst[bug.id] = max(worst[bug.id], trial.judge(outs, truth).T)
+
+    def unseen() -> list[Bug]:
+        return [b for b in trial.bugs if worst[b.id] <= LIMITS["eager"]]
+
+    for case in sample(trial):
+        look(case, trial.bugs)
+    for case in cases_of_run(trial, ()) if unseen() else ():
+        if left := unseen():
+            look(case, left)
     return worst
 
 
