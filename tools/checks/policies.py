@@ -239,7 +239,7 @@ def situations(trial: Trial, case: Case, specials: Sequence[float] = (), every: 
     """Special values at the position classes of every real argument; and NaN and ±inf where a mask hides them.
 
     NaN and ±inf are put at each position, all others at one; unless ``every``, NaN and ±inf too at one, and the largest
-    numbers of half formats at each.
+    numbers at each.
     """
     base = trial.arguments_f64(case)
     deep, largest = trial.profile.every_dtype, precision(trial.dtype).max
@@ -249,8 +249,7 @@ def situations(trial: Trial, case: Case, specials: Sequence[float] = (), every: 
         places = positions(np.size(base[i]))
         for j, at in enumerate(places):
             for k, special in enumerate(specials or extremes(trial.dtype)):
-                edge = precision(trial.dtype).half and abs(special) == largest
-                thin = np.isfinite(special) and not deep if every else not edge
+                thin = np.isfinite(special) and not deep if every else abs(special) != largest
                 if thin and (j + k) % len(places):
                     continue
                 values = put(trial, base, i, at, special)

@@ -52,14 +52,14 @@ class Evaluation:
     @cached_property
     def rounding(self) -> list[np.ndarray]:
         """How far rounding explains that each output is from ``y``."""
-        return self.explained()
+        return self.rounding_by(SIGNS)
 
     @cached_property
     def closer(self) -> list[np.ndarray]:
         """The same from many more signs: with few of them the largest effect is missed by chance."""
-        return self.explained(MANY_SIGNS)
+        return self.rounding_by(MANY_SIGNS)
 
-    def explained(self, signs: int = SIGNS) -> list[np.ndarray]:
+    def rounding_by(self, signs: int) -> list[np.ndarray]:
         fmt = precision(self.trial.dtype)
         unit = 2.0**-53 if self.trial.formula.working == "float64" else fmt.u
         found = explained(self.function, self.arguments, [unit] * len(self.arguments), fmt, self.reduction, signs)

@@ -33,7 +33,7 @@ MEMORY = 3 * 2**30
 MOST = 400
 """mutants of a vector-Jacobian product that are judged where no formula is named; those of `omega_vjp` take minutes"""
 FORMULAS = 16
-"""that one worker judges before another takes its place, so that what it keeps does not fill the memory"""
+"""for each worker of a pool, so that what it keeps does not fill the memory"""
 
 
 def subject(name: str, of_gradient: bool = False, guard: Callable[[Callable[[], Any]], Any] | None = None) -> Subject:
