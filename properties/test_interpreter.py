@@ -9,7 +9,10 @@ import pytest
 from trueness.properties._lib import interpreted as programs
 
 interpreter = pytest.importorskip("triton.runtime.interpreter")
-pytestmark = pytest.mark.skipif(not hasattr(interpreter, "_LangPatchScope"), reason="another version of Triton")
+SPED_UP = pytest.mark.skipif(
+    not hasattr(interpreter, "_LangPatchScope"),
+    reason="this version of Triton replaces its language otherwise, and its interpreter is left as it is",
+)
 
 LAUNCHES = """
 import json, sys
@@ -83,6 +86,7 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> str:
     return LAUNCHES.replace("FOLDER", repr(str(folder)))
 
 
+@SPED_UP
 def test_the_language_is_replaced_once_a_launch_and_the_results_are_the_same(
     launches: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
