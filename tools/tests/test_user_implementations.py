@@ -171,7 +171,7 @@ def breaks_the_judge(s, a):
 
 CHECKED_BY_VALUE = ("murmurs", "loses_its_output", "forks", "leaves_a_daemon", "right")
 
-SENTENCES = {
+SENTENCES: dict[str, str | tuple[str, ...]] = {
     "segfaults": "crashed with SIGSEGV, in the check “value”.",
     "aborts": "crashed with SIGABRT; the last line it printed was "
     "“terminate called after throwing <b> [31mbad_alloc”, in the check “value”.",
@@ -186,7 +186,7 @@ SENTENCES = {
     "prints": "printed more than 16 MiB and was stopped, in the check “value”.",
     "chatters": "printed more than 16 MiB and was stopped, in the check “",
     "negates_its_input": "wrote to its input score.",
-    "remembers_addresses": "output[",
+    "remembers_addresses": ("output[", "after an in-place change of its input: output["),  # which one, the allocator decides
     "returns_its_input": "wrote to its input score.",
     "hoards": "raised RuntimeError: [enforce fail at alloc_cpu.cpp",
     "closes_everything": "closed file descriptors that are not its own, in the check “value”.",
