@@ -13,9 +13,10 @@ u, η, u_acc   of the dtype under test (tools/arithmetic/formats.py)
 A fused program in a half format computes in float32: it may round the operands of products, and the result once. Where
 its sums are long it is held to a narrower bound beside, in which nothing else is rounded to the format:
 
-    B_fused = u |y| + D_products + (1 + √n) · u_acc/u · D + η
+    B_fused = u |y| + D_products + (1 + √n) · D_acc + η
 
 D_products   spread under the arithmetic of products (tools/arithmetic/products.py)
+D_acc        spread with the roundoff u_acc of what is computed, which is not u_acc/u · D where a softmax saturates
 
 All but a twentieth of its elements lie within B_fused; an accumulator in the half format errs by u √n.
 
@@ -222,16 +223,14 @@ def bounds(
     last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
     narrow: list[np.ndarray] | None = None
     if fused and fmt.half and reduction >= LONG:
-        narrow = spread(function, arguments, units, fmt.eta, reduction, carried=products, chance=CHANCE_FUSED)[1]
+        stored = spread(function, arguments, units, fmt.eta, reduction, carried=products, chance=CHANCE_FUSED)[1]
+        accumulated = spread(function, arguments, [min(u, fmt.u_acc) for u in units], fmt.eta, reduction)[1]
+        narrow = [s + (1 + np.sqrt(reduction)) * a for s, a in zip(stored, accumulated, strict=True)]
     with np.errstate(invalid="ignore", over="ignore"):
         found = []
         for i, (y, d, k) in enumerate(zip(truth, spreads, last, strict=True)):
             once = k * (fmt.u * np.abs(y) + fmt.eta)
-            inner = (
-                None
-                if narrow is None
-                else once + narrow[i] + (1 + np.sqrt(reduction)) * (grow - 1) / np.sqrt(reduction) * d
-            )
+            inner = None if narrow is None else once + narrow[i]
             least = WIDE * largest_of(y) if k and reduction > 1 and fmt.u > 2.0**-53 else 0.0
             found.append(Bound(y, np.maximum(both * (once + grow * d), least), None, inner))
         return found

@@ -17,12 +17,15 @@ import numpy as np
 from hypothesis import strategies as st
 
 from trueness.tools.arithmetic.base import is_inexact
+from trueness.tools.arithmetic.bounds import outputs
+from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Counter, TooCostly
 from trueness.tools.arithmetic.stochastic import stochastic
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import inputs
 from trueness.tools.spec.inputs import PALETTE, Index, Made, Mask, Real, Table
 from trueness.tools.spec.model import Case, Formula
+from trueness.tools.spec.tables import LONG
 
 SHORTER = (200, 100, 65, 45, 33, 27, 19, 13)
 """lengths tried where a longer one costs too much; behind tiles of 16 and of 8 they leave a part of one"""
@@ -30,6 +33,10 @@ BEYOND = 2**12 + 3
 """a length for axes along which it is cheap: more than 64 blocks of 64"""
 TOGETHER = (40, 24, 10)
 """lengths of all axes at scalars far from the usual ones, of which the first that is affordable is tried"""
+BESIDE = (9, 40)
+"""lengths of the other axes beside a long sum, of which the first is taken with which it has LONG results"""
+FAR = 700.0
+"""a mean, in units of the spread, around which sums of squares lose the spread in float32"""
 LISTED = 8
 """values of a scalar that are tried one by one"""
 FLAT = 2**20 + 5
@@ -84,6 +91,12 @@ def base(formula: Formula, scalars: Mapping[str, Any], seed: int = 1) -> Case:
         taken.add(free[0])
         sizes[name] = (free[0],) if name == "..." else free[0]
     return Case(sizes=sizes, seed=seed, spread=1.0, scalars=dict(scalars))
+
+
+def least(formula: Formula, case: Case) -> Case:
+    """The same case with every length as short as its span lets it be, and not empty."""
+    sizes = {n: max(low, 1) for n, (low, _) in inputs.symbols(formula).items()}
+    return replace(case, sizes={**case.sizes, **{n: (k,) if n == "..." else k for n, k in sizes.items()}})
 
 
 def read(formula: Formula, case: Case) -> float:
@@ -157,6 +170,8 @@ def ladder(
     more += map(Rung, alternatives(formula, start))
     for rung in more:
         reason = trouble(rung.case)
+        if reason and rung.axis and not trouble(case := least(formula, rung.case)):
+            reason, rung = "", replace(rung, case=case)
         if not reason:
             rungs.append(rung)
         elif rung.axis:
@@ -222,7 +237,9 @@ def inner(formula: Formula, start: Case, lengths: Sequence[int]) -> Iterator[Cas
 
 
 def ends(formula: Formula, start: Case) -> Iterator[Case]:
-    """Every scalar at its least, and every scalar at its greatest; the real ones near these, too."""
+    """Every scalar at its least, and every scalar at its greatest; the real ones near these, too; and each alone near
+    its greatest where the others are near their least.
+    """
     known = {name: bounds_of(s) for name, s in scalars_of(formula).items()}
     for end in (0, -1):
         moved = {name: found[end] for name, found in known.items() if found}
@@ -230,6 +247,16 @@ def ends(formula: Formula, start: Case) -> Iterator[Case]:
         for chosen in (moved, {**moved, **near} if near else {}):
             if chosen and any(chosen[n] != start.scalars[n] for n in chosen):
                 yield replace(start, scalars={**start.scalars, **chosen}, seed=2)
+    spans = {name: found for name, found in known.items() if real(found) or whole(found)}
+    for name in spans if len(spans) > 1 else ():
+        chosen = {n: near_end(found, -1 if n == name else 0) for n, found in spans.items()}
+        yield replace(start, scalars={**start.scalars, **chosen}, seed=7)
+
+
+def near_end(span: Sequence[Any], end: int) -> Any:
+    """A value near an end of an interval: a sixteenth of it from there, of integers at least one."""
+    step = (span[~end] - span[end]) / 16
+    return span[end] + (step if real(span) else int(np.copysign(max(abs(step), 1), step)))
 
 
 def alternatives(formula: Formula, start: Case) -> Iterator[Case]:
@@ -288,6 +315,11 @@ def real(ends: Sequence[Any]) -> bool:
     return len(ends) == 2 and all(type(v) is float and np.isfinite(v) for v in ends)
 
 
+def whole(ends: Sequence[Any]) -> bool:
+    """Whether these are the ends of an interval of integers that has more than two."""
+    return len(ends) == 2 and all(type(v) is int for v in ends) and ends[1] - ends[0] > 1
+
+
 def bounds_of(strategy: Any) -> tuple[Any, ...]:
     """The ends of an interval of numbers, the elements of a list; empty for other strategies."""
     inner = getattr(strategy, "wrapped_strategy", strategy)
@@ -318,6 +350,59 @@ def ladder_of(trial: Trial, scalars: Mapping[str, Any]) -> Ladder:
     elements = FLAT if trial.dtype == "float32" or profile.every_dtype else FLAT_IN_OTHERS
     many = flat(formula, scalars, elements) if largest is None else None
     return replace(found, rungs=(*found.rungs, *([Rung(many)] if many else [])))
+
+
+_SUMS: dict[Any, list[Rung]] = {}
+
+
+def sums_of(trial: Trial, scalars: Mapping[str, Any]) -> list[Rung]:
+    """For a fused program in a half format: long sums with so many results that it is held to B_fused.
+
+    For every axis along which sums grow, its longest length on the ladder, around 0 and around a mean of ``FAR``.
+    """
+    formula, chosen = trial.formula, trial.implementation
+    if not precision(trial.dtype).half or chosen.limit != "fused" or chosen.largest is not None:
+        return []
+    key = (formula.name, formula.reference, trial.profile.name, trial.interpreted)
+    if key not in _SUMS:
+        found = [beside(trial, rung) for rung in longest(ladder_of(trial, scalars).rungs)]
+        _SUMS[key] = [
+            replace(rung, case=replace(rung.case, offset=mean)) for rung in found if rung for mean in (0.0, FAR)
+        ]
+    return _SUMS[key]
+
+
+def beside(trial: Trial, rung: Rung) -> Rung | None:
+    """The rung, shorter if need be, with longer other axes, so that it has LONG results; None if no sum grows on it."""
+    others = {name: low for name, (low, _) in inputs.symbols(trial.formula).items() if name != rung.axis}
+    for length in (rung.length, *(n for n in SHORTER if LONG <= n < rung.length)):
+        for other in BESIDE:
+            case = rung.at(length)
+            for name, low in others.items():
+                if name not in trial.formula.reach:
+                    case = with_length(case, name, max(low, other))
+            if long_sums(trial, case, rung):
+                return replace(rung, case=case)
+    return None
+
+
+def long_sums(trial: Trial, case: Case, rung: Rung) -> bool:
+    """Whether a case is affordable, and its sums are many, long, and shorter where the axis of the rung is."""
+    formula, budget = trial.formula, trial.profile.work
+    try:
+        if read(formula, case) > budget:
+            return False
+        short = inputs.values(formula, with_length(case, rung.axis, rung.base), trial.dtype)
+        values = inputs.values(formula, case, trial.dtype)
+        n = formula.reduction(trial.sizes(values))
+        if n < LONG or n <= formula.reduction(trial.sizes(short)):
+            return False
+        if not affordable(formula.reference, values, budget):
+            return False
+        with np.errstate(all="ignore"):
+            return max(y.size for y in outputs(formula.reference(*values))) >= LONG
+    except Exception:  # the declaration does not allow these lengths together
+        return False
 
 
 def longest(rungs: Sequence[Rung]) -> Iterator[Rung]:

@@ -28,7 +28,7 @@ from trueness.tools.checks.gradients import (
     pulled,
     require_grad,
 )
-from trueness.tools.checks.ladder import SHORTER, Rung, ladder_of
+from trueness.tools.checks.ladder import SHORTER, Rung, ladder_of, sums_of
 from trueness.tools.run import frameworks
 from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Reading, Trial
@@ -75,7 +75,8 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
     except Failed as failure:
         found = failure
     if found is None and long and trial.replay is None:
-        rungs = ladder_of(trial, simplest(trial)).rungs
+        sums = sums_of(trial, simplest(trial)) if name == "value" else ()
+        rungs = [*ladder_of(trial, simplest(trial)).rungs, *sums]
         count += len(rungs)
         for rung in rungs:
             found = climbed(trial, rung, body)
