@@ -37,6 +37,8 @@ BESIDE = (9, 40)
 """lengths of the other axes beside a long sum, of which the first is taken with which it has LONG results"""
 FAR = 700.0
 """a mean, in units of the spread, around which sums of squares lose the spread in float32"""
+SMALL = -4.0
+"""a decimal exponent of magnitudes, as far as an argument may have it"""
 LISTED = 8
 """values of a scalar that are tried one by one"""
 FLAT = 2**20 + 5
@@ -237,8 +239,9 @@ def inner(formula: Formula, start: Case, lengths: Sequence[int]) -> Iterator[Cas
 
 
 def ends(formula: Formula, start: Case) -> Iterator[Case]:
-    """Every scalar at its least, and every scalar at its greatest; the real ones near these, too; and each alone near
-    its greatest where the others are near their least.
+    """Every scalar at its least, and every scalar at its greatest; the real ones near these, too; the least beside the
+    smallest magnitudes, against which an ε counts; and each alone near its greatest where the others are near their
+    least.
     """
     known = {name: bounds_of(s) for name, s in scalars_of(formula).items()}
     for end in (0, -1):
@@ -247,6 +250,8 @@ def ends(formula: Formula, start: Case) -> Iterator[Case]:
         for chosen in (moved, {**moved, **near} if near else {}):
             if chosen and any(chosen[n] != start.scalars[n] for n in chosen):
                 yield replace(start, scalars={**start.scalars, **chosen}, seed=2)
+        if moved and end == 0:
+            yield replace(start, scalars={**start.scalars, **moved}, seed=2, scale=SMALL)
     spans = {name: found for name, found in known.items() if real(found) or whole(found)}
     for name in spans if len(spans) > 1 else ():
         chosen = {n: near_end(found, -1 if n == name else 0) for n, found in spans.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools.calibration.examination.program import HALVES, IN_JAX, Program, fault, sabotaged
+from trueness.tools.calibration.examination.program import HALVES, IN_JAX, WIDE, Program, Witness, fault, sabotaged
 from trueness.tools.calibration.examination.programs.common import Tensor, as_stored, tiles, wide
 
 LAYER, GROUP = "attention.layer_norm", "attention.group_norm"
@@ -239,7 +239,17 @@ GROUP_FAULTS = {
 
 PROGRAMS = (
     *sabotaged(LAYER, "tiles merged", layer_norm, LAYER_FAULTS),
-    Program(LAYER, "torch layer_norm", torch_layer_norm),
+    Program(LAYER, "torch layer_norm", torch_layer_norm, dtypes=WIDE),
+    Program(
+        LAYER,
+        "torch layer_norm in a half format",
+        torch_layer_norm,
+        "half accumulator",
+        Witness({"N": 1000}, looks="gradient"),
+        HALVES,
+        right_without=two_pass,
+        remark="torch's kernel for the CPU sums the gradients of weight and bias in the half format",
+    ),
     Program(LAYER, "two passes", two_pass),
     Program(LAYER, "Welford", welford),
     Program(LAYER, "var_mean", var_mean),

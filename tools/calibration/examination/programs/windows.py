@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from trueness.tools.calibration.examination.program import HALVES, Program, fault, sabotaged
+from trueness.tools.calibration.examination.program import HALVES, WIDE, Program, Witness, fault, sabotaged
 from trueness.tools.calibration.examination.programs.common import Tensor, wide
 
 
@@ -219,7 +219,17 @@ PROGRAMS = (
         },
         remark="the gradient is a sum, the value a copy; it is held to a limit of rounding",
     ),
-    Program(f"{A}relative_position_bias", "F embedding", bias_by_embedding),
+    Program(f"{A}relative_position_bias", "F embedding", bias_by_embedding, dtypes=WIDE),
+    Program(
+        f"{A}relative_position_bias",
+        "F embedding in a half format",
+        bias_by_embedding,
+        "half accumulator",
+        Witness(scalars={"window": 8}, looks="gradient"),
+        HALVES,
+        right_without=relative_position_bias,
+        remark="torch's kernel for the CPU adds the gradient of a row in the half format",
+    ),
     *sabotaged(
         f"{A}tmsa",
         "window after window",
