@@ -186,7 +186,7 @@ SENTENCES: dict[str, str | tuple[str, ...]] = {
     "prints": "printed more than 16 MiB and was stopped, in the check “value”.",
     "chatters": "printed more than 16 MiB and was stopped, in the check “",
     "negates_its_input": "wrote to its input score.",
-    "remembers_addresses": ("output[", "after an in-place change of its input: output["),  # which one, the allocator decides
+    "remembers_addresses": ("output[", "after an in-place change of its input: output["),
     "returns_its_input": "wrote to its input score.",
     "hoards": "raised RuntimeError: [enforce fail at alloc_cpu.cpp",
     "closes_everything": "closed file descriptors that are not its own, in the check “value”.",
