@@ -18,7 +18,8 @@ its sums are long it is held to a narrower bound beside, in which nothing else i
 D_products   spread under the arithmetic of products (tools/arithmetic/products.py)
 D_acc        spread with the roundoff u_acc of what is computed, which is not u_acc/u · D where a softmax saturates
 
-All but a twentieth of its elements lie within B_fused; an accumulator in the half format errs by u √n.
+All but a twentieth of its elements lie within B_fused; an accumulator in the half format errs by u √n. Where D_acc of
+any element exceeds u times the standard deviation of the results, float32 shows, too, and there is no B_fused.
 
 T ≤ 1 is explained by rounding. The limits (tools/spec/tables.py), the grains and the number of runs are the only chosen
 numbers of the project; ``trueness calibrate`` prints the false accepts and false rejects they lead to.
@@ -221,16 +222,26 @@ def bounds(
     truth, spreads = spread(function, arguments, units, fmt.eta, reduction)
     both = 2.0 if fmt.name == "float64" else 1.0
     last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
-    narrow: list[np.ndarray] | None = None
+    narrow: list[np.ndarray | None] = [None] * len(truth)
     if fused and fmt.half and reduction >= LONG:
         stored = spread(function, arguments, units, fmt.eta, reduction, carried=products, chance=CHANCE_FUSED)[1]
         accumulated = spread(function, arguments, [min(u, fmt.u_acc) for u in units], fmt.eta, reduction)[1]
-        narrow = [s + (1 + np.sqrt(reduction)) * a for s, a in zip(stored, accumulated, strict=True)]
+        narrow = [
+            s + (1 + np.sqrt(reduction)) * a if told(a, y, fmt.u) else None
+            for s, a, y in zip(stored, accumulated, truth, strict=True)
+        ]
     with np.errstate(invalid="ignore", over="ignore"):
         found = []
         for i, (y, d, k) in enumerate(zip(truth, spreads, last, strict=True)):
             once = k * (fmt.u * np.abs(y) + fmt.eta)
-            inner = None if narrow is None else once + narrow[i]
             least = WIDE * largest_of(y) if k and reduction > 1 and fmt.u > 2.0**-53 else 0.0
-            found.append(Bound(y, np.maximum(both * (once + grow * d), least), None, inner))
+            beside = narrow[i]
+            held = None if beside is None else once + beside
+            found.append(Bound(y, np.maximum(both * (once + grow * d), least), None, held))
         return found
+
+
+def told(accumulated: np.ndarray, y: np.ndarray, u: float) -> bool:
+    """Whether the roundoff of float32 is small against that of the half format, so that one is told from the other."""
+    finite = y[np.isfinite(y)]
+    return bool(finite.size and np.max(accumulated, initial=0.0) <= u * np.std(finite))

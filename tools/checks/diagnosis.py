@@ -16,6 +16,9 @@ from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.model import Bug, Case, Verdict
 
+APART = 2 * LIMITS["eager"]
+"""the T by the reference from which an explanation within the limit is nearer than the reference is"""
+
 
 def sample(trial: Trial, verdict: Verdict | None = None, examples: int = 12) -> list[Case]:
     """The inputs by which bugs are distinguished: discriminating ones, the failing one, and some that are drawn."""
@@ -65,7 +68,7 @@ def behaves_like(trial: Trial, verdict: Verdict) -> list[str]:
 
 
 def names_of(trial: Trial, suspect: Suspect, cases: Sequence[tuple[list[Any], list[np.ndarray]]]) -> list[str]:
-    """The ids of ``suspect`` that explain a case the reference rejects; none unless every case is explained."""
+    """The ids of ``suspect`` that explain a case far from the reference; none unless every case is explained."""
     found: dict[str, None] = {}
     compared = left_out = 0
     for values, outs in cases:
@@ -74,7 +77,7 @@ def names_of(trial: Trial, suspect: Suspect, cases: Sequence[tuple[list[Any], li
         if not explained and any(answer is False for _, answer in said):
             return []
         compared, left_out = compared + bool(explained), left_out + (not explained)
-        if explained and trial.judge(outs, trial.truth(values)).T > trial.limit:
+        if explained and trial.judge(outs, trial.truth(values)).T > max(trial.limit, APART):
             found.update(dict.fromkeys(explained))
     return list(found) if compared > left_out else []
 

@@ -18,6 +18,7 @@ from trueness.tools.arithmetic.bounds import Bound
 from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.arithmetic.limited import Range, evaluate
 from trueness.tools.checks.core import settings_for
+from trueness.tools.run.frameworks import Rejected
 from trueness.tools.run.trial import Memory, Trial
 from trueness.tools.spec import inputs
 from trueness.tools.spec.model import Case
@@ -153,6 +154,16 @@ class Situation:
         """Whether the special value is the largest number of a range, to the roundoff of the dtype."""
         wide = abs(self.special) * (1 + 2 * precision(self.trial.dtype).u)
         return bool(np.isfinite(self.special)) and any(wide >= largest for largest in self.ranges)
+
+    @cached_property
+    def with_nan(self) -> list[np.ndarray]:
+        """What the implementation returns with NaN in the place of the special value; finite where it refuses that."""
+        values = put(self.trial, self.base, self.changed, self.at, np.nan)
+        try:
+            found = None if values is None else self.trial.call(values)
+        except Rejected:
+            found = None
+        return [np.zeros(y.shape) for y in self.exact] if found is None else found
 
     @cached_property
     def overflowing(self) -> list[Outputs]:

@@ -243,7 +243,7 @@ def ends(formula: Formula, start: Case) -> Iterator[Case]:
     smallest magnitudes, against which an ε counts; and each alone near its greatest where the others are near their
     least.
     """
-    known = {name: bounds_of(s) for name, s in scalars_of(formula).items()}
+    known = {name: in_order(bounds_of(s)) for name, s in scalars_of(formula).items()}
     for end in (0, -1):
         moved = {name: found[end] for name, found in known.items() if found}
         near = {n: found[end] + (found[~end] - found[end]) / 64 for n, found in known.items() if real(found)}
@@ -256,6 +256,10 @@ def ends(formula: Formula, start: Case) -> Iterator[Case]:
     for name in spans if len(spans) > 1 else ():
         chosen = {n: near_end(found, -1 if n == name else 0) for n, found in spans.items()}
         yield replace(start, scalars={**start.scalars, **chosen}, seed=7)
+
+
+def in_order(values: Sequence[Any]) -> Sequence[Any]:
+    return sorted(values) if all(isinstance(v, (int, float)) for v in values) else values
 
 
 def near_end(span: Sequence[Any], end: int) -> Any:
@@ -368,13 +372,17 @@ def sums_of(trial: Trial, scalars: Mapping[str, Any]) -> list[Rung]:
     formula, chosen = trial.formula, trial.implementation
     if not precision(trial.dtype).half or chosen.limit != "fused" or chosen.largest is not None:
         return []
-    key = (formula.name, formula.reference, trial.profile.name, trial.interpreted)
+    key = (formula.name, formula.reference, trial.profile.name, trial.interpreted, trial.dtype)
     if key not in _SUMS:
         found = [beside(trial, rung) for rung in longest(ladder_of(trial, scalars).rungs)]
-        _SUMS[key] = [
-            replace(rung, case=replace(rung.case, offset=mean)) for rung in found if rung for mean in (0.0, FAR)
-        ]
+        both = [replace(rung, case=replace(rung.case, offset=mean)) for rung in found if rung for mean in (0.0, FAR)]
+        _SUMS[key] = [rung for rung in both if is_held(trial, rung.case)]
     return _SUMS[key]
+
+
+def is_held(trial: Trial, case: Case) -> bool:
+    """Whether there is a B_fused: around a far mean a softmax may saturate, which says nothing about its sums."""
+    return any(bound.fused is not None for bound in trial.stated_truth(trial.arguments_f64(case)))
 
 
 def beside(trial: Trial, rung: Rung) -> Rung | None:

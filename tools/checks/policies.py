@@ -149,6 +149,8 @@ def masked(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
 
 def joined(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
     where = spread(s, k, out) & ~s.dependents[k]
+    if s.at_the_edge and np.isfinite(out).any():  # where NaN reaches a result, the largest number takes its digits
+        where |= np.isfinite(out) & ~np.isfinite(s.with_nan[k]) & ~s.dependents[k]
     return where & s.connected[k] if where.any() else where
 
 

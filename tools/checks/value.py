@@ -110,17 +110,21 @@ def unjudged(trial: Trial, case: Case, values: Sequence[Any], truth: Sequence[Bo
     return out or (case.large and precision(trial.dtype).half)
 
 
-def excused(trial: Trial, values: Sequence[Any]) -> bool:
+def excused(trial: Trial, values: Sequence[Any], cotangents: Sequence[np.ndarray] = ()) -> bool:
     """Whether the equation, as it is written, overflows on the way, so that another program may do so elsewhere."""
-    return (not trial.strict or "overflow" in trial.formula.policies) and trial.overflows(values)
+    if trial.strict and "overflow" not in trial.formula.policies:
+        return False
+    return trial.overflows(values) or (bool(cotangents) and trial.overflows(values, cotangents))
 
 
-def forgiving(trial: Trial, values: Sequence[Any], judged: Callable[[Trial], Reading]) -> Reading | None:
+def forgiving(
+    trial: Trial, values: Sequence[Any], judged: Callable[[Trial], Reading], cotangents: Sequence[np.ndarray] = ()
+) -> Reading | None:
     """What is ``judged`` by the bound, beyond the limit by the lenient one; None where that is excused."""
     reading = judged(trial)
     if reading.T > trial.limit and (lenient := trial.lenient):
         reading = judged(lenient)
-    return None if reading.T > trial.limit and excused(trial, values) else reading
+    return None if reading.T > trial.limit and excused(trial, values, cotangents) else reading
 
 
 def failure_on(trial: Trial, case: Case, body: Callable[[Case], None]) -> Failed | None:
@@ -284,7 +288,7 @@ def measure_gradient(trial: Trial, case: Case, everything: bool = True) -> Readi
     wanted = by_turns(trial, case, everything)
     found = dict(zip(differentiable(trial), gradients(trial, values, cotangents), strict=True))
     chosen = [found[i] for i in wanted]
-    return forgiving(trial, values, lambda by: judge(by, values, cotangents, chosen, wanted))
+    return forgiving(trial, values, lambda by: judge(by, values, cotangents, chosen, wanted), cotangents)
 
 
 def without_graph(trial: Trial) -> str:

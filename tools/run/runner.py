@@ -223,7 +223,8 @@ def run_job(
         verdict = run(CHECKS[name], trial)
         if name == "value" and not verdict.passed:
             verdict = replace(verdict, bugs=tuple(behaves_like(trial, verdict)))
-            if candidate.convention in verdict.bugs:  # the other checks compare with its convention
+            if candidate.convention in verdict.bugs:  # it explains everything; the other checks compare with it
+                verdict = replace(verdict, bugs=(candidate.convention,))
                 variant = registry.bugs()[candidate.convention].variant
                 assert variant is not None
                 trial = replace(trial, formula=replace(trial.formula, reference=variant))

@@ -206,16 +206,29 @@ class Trial:
         may = not self.strict and self.dtype in ("float32", "bfloat16")
         return replace(self, flushing=True) if may else None
 
-    def overflows(self, values: Sequence[Any]) -> bool:
-        """Whether a number on the way to the result leaves the range of the dtype, or of float32 for a half format."""
-        fmt = precision(self.dtype)
-        largest = FORMATS["float32"].max if fmt.half else fmt.max
+    def overflows(self, values: Sequence[Any], cotangents: Sequence[np.ndarray] = ()) -> bool:
+        """Whether a number on the way to the result leaves the range of the dtype, or of float32 for a half format.
+
+        With ``cotangents``, on the way to the gradient: there, the reciprocal of a divisor counts, too, for torch and
+        JAX differentiate x/y to other quotients; and a program that is eager stays in the range of a half format.
+        """
+        fmt, vjp = precision(self.dtype), self.formula.vjp
+        narrow = not fmt.half or (bool(cotangents) and self.implementation.limit == "eager")
+        largest = fmt.max if narrow else FORMATS["float32"].max
+        function = vjp if cotangents and vjp is not None else self.formula.reference
+        given = [*(cotangents if function is vjp else ()), *values]
+        limits = Range(largest, tiny=1 / largest if cotangents else 0.0, mark=True)
 
         def compute() -> bool:
-            plain, marked = (evaluate(self.formula.reference, values, r) for r in (Range(), Range(largest, mark=True)))
-            return any((np.isnan(b) & ~np.isnan(a)).any() for a, b in zip(plain, marked, strict=True))
+            plain, marked = (evaluate(function, given, r) for r in (Range(), limits))
+            lost = [
+                np.isfinite(a) & ~np.isfinite(b) | np.isnan(b) & ~np.isnan(a)
+                for a, b in zip(plain, marked, strict=True)
+            ]
+            return any(x.any() for x in lost)
 
-        return bool(_BOUNDS.get_or(f"{self.formula.name} overflows {largest} {fingerprint(values)}", compute))
+        key = f"{self.formula.name} overflows {id(function)} {largest} {fingerprint(given)}"
+        return bool(_BOUNDS.get_or(key, compute))
 
     @property
     def any_order(self) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from trueness.tools.arithmetic.bounds import LIMITS
-from trueness.tools.checks.diagnosis import Suspect, explains, names_of, suspects
+from trueness.tools.checks.diagnosis import APART, Suspect, explains, names_of, suspects
 from trueness.tools.run.api import check
 from trueness.tools.run.runner import Job, trial_for, user_implementation
 from trueness.tools.run.trial import Trial
@@ -72,6 +72,19 @@ def test_the_bound_of_the_variant_alone_would_not_recognize_the_torch_program() 
     assert alone.T > LIMITS["eager"]
     assert explains(subject, variant, values, outs) is True
     assert explains(subject, variant, values, [y * 1.001 for y in outs]) is False
+
+
+def test_a_program_between_reference_and_variant_has_no_name() -> None:
+    """In bfloat16 much is within the bound of a variant: a name needs a result that is far from the reference."""
+    subject = trial("attention.gelu_tanh", exact_gelu, "bfloat16")
+    values = subject.arguments_f64(Case(sizes={"...": (4,), "N": 6}, scale=0.5))
+    (truth,) = subject.truth(values)
+    outs = {T: truth.y + T * truth.B for T in (2.0, APART - 0.5, APART + 0.5)}
+    variants = {T: lambda x, y=y: y for T, y in outs.items()}
+    for T, out in outs.items():
+        assert subject.judge([out], [truth]).T > subject.limit
+        suspect = Suspect((("the same", variants[T]),))
+        assert names_of(subject, suspect, [(values, [out])]) == (["the same"] if T > APART else [])
 
 
 # -- cases that are not defined ---------------------------------------------------------------------------------------

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 
 import trueness
 from trueness.tools.arithmetic.bounds import bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.stochastic_step import slopes
-from trueness.tools.checks import CHECKS
+from trueness.tools.checks import CHECKS, gradients
 from trueness.tools.checks.core import run
 from trueness.tools.run.runner import tried, user_implementation
 from trueness.tools.run.trial import Trial
-from trueness.tools.spec.inputs import Real
+from trueness.tools.spec.inputs import Real, Scalar
 from trueness.tools.spec.model import Formula, Implementation, Verdict
 from trueness.tools.spec.tables import TRIED, user_claims
 
@@ -374,3 +376,59 @@ def test_an_unknown_or_contradictory_claim_is_refused_in_one_sentence(
 
 def test_claims_may_be_written_with_commas() -> None:
     assert user_claims(["compile, vmap", "out"]) == ("compile", "vmap", "out")
+
+
+# -- kinks ------------------------------------------------------------------------------------------------------------
+
+
+def clamped(x: Any, clamp: float) -> Any:
+    return np.clip(x, -clamp, clamp)
+
+
+def clamped_vjp(g: Any, x: Any, clamp: float) -> Any:
+    return g * ((x <= clamp) & (x >= -clamp))
+
+
+CLAMPED = Formula(
+    "made.clamped",
+    clamped,
+    "y = clip(x, −c, c)",
+    "here",
+    (Real("x", dims=("n",)), Scalar("clamp", st.just(1.0))),
+    vjp=clamped_vjp,
+)
+
+
+class Clamp(torch.autograd.Function):
+    """``share`` of the cotangent at the bounds, and a slope of ``inside`` between them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, clamp: float, share: float, inside: float) -> Any:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        ctx.given = clamp, share, inside
+        return x.clamp(-clamp, clamp)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:  # type: ignore[override]
+        (x,), (clamp, share, inside) = ctx.saved_tensors, ctx.given
+        return g * torch.where(x.abs() == clamp, share, torch.where(x.abs() < clamp, inside, 0.0)), None, None, None
+
+
+def at_the_bounds(share: float, inside: float = 1.0, policy: str = "observe") -> float:
+    """T of the gradient at x = ±1 and between, for a clamp at 1."""
+
+    def mine(x: Any, clamp: float) -> Any:
+        return Clamp.apply(x, clamp, share, inside)  # type: ignore[no-untyped-call]
+
+    one = replace(trial(mine, CLAMPED), policy=policy)
+    values = [np.array([-1.0, 0.5, 1.0, 2.0]), 1.0]
+    cotangents = [np.array([3.0, 1.0, -2.0, 1.0])]
+    return gradients.judge(one, values, cotangents, gradients.gradients(one, values, cotangents)).T
+
+
+def test_at_a_kink_every_value_between_the_sides_is_right() -> None:
+    """JAX gives half of the slope at the bound of a clamp, torch all of it, and 0 is the other side's."""
+    assert [at_the_bounds(share) for share in (0.0, 0.5, 1.0)] == [0.0, 0.0, 0.0]
+    assert at_the_bounds(1.5) > 1e5 and at_the_bounds(-0.5) > 1e5, "beyond both sides"
+    assert at_the_bounds(0.5, inside=1.01) > 1e4, "away from the kink nothing is forgiven"
+    assert at_the_bounds(0.5, policy="strict") > 1e5, "strict: the reference's own choice"

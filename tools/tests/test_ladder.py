@@ -292,6 +292,47 @@ def test_a_long_axis_meets_the_other_values_of_listed_scalars() -> None:
     assert "right up to m = 64, wrong from m = 65 on" in judged(formula, wrong).message
 
 
+def beside_one(x: Any, p: float, q: float) -> Any:
+    """Wrong where p alone is near its greatest."""
+    return np.tanh(x * p + q) + (0.01 if p > 1.8 and q < 0.3 else 0.0)
+
+
+def with_epsilon(x: Any, eps: float, least: float = 0.0) -> Any:
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + max(eps, least))
+
+
+def test_each_scalar_is_near_its_greatest_where_the_others_are_near_their_least() -> None:
+    formula = of_lines(lambda x, p, q: np.tanh(x * p + q), *(Scalar(n, st.floats(0.0, 2.0)) for n in "pq"))
+    found = judged(formula, beside_one)
+    assert "p = 1.875, q = 0.125" in found.message
+    assert judged(formula, formula.reference).passed
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_least_scalars_meet_the_smallest_magnitudes(dtype: str) -> None:
+    """ε = 1e-6 beside squares of 1e-6: an implementation that raises it to 1e-5 is told by no other case."""
+    formula = of_lines(with_epsilon, Scalar("eps", st.sampled_from((1e-3, 1e-6))), reduction=lambda sizes: sizes["m"])
+    (found,) = [r for r in climbed(formula).rungs if r.case.scale]
+    assert (found.case.scale, found.case.scalars["eps"]) == (-4.0, 1e-6)
+    raised = Implementation("mine", lambda: lambda x, eps: with_epsilon(x, eps, 1e-5).astype(x.dtype), "numpy")
+    trial = Trial(formula, raised, dtype)
+    values = trial.arguments_f64(found.case)
+    assert trial.judge(trial.call(values), trial.truth(values)).T > 10
+
+
+def test_a_far_scalar_that_costs_too_much_is_tried_with_the_least_lengths() -> None:
+    arguments = (
+        Real("x", dims=("n", "m"), spans={"n": (1, 8), "m": (3, 8)}),
+        Scalar("k", st.integers(1, 2), far=(40,)),
+    )
+
+    def powers(x: Any, k: int) -> Any:
+        return np.tanh(x[..., None] * np.arange(1.0, 1 + k**2)).sum(-1)
+
+    (rung,) = [r for r in climbed(made(reference=powers, arguments=arguments), 1.5e4).rungs if r.axis == "k"]
+    assert rung.length == 40 and rung.case.sizes == {"n": 1, "m": 3}
+
+
 @pytest.mark.parametrize(("error", "right"), [(MemoryError, True), (RuntimeError, False)])
 def test_a_program_that_lacks_memory_on_a_long_axis_is_not_wrong(error: type[Exception], right: bool) -> None:
     def program(x: Any, most: int = 200) -> Any:

@@ -396,6 +396,54 @@ def test_an_overflow_may_show_where_the_element_is_read_and_has_no_effect() -> N
     assert not elsewhere.passed
 
 
+def centred_gaussian(x: torch.Tensor, y: torch.Tensor, lengthscale: float, blind: bool = False) -> torch.Tensor:
+    """Squares expanded around the mean of y, which takes all digits beside 3.4e38; ``blind``: a mean without NaN."""
+    a, b = x.double(), y.double()
+    m = (b.nan_to_num(0, 0, 0) if blind else b).mean(0)
+    a, b = a - m, b - m
+    square = (a * a).sum(-1)[:, None] - 2 * a @ b.T + (b * b).sum(-1)
+    return torch.exp(-square.clamp(min=0) / (2 * lengthscale**2)).to(x.dtype)
+
+
+def test_where_nan_spreads_the_largest_number_may_take_all_digits() -> None:
+    """A program that lets NaN reach all rows loses them to 3.4e38, too; one that keeps NaN out may not."""
+    found = judged("kernels.gaussian", centred_gaussian, "bfloat16", "observe")
+    assert found.passed and "spread" in found.policies, found
+    hidden = judged("kernels.gaussian", partial(centred_gaussian, blind=True), "bfloat16", "observe")
+    assert not hidden.passed and "3.38953e+38" in hidden.message, hidden
+
+
+@pytest.mark.parametrize(("limit", "right"), [("eager", True), ("fused", False)])
+def test_an_eager_gradient_in_float16_may_overflow_where_a_reciprocal_does(limit: Any, right: bool) -> None:
+    """torch differentiates 1/F to g/F/F: beyond 65504 where F is 0.0036."""
+    declared = replace(
+        formula(lambda x: 1e-3 * x / (x * x + 1e-3), Real("x", dims=("N",), decades=(-3.0, -2.0))),
+        vjp=lambda g, x: 1e-3 * g * (1e-3 - x * x) / (x * x + 1e-3) ** 2,
+    )
+
+    def program(x: torch.Tensor) -> torch.Tensor:
+        return Overflowing.apply(x)  # type: ignore[no-untyped-call]
+
+    subject = Implementation("mine", lambda: program, limit=limit, claims=frozenset({"gradient"}), origin="user")
+    assert run(CHECKS["gradient"], Trial(declared, subject, "float16", examples=10)).passed is right
+
+
+class Overflowing(torch.autograd.Function):
+    """1e-3 x/F, F = x² + 1e-3, whose backward has 1/F² in float16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        return (1e-3 * x.float() / (x.float().square() + 1e-3)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        fisher = x.float().square() + 1e-3
+        slope = 1e-3 * (1e-3 - x.float().square()) / fisher**2
+        return (g.float() * slope * torch.where((fisher**-2).to(x.dtype).isinf(), torch.inf, 1.0)).to(x.dtype)
+
+
 SMALL = Real("x", dims=("N",), decades=(-44.0, -38.0))
 
 

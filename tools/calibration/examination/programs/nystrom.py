@@ -61,13 +61,14 @@ def nystrom_matvec(
 def conjugate_gradients(matrix: Tensor, right: Tensor, steps: int) -> Tensor:
     """Column by column at once        (Hestenes & Stiefel 1952)"""
     found, rest = torch.zeros_like(right), right
+    least = torch.finfo(right.dtype).tiny ** 0.5  # its square divides in the derivative
     direction, square = rest, (rest * rest).sum(0)
     for _ in range(steps):
         turned = matrix @ direction
-        length = square / (direction * turned).sum(0).clamp(min=torch.finfo(right.dtype).tiny)
+        length = square / (direction * turned).sum(0).clamp(min=least)
         found, rest = found + length * direction, rest - length * turned
         following = (rest * rest).sum(0)
-        direction = rest + following / square.clamp(min=torch.finfo(right.dtype).tiny) * direction
+        direction = rest + following / square.clamp(min=least) * direction
         square = following
     return found
 
