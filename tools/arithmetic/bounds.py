@@ -48,7 +48,8 @@ CHANCE = 2  # so many times the mean square of its row an element's own may be b
 CHANCE_FUSED = 16  # the same for B_fused
 WIDE = 2.0**-51  # of the largest element: the rounding of float64, in which a program may compute what it then rounds
 EPSILON = 2.0**-55  # what is added to a number and is smaller by this factor leaves it as it is in float64
-RUNS = 4  # per grain; without a reduction there is no axis to pool over, and twice as many are made
+RUNS = 2  # per grain; without a reduction there is no axis to pool over, and twice as many are made
+AGAIN = 4  # times as many before a result that is not far beyond its limit is called wrong (tools/checks/core.py)
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def spread(
     seed: int = 0,
     carried: Callable[[Any, float, float, Noise], Any] = stochastic,
     chance: float = CHANCE,
+    times: int = 1,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i.
 
@@ -143,9 +145,10 @@ def spread(
 
     carried  makes an array that perturbs itself of an argument, its roundoff, η and the noise
     chance   an element whose mean square is larger than that of its row by this factor keeps its own, divided by it
+    times    how many times as many runs are made
     """
     truth = outputs(function(*arguments))
-    most = RUNS if reduction > 1 else 2 * RUNS
+    most = times * (RUNS if reduction > 1 else 2 * RUNS)
     spent, underflow = 0.0, eta
     total = [np.zeros(y.shape) for y in truth]
     seen = [~np.isfinite(y) for y in truth]  # where a run has shown how far the value moves
@@ -173,8 +176,8 @@ def spread(
 
 def runs(most: int, spent: float) -> int:
     """How many runs of a grain are made where one costs ``spent``: half as many for costly ones, whose elements are
-    the sample."""
-    return most if spent <= COSTLY else most // 2
+    the sample, but RUNS at least."""
+    return most if spent <= COSTLY else max(most // 2, min(most, RUNS))
 
 
 def mean_square(deviations: np.ndarray) -> np.ndarray:
@@ -210,8 +213,11 @@ def bounds(
     reduction: int,
     whole: Sequence[bool] = (),
     fused: bool = False,
+    times: int = 1,
 ) -> list[Bound]:
     """The bound of every output of ``function`` in format ``fmt``; with B_fused where ``fused`` asks for it.
+
+    ``times`` as many runs are made as otherwise.
 
     In float64 the reference is itself one float64 run, so its own rounding is added: B counts twice.
     An output that is ``whole`` (integers, truth values) is not rounded: only what may tip a comparison moves it.
@@ -219,13 +225,15 @@ def bounds(
     working = max([u for u in units if u > 0.0], default=fmt.u)
     share = min(1.0, fmt.u_acc / working)
     grow = 1 + np.sqrt(reduction) * share
-    truth, spreads = spread(function, arguments, units, fmt.eta, reduction)
+    more = {"times": times} if times > 1 else {}
+    truth, spreads = spread(function, arguments, units, fmt.eta, reduction, **more)
     both = 2.0 if fmt.name == "float64" else 1.0
     last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
     narrow: list[np.ndarray | None] = [None] * len(truth)
     if fused and fmt.half and reduction >= LONG:
-        stored = spread(function, arguments, units, fmt.eta, reduction, carried=products, chance=CHANCE_FUSED)[1]
-        accumulated = spread(function, arguments, [min(u, fmt.u_acc) for u in units], fmt.eta, reduction)[1]
+        inside = [min(u, fmt.u_acc) for u in units]
+        stored = spread(function, arguments, units, fmt.eta, reduction, 0, products, CHANCE_FUSED, **more)[1]
+        accumulated = spread(function, arguments, inside, fmt.eta, reduction, **more)[1]
         narrow = [
             s + (1 + np.sqrt(reduction)) * a if told(a, y, fmt.u) else None
             for s, a, y in zip(stored, accumulated, truth, strict=True)

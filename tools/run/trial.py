@@ -93,6 +93,8 @@ class Trial:
     argument; where several formats are verified, one of them does, the others are there for the roundoff"""
     keyed: bool = False
     """whether rows of a mask without a key get one: the implementation has a policy of its own for these"""
+    times: int = 1
+    """how many times as many runs the bound is made of"""
     flushing: bool = False
     """whether the bound lets subnormal operands be 0, as XLA has them on the CPU"""
     scalars: Mapping[str, Any] | None = None
@@ -270,7 +272,8 @@ class Trial:
         cotangents: Sequence[np.ndarray] = (),
     ) -> list[Bound]:
         arguments = [*cotangents, *values]
-        key = f"{self.formula.name} {kind} {id(function)} {self.dtype} {self.flushing} {fingerprint(arguments)}"
+        how = f"{self.dtype} {self.flushing} {self.times}"
+        key = f"{self.formula.name} {kind} {id(function)} {how} {fingerprint(arguments)}"
         fmt = precision(self.dtype)
         fmt = replace(fmt, flushing=True) if self.flushing else fmt
 
@@ -284,7 +287,7 @@ class Trial:
             fused = kind == "value" and function is self.formula.reference
             n = reduction(self.sizes(values))
             with np.errstate(all="ignore"):
-                found = bounds(function, short, units, fmt, n, whole, fused)
+                found = bounds(function, short, units, fmt, n, whole, fused, self.times)
             if length:
                 found = [b.at_columns(inputs.columns(length)) for b in found]
             # a slope is a sum over entries, which leaves the format before one of them does
