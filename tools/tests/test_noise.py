@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from trueness.tools.arithmetic.bounds import CHANCE, bounds
+from trueness.tools.arithmetic.bounds import AGAIN, CHANCE, RUNS, bounds
 from trueness.tools.arithmetic.formats import precision
-from trueness.tools.arithmetic.noise import Noise
+from trueness.tools.arithmetic.noise import GRAINS, Noise
 from trueness.tools.arithmetic.stochastic import stochastic
+from trueness.tools.checks.core import Check, run
+from trueness.tools.run.trial import Trial
+from trueness.tools.spec import registry
+from trueness.tools.spec.model import Case, Implementation, Verdict
 
 U, ETA = 2.0**-24, 2.0**-150
 
@@ -110,3 +115,50 @@ def test_a_sum_may_carry_the_rounding_of_float64_where_the_reference_is_zero(dty
         assert bool(sums.ratio(np.array([[size * left], [6.0]]))[0, 0] <= 1) is expected
     (alone,) = bounds(lambda x: x + x, [x], [fmt.u], fmt, 1)
     assert alone.ratio(np.array([[0.0, left, 0.0], [2.0, 4.0, 6.0]]))[0, 1] > 1.5, "there is no sum"
+
+
+# -- a result in doubt ------------------------------------------------------------------------------------------------
+
+
+def test_a_result_near_its_limit_is_judged_again_by_a_bound_of_more_runs() -> None:
+    """A check whose bound is too narrow by chance; one that is far beyond is not asked again."""
+    asked: list[int] = []
+
+    def verdict(trial: Trial, narrow: float, wide: float) -> Verdict:
+        asked.append(trial.times)
+        T = narrow if trial.times == 1 else wide
+        outcome = trial.passed if T <= trial.limit else partial(trial.failed, message="beyond", case=Case().to_json())
+        return outcome("chance", T=T, limit=trial.limit)
+
+    subject = Trial(registry.formula("fisher.diagonal"), Implementation("mine", lambda: None), "float32")
+    for narrow, wide, times, status in (
+        (1.0, 9.0, [1], "pass"),
+        (2.0, 1.0, [1, AGAIN, AGAIN], "pass"),
+        (2.0, 1.6, [1, AGAIN], "fail"),
+        (30.0, 1.0, [1], "fail"),
+        (np.inf, 1.0, [1], "fail"),
+    ):
+        asked.clear()
+        found = run(Check("chance", "", partial(verdict, narrow=narrow, wide=wide)), subject)
+        assert (asked, found.status, found.T) == (
+            times,
+            status,
+            wide if status == "pass" and len(times) > 1 else narrow,
+        )
+
+
+def test_more_runs_are_more_and_as_many_as_are_said() -> None:
+    calls = 0
+
+    def mean(x: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return x.mean(-1)
+
+    fmt = precision("float32")
+    made = []
+    for times in (1, AGAIN):
+        calls = 0
+        bounds(mean, [np.ones((3, 5))], [fmt.u], fmt, 5, times=times)
+        made.append(calls - 1)
+    assert made == [RUNS * len(GRAINS), AGAIN * RUNS * len(GRAINS)]
