@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from trueness.tools.arithmetic.formats import precision
@@ -10,7 +10,7 @@ from trueness.tools.run import saved_cases
 from trueness.tools.run.conclusion import REFERENCE
 from trueness.tools.run.runner import Job, load_spec
 from trueness.tools.spec import registry
-from trueness.tools.spec.model import Case, Formula
+from trueness.tools.spec.model import Case, Formula, Implementation
 from trueness.tools.spec.tables import (
     DEFAULT_DEVICE,
     DEFAULT_PROFILE,
@@ -59,6 +59,12 @@ def leading(dtypes: Sequence[str], *taken: Collection[str]) -> str:
     return min((d for d in dtypes if all(d in t for t in taken)), key=lambda d: d != "float32", default="")
 
 
+def paths(implementation: Implementation, dtype: str, firsts: Mapping[str, str]) -> bool:
+    """Whether an implementation goes through all paths in ``dtype``: third parties are there to confirm the reference,
+    on the longest lengths and on fewer cases."""
+    return implementation.origin == "builtin" and dtype == firsts[implementation.name]
+
+
 def groups(request: Request) -> list[list[Job]]:
     """Jobs that share a process, longest first; ValueError when the request itself is wrong."""
     dtypes = [precision(d).name for d in request.dtypes]
@@ -103,14 +109,14 @@ def groups(request: Request) -> list[list[Job]]:
             )
             firsts = {i.name: leading(dtypes, formula.dtypes, i.dtypes) for i in ours}
             same = [i for i in ours if not i.env]
-            together = [job(formula, i.name, d, paths=d == firsts[i.name]) for i in same if d in dtypes]
+            together = [job(formula, i.name, d, paths=paths(i, d, firsts)) for i in same if d in dtypes]
             if not request.case:
                 together.insert(0, job(formula, REFERENCE, d, paths=d == (leading(dtypes, formula.dtypes) or d)))
             plain.append(together)
             for i in ours:
                 if i.env and d in dtypes:
                     env = dict(i.env) if device.interpreted else {}
-                    plain.append([job(formula, i.name, d, paths=d == firsts[i.name], env=env)])
+                    plain.append([job(formula, i.name, d, paths=paths(i, d, firsts), env=env)])
     return sorted((g for g in plain if g), key=lambda g: (not g[0].user, not g[0].env))
 
 
