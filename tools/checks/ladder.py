@@ -120,11 +120,20 @@ def affordable(function: Callable[..., Any], arguments: Sequence[Any], budget: f
 
 
 def ladder(
-    formula: Formula, scalars: Mapping[str, Any], lengths: Sequence[int], budget: float, largest: int | None = None
+    formula: Formula,
+    scalars: Mapping[str, Any],
+    lengths: Sequence[int],
+    budget: float,
+    largest: int | None = None,
+    companies: int | None = None,
 ) -> Ladder:
-    """The ladder of ``formula`` up to ``lengths`` and to ``budget`` of work; ``largest``: most elements of a tensor."""
+    """The ladder of ``formula`` up to ``lengths`` and to ``budget`` of work.
+
+    largest    most elements of a tensor
+    companies  in how many companies of other scalars an axis is long; None: in all that there are
+    """
     start = base(formula, scalars)
-    others = [replace(start, scalars=s) for s in others_of(formula, scalars)]
+    others = [replace(start, scalars=s) for s in others_of(formula, scalars)[:companies]]
     unreached: dict[str, str] = {}
     rungs: list[Rung] = []
 
@@ -352,7 +361,7 @@ def ladder_of(trial: Trial, scalars: Mapping[str, Any]) -> Ladder:
     key = (formula.name, formula.reference, profile.name, largest, interpreted)
     if key not in _LADDERS:
         lengths = profile.lengths[:1] if interpreted else profile.lengths
-        _LADDERS[key] = ladder(formula, scalars, lengths, profile.work, largest)
+        _LADDERS[key] = ladder(formula, scalars, lengths, profile.work, largest, 1 if interpreted else None)
     found = _LADDERS[key]
     if not trial.paths:
         return replace(found, rungs=tuple(longest(found.rungs)))

@@ -65,7 +65,7 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
     named: list[Case] = []
     if trial.replay is None:
         data = trial.data if trial.paths or name == "value" else ()
-        odd = unusual(trial) if name == "value" or not trial.interpreted else []
+        odd = unusual(trial) if name == "value" or (trial.paths and not trial.interpreted) else []
         named = [*trial.stored, *(Case(named_input=key) for key in data), typical(trial), *odd]
     count = len(named)
     for case in named:
