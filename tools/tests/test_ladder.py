@@ -356,6 +356,14 @@ def test_of_several_formats_one_goes_through_all_paths() -> None:
         assert [job.dtype for job in given if job.paths] == [first]
 
 
+def test_third_parties_confirm_the_reference_and_one_that_is_given_goes_through_all_paths() -> None:
+    jobs = [job for group in groups(Request(formulas=("fisher.diagonal",), peers=True)) for job in group]
+    theirs = {i.name for i in registry.formula("fisher.diagonal").implementations if i.origin == "third_party"}
+    assert theirs and {j.paths for j in jobs if j.implementation in theirs} == {False}
+    given = groups(Request(formulas=("fisher.diagonal",), impls=("json:loads",), dtypes=("float32",), peers=False))
+    assert [j.paths for j in given[0] if j.implementation == "json:loads"] == [True]
+
+
 def test_a_format_beside_another_has_the_longest_cases_alone() -> None:
     formula = of_lines(lambda x: np.cumsum(x, -1), reduction=lambda sizes: sizes["m"])
     wrong = Implementation("mine", lambda: lambda x: np.cumsum(np.where(np.arange(x.shape[-1]) < 200, x, 0.0), -1))
