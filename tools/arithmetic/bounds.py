@@ -225,15 +225,15 @@ def bounds(
     working = max([u for u in units if u > 0.0], default=fmt.u)
     share = min(1.0, fmt.u_acc / working)
     grow = 1 + np.sqrt(reduction) * share
-    more = {"times": times} if times > 1 else {}
-    truth, spreads = spread(function, arguments, units, fmt.eta, reduction, **more)
+    truth, spreads = spread(function, arguments, units, fmt.eta, reduction, times=times)
     both = 2.0 if fmt.name == "float64" else 1.0
     last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
     narrow: list[np.ndarray | None] = [None] * len(truth)
     if fused and fmt.half and reduction >= LONG:
         inside = [min(u, fmt.u_acc) for u in units]
-        stored = spread(function, arguments, units, fmt.eta, reduction, 0, products, CHANCE_FUSED, **more)[1]
-        accumulated = spread(function, arguments, inside, fmt.eta, reduction, **more)[1]
+        narrower: dict[str, Any] = {"carried": products, "chance": CHANCE_FUSED, "times": times}
+        stored = spread(function, arguments, units, fmt.eta, reduction, **narrower)[1]
+        accumulated = spread(function, arguments, inside, fmt.eta, reduction, times=times)[1]
         narrow = [
             s + (1 + np.sqrt(reduction)) * a if told(a, y, fmt.u) else None
             for s, a, y in zip(stored, accumulated, truth, strict=True)

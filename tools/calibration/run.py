@@ -68,7 +68,11 @@ def replaced(module: ModuleType, **values: Any) -> Iterator[None]:
 def pooling(always: bool, runs: int) -> Any:
     original = instrument.spread
     reduction = 2 if always else 1  # spread pools a reduction, and doubles the runs of what it does not pool
-    return replaced(instrument, RUNS=runs, spread=lambda f, a, units, eta, n: original(f, a, units, eta, reduction))
+
+    def spread(f: Any, a: Any, units: Any, eta: float, n: int, **more: Any) -> Any:
+        return original(f, a, units, eta, reduction, **more)
+
+    return replaced(instrument, RUNS=runs, spread=spread)
 
 
 def exact_scalars() -> Any:
