@@ -211,15 +211,16 @@ class Trial:
     def overflows(self, values: Sequence[Any], cotangents: Sequence[np.ndarray] = ()) -> bool:
         """Whether a number on the way to the result leaves the range of the dtype, or of float32 for a half format.
 
-        With ``cotangents``, on the way to the gradient: there, the reciprocal of a divisor counts, too, for torch and
-        JAX differentiate x/y to other quotients; and a program that is eager stays in the range of a half format.
+        With ``cotangents``, on the way to the gradient of a formula that has its vjp: there, the reciprocal of a
+        divisor counts, too, for torch and JAX differentiate x/y to other quotients; and a program that is eager stays
+        in the range of a half format.
         """
         fmt, vjp = precision(self.dtype), self.formula.vjp
-        narrow = not fmt.half or (bool(cotangents) and self.implementation.limit == "eager")
-        largest = fmt.max if narrow else FORMATS["float32"].max
-        function = vjp if cotangents and vjp is not None else self.formula.reference
-        given = [*(cotangents if function is vjp else ()), *values]
-        limits = Range(largest, tiny=1 / largest if cotangents else 0.0, mark=True)
+        function, given, eager = self.formula.reference, [*values], False
+        if cotangents and vjp is not None:
+            function, given, eager = vjp, [*cotangents, *values], self.implementation.limit == "eager"
+        largest = fmt.max if eager or not fmt.half else FORMATS["float32"].max
+        limits = Range(largest, tiny=1 / largest if function is vjp else 0.0, mark=True)
 
         def compute() -> bool:
             plain, marked = (evaluate(function, given, r) for r in (Range(), limits))
