@@ -240,11 +240,10 @@ def bounds(
         ]
     with np.errstate(invalid="ignore", over="ignore"):
         found = []
-        for i, (y, d, k) in enumerate(zip(truth, spreads, last, strict=True)):
+        for y, d, k, inner in zip(truth, spreads, last, narrow, strict=True):
             once = k * (fmt.u * np.abs(y) + fmt.eta)
             least = WIDE * largest_of(y) if k and reduction > 1 and fmt.u > 2.0**-53 else 0.0
-            beside = narrow[i]
-            held = None if beside is None else once + beside
+            held = None if inner is None else once + inner
             found.append(Bound(y, np.maximum(both * (once + grow * d), least), None, held))
         return found
 

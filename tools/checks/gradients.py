@@ -156,13 +156,12 @@ def judge(
     every = differentiable(trial)
     wanted = every if wanted is None else wanted
     if trial.formula.vjp is not None:
-        truth = trial.truth_of_gradient(values, cotangents)
-        reading = trial.judge(found, [truth[every.index(i)] for i in wanted])
+        places = [every.index(i) for i in wanted]
+        whole = trial.truth_of_gradient(values, cotangents)
+        truth = [whole[p] for p in places]
+        reading = trial.judge(found, truth)
         if reading.T > trial.limit and not trial.strict:
-            theirs = dict(zip(wanted, found, strict=True))
-            all_ = [theirs.get(i, b.y) for i, b in zip(every, truth, strict=True)]
-            near = forgiven(trial, values, cotangents, all_, truth)
-            reading = trial.judge(found, [near[every.index(i)] for i in wanted])
+            reading = trial.judge(found, forgiven(trial, values, cotangents, found, truth, places))
     else:
         reading = judge_along(trial, trial.formula.reference, values, cotangents, found, wanted)
     return replace(reading, output=every.index(wanted[reading.output]))

@@ -74,7 +74,12 @@ class Ladder:
 def with_length(case: Case, axis: str, length: int) -> Case:
     if axis in case.scalars:
         return replace(case, scalars={**case.scalars, axis: length})
-    return replace(case, sizes={**case.sizes, axis: (length,) if axis == "..." else length})
+    return with_lengths(case, {axis: length})
+
+
+def with_lengths(case: Case, lengths: Mapping[str, int]) -> Case:
+    """The same case with other lengths of several symbols."""
+    return replace(case, sizes={**case.sizes, **{n: (k,) if n == "..." else k for n, k in lengths.items()}})
 
 
 def length_of(case: Case, axis: str) -> int:
@@ -97,8 +102,7 @@ def base(formula: Formula, scalars: Mapping[str, Any], seed: int = 1) -> Case:
 
 def least(formula: Formula, case: Case) -> Case:
     """The same case with every length as short as its span lets it be, and not empty."""
-    sizes = {n: max(low, 1) for n, (low, _) in inputs.symbols(formula).items()}
-    return replace(case, sizes={**case.sizes, **{n: (k,) if n == "..." else k for n, k in sizes.items()}})
+    return with_lengths(case, {n: max(low, 1) for n, (low, _) in inputs.symbols(formula).items()})
 
 
 def read(formula: Formula, case: Case) -> float:
@@ -218,7 +222,7 @@ def together(formula: Formula, start: Case, length: int) -> Iterator[Case]:
     """All lengths equal, as far as the declaration lets them."""
     spans = {n: span for n, span in inputs.symbols(formula).items() if n not in formula.reach}
     if spans and all(low <= length for low, _ in spans.values()):
-        yield replace(start, sizes={**start.sizes, **{n: (length,) if n == "..." else length for n in spans}})
+        yield with_lengths(start, dict.fromkeys(spans, length))
 
 
 def extreme(formula: Formula, start: Case) -> Iterator[tuple[Case, float]]:
@@ -236,8 +240,7 @@ def equal(formula: Formula, start: Case) -> Iterator[Case]:
         return
     for length in (max(low for low, _ in spans.values()), 9):
         if all(low <= length for low, _ in spans.values()) and length > 1:
-            sizes = {n: (length,) if n == "..." else length for n in spans}
-            yield replace(start, sizes={**start.sizes, **sizes}, seed=length)
+            yield replace(with_lengths(start, dict.fromkeys(spans, length)), seed=length)
 
 
 def inner(formula: Formula, start: Case, lengths: Sequence[int]) -> Iterator[Case]:
@@ -303,7 +306,7 @@ def reversed_lengths(formula: Formula, start: Case) -> Case:
     found = dict(zip(spans, reversed(lengths), strict=True))
     if any(not low <= found[n] <= high for n, (low, high) in spans.items()):
         return start
-    return replace(start, sizes={**start.sizes, **{n: (k,) if n == "..." else k for n, k in found.items()}})
+    return with_lengths(start, found)
 
 
 def listed(strategy: Any) -> tuple[Any, ...]:
@@ -396,13 +399,11 @@ def is_held(trial: Trial, case: Case) -> bool:
 
 def beside(trial: Trial, rung: Rung) -> Rung | None:
     """The rung, shorter if need be, with longer other axes, so that it has LONG results; None if no sum grows on it."""
-    others = {name: low for name, (low, _) in inputs.symbols(trial.formula).items() if name != rung.axis}
+    fixed = {rung.axis, *trial.formula.reach}
+    others = {name: low for name, (low, _) in inputs.symbols(trial.formula).items() if name not in fixed}
     for length in (rung.length, *(n for n in SHORTER if LONG <= n < rung.length)):
         for other in BESIDE:
-            case = rung.at(length)
-            for name, low in others.items():
-                if name not in trial.formula.reach:
-                    case = with_length(case, name, max(low, other))
+            case = with_lengths(rung.at(length), {name: max(low, other) for name, low in others.items()})
             if long_sums(trial, case, rung):
                 return replace(rung, case=case)
     return None

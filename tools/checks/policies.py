@@ -148,9 +148,10 @@ def masked(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
 
 
 def joined(s: Situation, k: int, out: np.ndarray) -> np.ndarray:
-    where = spread(s, k, out) & ~s.dependents[k]
+    where = spread(s, k, out)
     if s.at_the_edge and np.isfinite(out).any():  # where NaN reaches a result, the largest number takes its digits
-        where |= np.isfinite(out) & ~np.isfinite(s.with_nan[k]) & ~s.dependents[k]
+        where = where | (np.isfinite(out) & ~np.isfinite(s.with_nan[k]))
+    where = where & ~s.dependents[k]
     return where & s.connected[k] if where.any() else where
 
 
