@@ -35,7 +35,7 @@ import numpy as np
 
 from trueness.tools.arithmetic.base import is_inexact
 from trueness.tools.arithmetic.formats import Format
-from trueness.tools.arithmetic.noise import GRAINS, Noise
+from trueness.tools.arithmetic.noise import GRAINS, Counter, Noise
 from trueness.tools.arithmetic.products import products
 from trueness.tools.arithmetic.stochastic import stochastic
 from trueness.tools.spec.tables import FUSED_SHARE, LIMITS, LONG
@@ -138,6 +138,7 @@ def spread(
     carried: Callable[[Any, float, float, Noise], Any] = stochastic,
     chance: float = CHANCE,
     times: int = 1,
+    budget: float = np.inf,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The value y of every output and its spread D; ``units[i]`` is the roundoff carried by argument i.
 
@@ -146,6 +147,7 @@ def spread(
     carried  makes an array that perturbs itself of an argument, its roundoff, η and the noise
     chance   an element whose mean square is larger than that of its row by this factor keeps its own, divided by it
     times    how many times as many runs are made
+    budget   TooCostly is raised where one run costs more
     """
     truth = outputs(function(*arguments))
     most = times * (RUNS if reduction > 1 else 2 * RUNS)
@@ -153,10 +155,11 @@ def spread(
     total = [np.zeros(y.shape) for y in truth]
     seen = [~np.isfinite(y) for y in truth]  # where a run has shown how far the value moves
     with np.errstate(all="ignore"):
-        for grain in GRAINS:
-            noise = Noise(seed, grain, watching=grain == GRAINS[0])
+        for place, grain in enumerate(GRAINS):  # each with signs of its own, for small operands are one block of any
+            noise = Noise((seed, place), grain, watching=grain == GRAINS[0])
             deviations: list[list[np.ndarray]] = []
             while len(deviations) < runs(most, spent):
+                noise.counter = Counter(budget)
                 moved = [
                     carried(x, u, underflow if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
                     for x, u in zip(arguments, units, strict=True)
@@ -176,8 +179,8 @@ def spread(
 
 def runs(most: int, spent: float) -> int:
     """How many runs of a grain are made where one costs ``spent``: half as many for costly ones, whose elements are
-    the sample, but RUNS at least."""
-    return most if spent <= COSTLY else max(most // 2, min(most, RUNS))
+    the sample."""
+    return most if spent <= COSTLY else max(most // 2, 1)
 
 
 def mean_square(deviations: np.ndarray) -> np.ndarray:
@@ -214,10 +217,11 @@ def bounds(
     whole: Sequence[bool] = (),
     fused: bool = False,
     times: int = 1,
+    budget: float = np.inf,
 ) -> list[Bound]:
     """The bound of every output of ``function`` in format ``fmt``; with B_fused where ``fused`` asks for it.
 
-    ``times`` as many runs are made as otherwise.
+    ``times`` as many runs are made as otherwise; TooCostly is raised where one costs more than ``budget``.
 
     In float64 the reference is itself one float64 run, so its own rounding is added: B counts twice.
     An output that is ``whole`` (integers, truth values) is not rounded: only what may tip a comparison moves it.
@@ -225,7 +229,7 @@ def bounds(
     working = max([u for u in units if u > 0.0], default=fmt.u)
     share = min(1.0, fmt.u_acc / working)
     grow = 1 + np.sqrt(reduction) * share
-    truth, spreads = spread(function, arguments, units, fmt.eta, reduction, times=times)
+    truth, spreads = spread(function, arguments, units, fmt.eta, reduction, times=times, budget=budget)
     both = 2.0 if fmt.name == "float64" else 1.0
     last = [0.0 if w else 1.0 for w in whole] or [1.0] * len(truth)
     narrow: list[np.ndarray | None] = [None] * len(truth)

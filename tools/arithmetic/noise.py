@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ _UNDERFLOW = np.array([1.0, -1.0, 1.0, -1.0])
 Fields = tuple[Any, Any, Any]  # what an operand is multiplied by, and unless None what divided by, what is added to it
 CALL = 500
 """elements that one operation on a small array takes as long as"""
-_WORDS = 1024  # drawn at a time, at least; four draws each
+_BYTES = 2048  # drawn at a time, at least; four draws each
+_DRAWS = np.arange(256)[:, None] >> np.arange(0, 8, 2) & 3  # of every byte
 
 
 class TooCostly(BaseException):
@@ -47,37 +49,38 @@ class Noise:
     smallest  the smallest operand but 0 that was moved, if ``watching``
     """
 
-    def __init__(self, seed: int, grain: int | None = 1, watching: bool = False) -> None:
+    def __init__(self, seed: int | Sequence[int], grain: int | None = 1, watching: bool = False) -> None:
         self.watching, self.smallest = watching, math.inf
         self.generator, self.grain = np.random.default_rng(seed), grain
-        self._drawn, self._used = np.zeros(0, np.uint8), 0
+        self._drawn, self._used = np.zeros(0, np.uint8), 0  # bytes
         self._signs: dict[tuple[float, float], Fields] = {}
         self.counter = Counter()
 
     def moved(self, plain: np.ndarray, u: float, eta: float) -> Any:
         """x (1 + u ξ) + η ξ': zeros stay; an underflow reaches zero, never the other side."""
         factor, divisor, underflow = self.signs(u, eta, plain.shape)
-        found = plain * factor
+        found = np.asarray(plain * factor)
         if divisor is not None:
-            found = found / divisor
+            found /= divisor
         if underflow is None:
             return found
         if self.watching:
             self.smallest = min(self.smallest, float(np.abs(plain).min(where=plain != 0, initial=math.inf)))
-        found = found + underflow
-        return np.where(found * plain <= 0, 0.0, found)
+        found += underflow
+        np.copyto(found, 0.0, where=found * plain <= 0)
+        return found
 
     def signs(self, u: float, eta: float, shape: tuple[int, ...]) -> Fields:
         """The fields of `fields` for every element; a single number where one block holds them all."""
         size = math.prod(shape)  # a plain sequence of statements: it runs for every operand of every run
-        self.counter.spent += size + CALL
+        self.counter.add(size)
         grain = self.grain or max(size, 1)
         count = -(-size // grain)
-        begin = self._used
-        if begin + count > len(self._drawn):
-            self._draw(count)
-            begin = 0
-        self._used = begin + -(-count // 4) * 4  # every operand begins a word of its own
+        needed = -(-count // 4)  # every operand begins a byte of its own
+        if self._used + needed > len(self._drawn):
+            self._draw(needed)
+        begin = 4 * self._used
+        self._used += needed
         factor, divisor, underflow = self._signs.get((u, eta)) or self._looked_up(u, eta)
         place = begin if 0 < size <= grain > 1 else slice(begin, begin + count)
         return (
@@ -86,14 +89,15 @@ class Noise:
             underflow if underflow is None else laid(underflow, place, grain, shape, size),
         )
 
-    def _draw(self, count: int) -> None:
-        """Put at least ``count`` draws at the beginning; those that are left come first."""
-        words = self.generator.integers(0, 2**32, max(_WORDS, -(-count // 4)), dtype=np.uint32)
-        self._drawn = np.concatenate([self._drawn[self._used :], words.view(np.uint8) >> 6])
+    def _draw(self, needed: int) -> None:
+        """Put at least ``needed`` bytes at the beginning; those that are left come first."""
+        drawn = np.frombuffer(self.generator.bytes(max(_BYTES, needed)), np.uint8)
+        self._drawn, self._used = np.concatenate([self._drawn[self._used :], drawn]), 0
         self._signs.clear()
 
     def _looked_up(self, u: float, eta: float) -> Fields:
-        factor, divisor, underflow = (None if f is None else f[self._drawn] for f in fields(u, eta))
+        taken = (None if f is None else f[_DRAWS].take(self._drawn, axis=0).ravel() for f in fields(u, eta))
+        factor, divisor, underflow = taken
         found = self._signs[u, eta] = factor, divisor, underflow
         return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trueness.tools.arithmetic.bounds import Bound, bounds
+from trueness.tools.arithmetic.bounds import AGAIN, Bound, bounds
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.limited import Range, evaluate
 from trueness.tools.arithmetic.noise import TooCostly
@@ -95,6 +95,8 @@ class Trial:
     """whether rows of a mask without a key get one: the implementation has a policy of its own for these"""
     times: int = 1
     """how many times as many runs the bound is made of"""
+    work: float = float("inf")
+    """elements and calls that one evaluation for a bound may cost; TooCostly is raised where it costs more"""
     flushing: bool = False
     """whether the bound lets subnormal operands be 0, as XLA has them on the CPU"""
     scalars: Mapping[str, Any] | None = None
@@ -273,8 +275,9 @@ class Trial:
         cotangents: Sequence[np.ndarray] = (),
     ) -> list[Bound]:
         arguments = [*cotangents, *values]
-        how = f"{self.dtype} {self.flushing} {self.times}"
-        key = f"{self.formula.name} {kind} {id(function)} {how} {fingerprint(arguments)}"
+        place = f"{self.formula.name} {kind} {id(function)} {self.dtype} {self.flushing} {fingerprint(arguments)}"
+        surer = f"{place} {AGAIN}"
+        key = surer if surer in _BOUNDS else f"{place} {self.times}"
         fmt = precision(self.dtype)
         fmt = replace(fmt, flushing=True) if self.flushing else fmt
 
@@ -288,7 +291,7 @@ class Trial:
             fused = kind == "value" and function is self.formula.reference
             n = reduction(self.sizes(values))
             with np.errstate(all="ignore"):
-                found = bounds(function, short, units, fmt, n, whole, fused, self.times)
+                found = bounds(function, short, units, fmt, n, whole, fused, self.times, self.work)
             if length:
                 found = [b.at_columns(inputs.columns(length)) for b in found]
             # a slope is a sum over entries, which leaves the format before one of them does

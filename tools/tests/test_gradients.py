@@ -381,20 +381,21 @@ def test_claims_may_be_written_with_commas() -> None:
 # -- kinks ------------------------------------------------------------------------------------------------------------
 
 
-def clamped(x: Any, clamp: float) -> Any:
-    return np.clip(x, -clamp, clamp)
+def clamped(x: Any, low: float, high: float) -> Any:
+    return np.clip(x, low, high)
 
 
-def clamped_vjp(g: Any, x: Any, clamp: float) -> Any:
-    return g * ((x <= clamp) & (x >= -clamp))
+def clamped_vjp(g: Any, x: Any, low: float, high: float) -> Any:
+    """Both bounds are given, for −c would be rounded, and the comparison with it be open."""
+    return g * ((x <= high) & (x >= low))
 
 
 CLAMPED = Formula(
     "made.clamped",
     clamped,
-    "y = clip(x, −c, c)",
+    "y = clip(x, low, high)",
     "here",
-    (Real("x", dims=("n",)), Scalar("clamp", st.just(1.0))),
+    (Real("x", dims=("n",)), Scalar("low", st.just(-1.0)), Scalar("high", st.just(1.0))),
     vjp=clamped_vjp,
 )
 
@@ -417,11 +418,11 @@ class Clamp(torch.autograd.Function):
 def at_the_bounds(share: float, inside: float = 1.0, policy: str = "observe") -> float:
     """T of the gradient at x = ±1 and between, for a clamp at 1."""
 
-    def mine(x: Any, clamp: float) -> Any:
-        return Clamp.apply(x, clamp, share, inside)  # type: ignore[no-untyped-call]
+    def mine(x: Any, low: float, high: float) -> Any:
+        return Clamp.apply(x, high, share, inside)  # type: ignore[no-untyped-call]
 
     one = replace(trial(mine, CLAMPED), policy=policy)
-    values = [np.array([-1.0, 0.5, 1.0, 2.0]), 1.0]
+    values = [np.array([-1.0, 0.5, 1.0, 2.0]), -1.0, 1.0]
     cotangents = [np.array([3.0, 1.0, -2.0, 1.0])]
     return gradients.judge(one, values, cotangents, gradients.gradients(one, values, cotangents)).T
 
