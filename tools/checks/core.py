@@ -99,12 +99,16 @@ def _run(entry: Check, trial: Trial) -> Verdict:
     if reason:
         return trial.skipped(entry.name, reason)
     verdict = judged(entry, trial)
-    if not in_doubt(verdict) or trial.times > 1:
+    if trial.times > 1:
         return verdict
     surer = replace(trial, times=AGAIN, observed=None)
-    if verdict.case and not judged(entry, replace(surer, replay=Case.from_json(verdict.case))).passed:
-        return verdict
-    return judged(entry, surer)
+    known: list[str] = []  # cases whose bound is one of more runs by now
+    while doubtful(verdict) and verdict.case and verdict.case not in known and len(known) < AGAIN:
+        known.append(verdict.case)
+        if not judged(entry, replace(surer, replay=Case.from_json(verdict.case))).passed:
+            return verdict
+        verdict = judged(entry, replace(trial, observed=None))
+    return judged(entry, surer) if doubtful(verdict) else verdict
 
 
 def judged(entry: Check, trial: Trial) -> Verdict:
@@ -116,9 +120,14 @@ def judged(entry: Check, trial: Trial) -> Verdict:
         return trial.failed(entry.name, str(rejection))
 
 
-def in_doubt(verdict: Verdict) -> bool:
-    """Whether a result is beyond its bound, but not farther than a bound of few runs may be too narrow by chance."""
-    return not verdict.passed and verdict.T is not None and verdict.T <= DOUBT * max(verdict.limit or 0.0, 1.0)
+def doubtful(verdict: Verdict) -> bool:
+    """Whether a failure may be one of the bound."""
+    return not verdict.passed and verdict.T is not None and in_doubt(verdict.T, verdict.limit or 0.0)
+
+
+def in_doubt(T: float, limit: float) -> bool:
+    """Whether a result is not farther beyond its limit than a bound of few runs may be too narrow by chance."""
+    return T <= DOUBT * max(limit, 1.0)
 
 
 def failed(name: str, trial: Trial, failure: Failed, **fields: Any) -> Verdict:

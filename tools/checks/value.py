@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools.arithmetic.bounds import Bound
+from trueness.tools.arithmetic.bounds import AGAIN, Bound
 from trueness.tools.arithmetic.formats import precision, round_to
 from trueness.tools.arithmetic.noise import TooCostly
 from trueness.tools.checks.contract import simplest, typical
-from trueness.tools.checks.core import Failed, check, failed, search
+from trueness.tools.checks.core import Failed, check, failed, in_doubt, search
 from trueness.tools.checks.gradients import (
     DETACHED,
     as_natives,
@@ -36,11 +36,13 @@ from trueness.tools.spec import inputs
 from trueness.tools.spec.model import Case, Verdict
 from trueness.tools.spec.tables import SUPERSCRIPT, TRIED
 
+GRADIENT = 5
+"""times the work of a value that a gradient may cost on a long axis: two matrix products for one, and room"""
 FAR_MEAN = 1
 """a mean beyond which gradients of half formats are not judged: a softmax saturates there, and what is left of its
 derivative is the rounding of a row's sum"""
 
-Measure = Callable[[Case], Reading | None]
+Measure = Callable[[Trial, Case], Reading | None]
 
 
 def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verdict:
@@ -51,7 +53,9 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
 
     def body(case: Case) -> None:
         nonlocal worst
-        reading = measure(case)
+        reading = measure(trial, case)
+        if reading is not None and beyond(trial, reading) and in_doubt(reading.T, trial.limit) and trial.times == 1:
+            reading = measure(replace(trial, times=AGAIN), case)  # before a search makes the most of what is chance
         if reading is None:
             return
         samples.append((reading.size, reading.T))
@@ -99,6 +103,10 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
         width=worst.width,
         samples=tuple(samples),
     )
+
+
+def beyond(trial: Trial, reading: Reading) -> bool:
+    return reading.T > trial.limit or trial.stores(reading)
 
 
 def unjudged(trial: Trial, case: Case, values: Sequence[Any], truth: Sequence[Bound]) -> bool:
@@ -251,7 +259,7 @@ def place_of(trial: Trial, check: str, reading: Reading) -> str:
 
 @check("value", "the output lies within the bound of the reference")
 def value(trial: Trial) -> Verdict:
-    def measure(case: Case) -> Reading | None:
+    def measure(trial: Trial, case: Case) -> Reading | None:
         values = trial.arguments_f64(case)
         truth = trial.truth(values)
         if unjudged(trial, case, values, truth):
@@ -272,7 +280,7 @@ def gradient(trial: Trial) -> Verdict:
     trial = for_gradient(trial)
     whole = typical(trial)
 
-    def measure(case: Case) -> Reading | None:
+    def measure(trial: Trial, case: Case) -> Reading | None:
         return measure_gradient(trial, case, everything=case == whole)
 
     return survey(trial, "gradient", measure)
@@ -289,7 +297,11 @@ def measure_gradient(trial: Trial, case: Case, everything: bool = True) -> Readi
     wanted = by_turns(trial, case, everything)
     found = dict(zip(differentiable(trial), gradients(trial, values, cotangents), strict=True))
     chosen = [found[i] for i in wanted]
-    return forgiving(trial, values, lambda by: judge(by, values, cotangents, chosen, wanted), cotangents)
+    limited = replace(trial, work=GRADIENT * trial.profile.work)
+    try:
+        return forgiving(limited, values, lambda by: judge(by, values, cotangents, chosen, wanted), cotangents)
+    except TooCostly:
+        return None
 
 
 def without_graph(trial: Trial) -> str:
@@ -314,7 +326,7 @@ def second_derivative(trial: Trial) -> Verdict:
     if formula.second is None and (formula.vjp is None or trial.implementation.origin != "user"):
         return trial.skipped("second derivative", f"{formula.name} has no second derivative declared")
 
-    def measure(case: Case) -> Reading | None:
+    def measure(trial: Trial, case: Case) -> Reading | None:
         values = trial.arguments_f64(case)
         cotangents = cotangents_for(trial, values, case.seed)
         generator = np.random.default_rng([case.seed, 2000])

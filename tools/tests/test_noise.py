@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,16 @@ import pytest
 
 from trueness.tools.arithmetic.bounds import AGAIN, CHANCE, RUNS, bounds
 from trueness.tools.arithmetic.formats import precision
-from trueness.tools.arithmetic.noise import GRAINS, Noise
+from trueness.tools.arithmetic.noise import GRAINS, Noise, TooCostly
 from trueness.tools.arithmetic.stochastic import stochastic
+from trueness.tools.checks.contract import simplest
 from trueness.tools.checks.core import Check, run
+from trueness.tools.checks.ladder import BEYOND, base, with_length
+from trueness.tools.checks.value import measure_gradient
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Case, Implementation, Verdict
+from trueness.tools.spec.tables import PROFILES
 
 U, ETA = 2.0**-24, 2.0**-150
 
@@ -121,25 +126,29 @@ def test_a_sum_may_carry_the_rounding_of_float64_where_the_reference_is_zero(dty
 
 
 def test_a_result_near_its_limit_is_judged_again_by_a_bound_of_more_runs() -> None:
-    """A check whose bound is too narrow by chance; one that is far beyond is not asked again."""
+    """A check whose bound is too narrow by chance; one that is far beyond is not asked again.
+
+    A bound of more runs is remembered, and serves the check when it goes on; else everything is asked again.
+    """
     asked: list[int] = []
 
-    def verdict(trial: Trial, narrow: float, wide: float) -> Verdict:
+    def verdict(trial: Trial, narrow: float, wide: float, remembered: bool) -> Verdict:
         asked.append(trial.times)
-        T = narrow if trial.times == 1 else wide
+        T = wide if trial.times > 1 or (remembered and AGAIN in asked) else narrow
         outcome = trial.passed if T <= trial.limit else partial(trial.failed, message="beyond", case=Case().to_json())
         return outcome("chance", T=T, limit=trial.limit)
 
     subject = Trial(registry.formula("fisher.diagonal"), Implementation("mine", lambda: np.asarray), "float32")
-    for narrow, wide, times, status in (
-        (1.0, 9.0, [1], "pass"),
-        (2.0, 1.0, [1, AGAIN, AGAIN], "pass"),
-        (2.0, 1.6, [1, AGAIN], "fail"),
-        (30.0, 1.0, [1], "fail"),
-        (np.inf, 1.0, [1], "fail"),
+    for narrow, wide, remembered, times, status in (
+        (1.0, 9.0, True, [1], "pass"),
+        (2.0, 1.0, True, [1, AGAIN, 1], "pass"),
+        (2.0, 1.0, False, [1, AGAIN, 1, AGAIN], "pass"),
+        (2.0, 1.6, True, [1, AGAIN], "fail"),
+        (30.0, 1.0, True, [1], "fail"),
+        (np.inf, 1.0, True, [1], "fail"),
     ):
         asked.clear()
-        found = run(Check("chance", "", partial(verdict, narrow=narrow, wide=wide)), subject)
+        found = run(Check("chance", "", partial(verdict, narrow=narrow, wide=wide, remembered=remembered)), subject)
         assert (asked, found.status, found.T) == (
             times,
             status,
@@ -162,3 +171,31 @@ def test_more_runs_are_more_and_as_many_as_are_said() -> None:
         bounds(mean, [np.ones((3, 5))], [fmt.u], fmt, 5, times=times)
         made.append(calls - 1)
     assert made == [RUNS * len(GRAINS), AGAIN * RUNS * len(GRAINS)]
+
+
+def test_a_bound_of_more_runs_is_used_once_it_is_known() -> None:
+    subject = Trial(registry.formula("fisher.diagonal"), Implementation("mine", lambda: np.asarray), "float32")
+    values = subject.arguments_f64(Case(sizes={"...": (5,)}, seed=11, scalars={"alpha": 0.5}))
+    few = subject.truth(values)[0].B
+    more = replace(subject, times=AGAIN).truth(values)[0].B
+    assert (few != more).any() and np.array_equal(subject.truth(values)[0].B, more)
+
+
+def test_a_gradient_that_costs_too_much_on_a_long_axis_is_not_judged() -> None:
+    """blur's vjp multiplies by matrices of W × W: shorter axes are judged, and a budget stops the first run."""
+    formula = registry.formula("filters.blur")
+    subject = Trial(formula, formula.implementations[0], "float32", profile=PROFILES["ci"])
+    start = base(formula, simplest(subject))
+    judged = {n: measure_gradient(subject, with_length(start, "W", n)) for n in (64, BEYOND)}
+    assert judged[64] is not None and judged[BEYOND] is None
+    calls = 0
+
+    def counted(x: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return x @ x
+
+    fmt = precision("float32")
+    with pytest.raises(TooCostly):
+        bounds(counted, [np.ones((50, 50))], [fmt.u], fmt, 50, budget=2000.0)
+    assert calls == 2, "the value, and the run that costs too much"
