@@ -20,7 +20,7 @@ from trueness.tools.arithmetic.base import is_inexact
 from trueness.tools.arithmetic.bounds import outputs
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Counter, TooCostly
-from trueness.tools.arithmetic.stochastic import stochastic
+from trueness.tools.arithmetic.stochastic import with_count
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import inputs
 from trueness.tools.spec.inputs import PALETTE, Index, Made, Mask, Real, Table
@@ -112,15 +112,16 @@ def read(formula: Formula, case: Case) -> float:
 
 
 def affordable(function: Callable[..., Any], arguments: Sequence[Any], budget: float) -> bool:
-    """Whether one evaluation reads no more elements than ``budget``, each operation counted as 500 of them at least."""
+    """Whether one evaluation reads no more elements than ``budget``, each operation counted as 500 of them at least,
+    and returns no more: a product of two short matrices may be a large one."""
     counter = Counter(budget)
-    moved = [stochastic(x, 2.0**-24, 0.0, counter) if is_inexact(x) else x for x in arguments]
+    moved = [with_count(x, counter) if is_inexact(x) else x for x in arguments]
     try:
         with np.errstate(all="ignore"):
-            function(*moved)
+            found = function(*moved)
     except TooCostly:
         return False
-    return True
+    return sum(np.size(y) for y in (found if isinstance(found, tuple) else (found,))) <= budget
 
 
 def ladder(

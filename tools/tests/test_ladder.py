@@ -15,7 +15,7 @@ import trueness
 from trueness.tools.arithmetic.noise import TooCostly
 from trueness.tools.checks import CHECKS, contract
 from trueness.tools.checks.core import run
-from trueness.tools.checks.ladder import BEYOND, Ladder, alternatives, ladder, ladder_of, length_of, listed
+from trueness.tools.checks.ladder import BEYOND, Ladder, affordable, alternatives, ladder, ladder_of, length_of, listed
 from trueness.tools.checks.value import multiple
 from trueness.tools.run.plan import Request, groups, leading
 from trueness.tools.run.trial import Trial
@@ -212,6 +212,13 @@ def test_every_axis_of_every_formula_is_long_or_says_why_not(name: str) -> None:
         assert isinstance(declared, str) or costly or max(long.get(axis, [0])) >= min(12, declared or 12), (
             f"{axis}: {found.unreached.get(axis)}"
         )
+
+
+@pytest.mark.parametrize("function", [lambda x: x @ x.T, lambda x: (x - x[:, 0]) * 0.5])
+def test_what_would_return_too_much_is_not_computed(function: Any) -> None:
+    """10¹² elements would not fit in memory; a product reads far fewer than it makes."""
+    assert affordable(function, [np.ones((10, 1))], 1e6)
+    assert not affordable(function, [np.ones((10**6, 1))], 1e8)
 
 
 def test_a_long_axis_repeats_columns_that_the_reference_sees_once() -> None:
