@@ -19,7 +19,7 @@ from trueness.tools.arithmetic.bounds import LIMITS
 from trueness.tools.checks.contract import simplest, typical
 from trueness.tools.checks.ladder import ladder_of
 from trueness.tools.checks.sabotage import BETWEEN, OF_DIGITS, Sabotage, sabotages
-from trueness.tools.checks.samples import OtherShape, Sample
+from trueness.tools.checks.samples import Evaluation, OtherShape, Sample
 from trueness.tools.checks.value import unusual
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec.inputs import symbols
@@ -86,30 +86,33 @@ def detect(
 
 
 def attempt(trial: Trial, sabotage: Sabotage, samples: Sequence[Sample], unreached: Mapping[str, str]) -> Detection:
-    """What becomes of one sabotage."""
-    refused, largest, worst = 0, 0.0, 0.0
-    where: Case | None = None
+    """What becomes of one sabotage. What rounding explains of its change is only asked where no case rejects it."""
+    refused = 0
+    moved: list[tuple[Sample, float]] = []
     for sample in samples:
         try:
-            changed, T = outcome_on(sabotage, sample)
+            found = changed(sabotage, sample)
         except OtherShape:  # the entries that are missing in the output are sabotages of the output
             return Detection(sabotage, "other shape")
         except Exception as error:  # the reference refuses what the fault makes of its arguments
             trial.heartbeat(f"{sabotage}: {error}")
             refused += 1
             continue
+        if found is None:
+            continue
+        T = evaluation_of(sabotage, sample).T(found)
         if T > LIMIT:
             return Detection(sabotage, "rejected", T, sample.case)
-        if changed > largest:
-            worst, where, largest = T, sample.case, changed
+        moved.append((sample, T))
+    largest, worst, where = 1.0, 0.0, None
+    for sample, T in moved:
+        found = changed(sabotage, sample)
+        change = 0.0 if found is None else evaluation_of(sabotage, sample).change(found)
+        if change > largest:
+            largest, worst, where = change, T, sample.case
     if where is not None:
-        return Detection(
-            sabotage,
-            "accepted",
-            worst,
-            where,
-            f"the change is {largest:.3g} × what rounding explains, T ≤ {LIMIT:g} on every case",
-        )
+        reason = f"the change is {largest:.3g} × what rounding explains, T ≤ {LIMIT:g} on every case"
+        return Detection(sabotage, "accepted", worst, where, reason)
     if refused:
         return Detection(sabotage, "refused", reason="the reference refuses its arguments")
     return unchanged(sabotage, samples, unreached)
@@ -154,20 +157,20 @@ def length(sabotage: Sabotage, sample: Sample) -> int:
     if sabotage.target == "arguments":
         found = sample.trial.sizes(sample.values).get(sabotage.axis.symbol, 0)
         return found if isinstance(found, int) else 0
-    evaluation = sample.gradient if sabotage.of_gradient else sample.value
+    evaluation = evaluation_of(sabotage, sample)
     arrays = evaluation.arguments if sabotage.target == "argument" else evaluation.y
     return sabotage.axis.length(arrays[sabotage.index])
 
 
-def outcome_on(sabotage: Sabotage, sample: Sample) -> tuple[float, float]:
-    """The largest change of an element in units of what rounding explains, 0 where it is explained; and T."""
-    evaluation = sample.gradient if sabotage.of_gradient else sample.value
+def evaluation_of(sabotage: Sabotage, sample: Sample) -> Evaluation:
+    return sample.gradient if sabotage.of_gradient else sample.value
+
+
+def changed(sabotage: Sabotage, sample: Sample) -> Sequence[np.ndarray] | None:
+    """What the reference gives with the fault; None where that is no change."""
+    evaluation = evaluation_of(sabotage, sample)
     found = sabotage.apply(evaluation.function, evaluation.arguments, evaluation.y, sample.earlier)
-    if found is None or evaluation.same(found):
-        return 0.0, 0.0
-    T = evaluation.T(found)
-    change = np.inf if T > LIMIT else evaluation.change(found)
-    return (change if change > 1 else 0.0), T
+    return None if found is None or evaluation.same(found) else found
 
 
 def summary(found: Sequence[Detection]) -> str:
