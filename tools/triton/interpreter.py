@@ -131,10 +131,11 @@ def interpreting() -> bool:
 
 @cache
 def speed_up() -> None:
-    """Spare Triton's interpreter two kinds of work that have no effect; kernels then take less than half the time.
+    """Spare Triton's interpreter work that has no effect; kernels then take a third of the time.
 
     It replaces the members of ``triton.language`` at every call of one jitted function from another, which the launch
-    has done already; and it computes in 64 bits whether integers overflow, for an assertion that is off.
+    has done already; it computes in 64 bits whether integers overflow, for an assertion that is off; and it makes the
+    same few types and shapes anew for every result.
     """
     try:
         from triton.runtime import interpreter
@@ -164,6 +165,56 @@ def speed_up() -> None:
     interpreter._patch_lang = patch
     builder = interpreter.interpreter_builder
     builder.options = replace(builder.options, sanitize_overflow=builder.options.debug)
+    remember_types()
+
+
+def remember_types() -> None:
+    """Make the type of a block, and the shape of a tensor, once for each element type and each length.
+
+    A version of Triton whose objects hold something else keeps its own way.
+    """
+    from triton.language import core
+    from triton.runtime import interpreter
+
+    block, tensor = core.block_type, core.tensor
+    make_block, make_tensor = block.__init__, tensor.__init__
+    blocks: dict[Any, dict[str, Any]] = {}
+    shapes: dict[Any, dict[str, Any]] = {}
+    sample = block(core.float32, [2])
+    if set(vars(tensor(None, sample))) != {"handle", "shape", "numel", "type", "dtype"}:
+        return
+
+    def block_init(self: Any, element_ty: Any, shape: Any) -> None:
+        key = id(element_ty), *(n.value if isinstance(n, core.constexpr) else n for n in shape)
+        if key not in blocks:
+            make_block(self, element_ty, shape)
+            blocks[key] = dict(vars(self))  # it holds the element type, so that no other gets its identity
+        else:
+            vars(self).update(blocks[key])
+
+    def tensor_init(self: Any, handle: Any, type: Any) -> None:
+        key = tuple(type.shape) if type.is_block() else ()
+        if key not in shapes:
+            make_tensor(self, handle, type)
+            shapes[key] = {"shape": self.shape, "numel": self.numel}
+        else:
+            vars(self).update(shapes[key], handle=handle, type=type, dtype=type.scalar)
+
+    block.__init__, tensor.__init__ = block_init, tensor_init
+    interpreter._get_np_dtype = remembered(interpreter._get_np_dtype)
+
+
+def remembered(of_type: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same function of a type, computed once for each element type."""
+    known: dict[str, Any] = {}
+
+    def found(kind: Any) -> Any:
+        name = kind.scalar.name
+        if name not in known:
+            known[name] = of_type(kind)
+        return known[name]
+
+    return found
 
 
 @lru_cache(maxsize=1024)
