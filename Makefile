@@ -22,9 +22,11 @@ verify: $(READY)
 
 # -P keeps the checkout off sys.path: there, reference/ would be importable a second time, as another module.
 # Threads of torch sleep while they wait, and NumPy's products have one: spinning, those of one process take the cores
-# from the other one.
+# from the other one. And the memory of freed arrays is kept (tools/run/pool.py).
 test: export OMP_WAIT_POLICY ?= passive
 test: export OPENBLAS_NUM_THREADS ?= 1
+test: export MALLOC_MMAP_THRESHOLD_ ?= 33554432
+test: export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 test: $(READY)
 	$(BIN)/python -P -m pytest -n 2 --dist loadgroup $(ARGS)
 

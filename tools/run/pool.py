@@ -36,6 +36,9 @@ MEMORY = int(0.75 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))  #
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """for NumPy's matrix products, unless the caller's environment says otherwise: there is a worker for every core, and
 the threads of one take the cores from the others; a complex product of 12 × 576 and 576 × 64 took 400 times as long"""
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
+"""for glibc, which gives the memory of a large array back to the system when it is freed: the pages of the next one are
+cleared again, which takes longer than most operations on it"""
 MARK = "TRUENESS_WORKER"  # in the environment of a worker and of whatever it starts
 
 
@@ -85,7 +88,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(jobs_read, events_write),
-                env={**ONE_THREAD, **os.environ, "PYTHONUNBUFFERED": "1", **env, MARK: self.mark},
+                env={**ONE_THREAD, **KEEP_MEMORY, **os.environ, "PYTHONUNBUFFERED": "1", **env, MARK: self.mark},
                 start_new_session=True,
             )
         except BaseException:
