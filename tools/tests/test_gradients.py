@@ -203,6 +203,17 @@ def test_a_wrong_backward_fails_and_the_sentence_names_what(name: str, function:
     assert not found and sentence in found.message, found.message
 
 
+@pytest.mark.parametrize("function", [ReadsInOrder, ReadsCotangentInOrder])
+def test_an_interpreted_kernel_is_given_inputs_and_cotangents_of_a_layout_at_once(
+    function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trial, "interpreted", property(lambda self: True))
+    found = verdict("gradient layouts", function.apply)
+    assert not found and "transposed input and such a cotangent: the gradient of " in found.message, found.message
+    found = verdict("gradient layouts", Affine.apply)
+    assert found and found.cases > 5, found.message
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_an_input_that_the_output_does_not_depend_on_has_gradient_zero(name: str) -> None:
     found = verdict(name, lambda x, weight, bias: x * weight, UNUSED)
