@@ -12,14 +12,12 @@ it: a float64 table is exact to 2^-53 until it is combined with float16 data. Mu
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from trueness.tools.arithmetic.base import Arithmetic
-from trueness.tools.arithmetic.noise import Counter, Noise, TooCostly
+from trueness.tools.arithmetic.noise import Counter, Noise
 
 STABLE = ("eigh", "svd")  # of np.linalg: the exact answer for a matrix within u ‖A‖ of A (Higham 2002 §21)
 COMPARISONS = frozenset("greater greater_equal less less_equal equal not_equal isnan isinf isfinite signbit".split())
@@ -67,36 +65,6 @@ class Stochastic(Arithmetic):
             return plain
         norm = np.sqrt(np.sum(plain * plain, axis=(-2, -1), keepdims=True))
         return plain + u * norm * (noise.moved(np.ones(plain.shape), 1.0, 0.0) - 1)
-
-
-class Counted(Stochastic):
-    """An array that counts what its operations read, and refuses one whose result alone is beyond the budget."""
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        noise = coarsest(inputs).roundoff.noise
-        if method == "__call__" and isinstance(noise, Counter) and result_size(ufunc, inputs) > noise.budget:
-            raise TooCostly
-        return super().__array_ufunc__(ufunc, method, *inputs, **kwargs)
-
-
-def result_size(ufunc: np.ufunc, inputs: Sequence[Any]) -> int:
-    """How many elements the result has; 0 where that is not told by the shapes alone."""
-    shapes = [np.shape(x) for x in inputs]
-    try:
-        if ufunc.signature is None:
-            return math.prod(np.broadcast_shapes(*shapes))
-        if ufunc is np.matmul and min(map(len, shapes)) > 1:
-            return math.prod(np.broadcast_shapes(*(s[:-2] for s in shapes))) * shapes[0][-2] * shapes[1][-1]
-    except ValueError:  # the operation itself says so
-        pass
-    return 0
-
-
-def with_count(values: Any, counter: Counter) -> Counted:
-    """``values`` (float64) as an array whose operations are counted."""
-    array = np.array(values, dtype=np.float64).view(Counted)
-    array.roundoff = Roundoff(2.0**-24, 0.0, counter)
-    return array
 
 
 def stochastic(values: Any, u: float, eta: float, noise: Noise | Counter) -> Stochastic:

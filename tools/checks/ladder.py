@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from trueness.tools.arithmetic.base import is_inexact
 from trueness.tools.arithmetic.bounds import outputs
+from trueness.tools.arithmetic.counted import with_count
 from trueness.tools.arithmetic.formats import precision
 from trueness.tools.arithmetic.noise import Counter, TooCostly
-from trueness.tools.arithmetic.stochastic import with_count
 from trueness.tools.run.trial import Trial
 from trueness.tools.spec import inputs
 from trueness.tools.spec.inputs import PALETTE, Index, Made, Mask, Real, Table

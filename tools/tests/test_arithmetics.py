@@ -13,7 +13,7 @@ from flint import arb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trueness.tools.arithmetic import balls, complex_step, stochastic
+from trueness.tools.arithmetic import balls, complex_step, counted, stochastic
 from trueness.tools.arithmetic.balls import enclose
 from trueness.tools.arithmetic.complex_step import directional_derivative
 from trueness.tools.arithmetic.noise import Noise
@@ -435,7 +435,7 @@ def test_each_arithmetic_is_a_small_file() -> None:
     import ast
     from pathlib import Path
 
-    for made in (stochastic, complex_step, balls):
+    for made in (stochastic, counted, complex_step, balls):
         text = Path(str(made.__file__)).read_text("utf-8")
         prose: set[int] = set()
         for node in ast.walk(ast.parse(text)):
