@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -29,10 +31,12 @@ from trueness.tools.calibration import halves as calibration_halves
 from trueness.tools.calibration import ledger as calibration_ledger
 from trueness.tools.calibration.record import SAME, SHIPPED, Calibration, Run
 from trueness.tools.calibration.subjects import DTYPES, Subject, Variant
+from trueness.tools.checks.core import in_doubt
 from trueness.tools.spec.tables import CALIBRATION_PROFILES, require
 from trueness.tools.spec.versions import installed
 
 INVISIBLE = {
+    ("attention", "forward", "float32", "l + 1e-6"): "l ≥ 1, so it is at most 1e-6 relative; 17 u, as B is for one key",
     ("attention", "forward", "float16", "l + 1e-6"): "l ≥ 1, so it is at most 1e-6 relative; u = 4.9e-4",
     ("attention", "forward", "bfloat16", "l + 1e-6"): "l ≥ 1, so it is at most 1e-6 relative; u = 3.9e-3",
     ("attention", "forward", "bfloat16", "l + 1e-3"): "l ≥ 1, so it is at most 1e-3 relative; u = 3.9e-3",
@@ -168,7 +172,8 @@ def one_case(subject: Subject, dtype: str, index: int, again: bool) -> tuple[lis
         round_to(x, dtype) if isinstance(x, np.ndarray) and i not in subject.exact else x
         for i, x in enumerate(arguments)
     )
-    truth = bound(subject, arguments, dtype)
+    make = partial(bound, subject, arguments, dtype)
+    truth = make()
     zeros = [np.zeros(b.y.shape) for b in truth]
     vacuous = worst(zeros, truth) <= LIMITS["eager"]
     results = [
@@ -177,24 +182,31 @@ def one_case(subject: Subject, dtype: str, index: int, again: bool) -> tuple[lis
         if dtype in variant.dtypes and (variant.kind != "mutant" or (not vacuous and variant.relevant(*arguments)))
     ]
 
-    def judged(bound: list[Bound], choice: str) -> list[Run]:
-        return [Run(*subject.key, dtype, v.name, v.kind, worst(out, bound), choice) for v, out in results]
+    def judged(truth: list[Bound], choice: str) -> list[Run]:
+        """As a check judges: a result in doubt again, by a bound of more runs."""
+        found, surer = [], []
+        for variant, out in results:
+            run = Run(*subject.key, dtype, variant.name, variant.kind, worst(out, truth), choice)
+            if not run.accepted and in_doubt(run.T, run.limit):
+                surer = surer or make(times=instrument.AGAIN)
+                run = replace(run, T=worst(out, surer))
+            found.append(run)
+        return found
 
     runs = judged(truth, SHIPPED)
     if again:
         runs += judged(truth, SAME)
         for name, choice in CHOICES.items():
             with choice():
-                other = bound(subject, arguments, dtype)
-            runs += judged(other, name)
+                runs += judged(make(), name)
     return runs, vacuous
 
 
-def bound(subject: Subject, arguments: Sequence[Any], dtype: str) -> list[Bound]:
+def bound(subject: Subject, arguments: Sequence[Any], dtype: str, times: int = 1) -> list[Bound]:
     fmt = precision(dtype)
     units = [2.0**-53 if i in subject.exact else fmt.u for i in range(len(arguments))]
     with np.errstate(all="ignore"):
-        found = instrument.bounds(subject.reference, arguments, units, fmt, subject.reduction(*arguments))
+        found = instrument.bounds(subject.reference, arguments, units, fmt, subject.reduction(*arguments), times=times)
     return [b.within(fmt.max, fmt.u, False) for b in found]
 
 
