@@ -42,8 +42,8 @@ Random features: n = d, backward n = d + D. Fisher: n = 1. Versions: {versions}.
 CORRECT = """\
 ## Correct implementations
 
-The largest T over all cases; it must not pass the limit. A T beyond it, but not 16 times, is that of a bound of four times as
-many runs, as in the checks. A *fused* implementation computes in float32 and rounds once
+The largest T over all cases; it must not pass the limit. A T beyond it, but not 16 times, is that of a bound
+of four times as many runs, as in the checks. A *fused* implementation computes in float32 and rounds once
 (SDPA also rounds the probabilities), an *eager* one stores scores and probabilities in the dtype.
 """
 

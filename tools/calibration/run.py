@@ -184,7 +184,8 @@ def one_case(subject: Subject, dtype: str, index: int, again: bool) -> tuple[lis
 
     def judged(truth: list[Bound], choice: str) -> list[Run]:
         """As a check judges: a result in doubt again, by a bound of more runs."""
-        found, surer = [], []
+        found: list[Run] = []
+        surer: list[Bound] = []
         for variant, out in results:
             run = Run(*subject.key, dtype, variant.name, variant.kind, worst(out, truth), choice)
             if not run.accepted and in_doubt(run.T, run.limit):

@@ -110,9 +110,9 @@ def gradient_layouts(trial: Trial) -> Verdict:
         trial.heartbeat(laid.to_json())
         given = trial.arguments_f64(laid)
         seeds = cotangents_for(trial, given, laid.seed)
-        back = dict(strided(trial, seeds)).get(laid.layout) if trial.interpreted else None  # both at once
-        what = describe(laid.layout) + (" and such a cotangent" if back else "")
-        require_gradient(trial, laid, given, seeds, what, layout=laid.layout, back=back)
+        both = dict(strided(trial, seeds)).get(laid.layout) if trial.interpreted else None
+        what = describe(laid.layout) + (" and such a cotangent" if both else "")
+        require_gradient(trial, laid, given, seeds, what, layout=laid.layout, back=both)
         count += 1
     return trial.passed("gradient layouts", cases=count + 1)
 
