@@ -54,7 +54,7 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
     def body(case: Case) -> None:
         nonlocal worst
         reading = measure(trial, case)
-        if reading is not None and beyond(trial, reading) and in_doubt(reading.T, trial.limit) and trial.times == 1:
+        if reading is not None and trial.times == 1 and beyond(trial, reading) and may_be_chance(trial, reading):
             reading = measure(replace(trial, times=AGAIN), case)  # before a search makes the most of what is chance
         if reading is None:
             return
@@ -107,6 +107,11 @@ def survey(trial: Trial, name: str, measure: Measure, long: bool = True) -> Verd
 
 def beyond(trial: Trial, reading: Reading) -> bool:
     return reading.T > trial.limit or trial.stores(reading)
+
+
+def may_be_chance(trial: Trial, reading: Reading) -> bool:
+    """Whether a bound of few runs may be too narrow; where the reference is 0, they may all have taken one branch."""
+    return in_doubt(reading.T, trial.limit) or reading.want == 0
 
 
 def unjudged(trial: Trial, case: Case, values: Sequence[Any], truth: Sequence[Bound]) -> bool:
