@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trueness.tools.arithmetic.noise import Counter, TooCostly
-from trueness.tools.arithmetic.stochastic import Roundoff, Stochastic, coarsest
+from trueness.tools.arithmetic.stochastic import Stochastic, coarsest, stochastic
 
 
 class Counted(Stochastic):
@@ -37,6 +37,4 @@ def result_size(ufunc: np.ufunc, inputs: Sequence[Any]) -> int:
 
 def with_count(values: Any, counter: Counter) -> Counted:
     """``values`` (float64) as an array whose operations are counted."""
-    array = np.array(values, dtype=np.float64).view(Counted)
-    array.roundoff = Roundoff(2.0**-24, 0.0, counter)
-    return array
+    return stochastic(values, 2.0**-24, 0.0, counter).view(Counted)
