@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trueness.tools.run.api import check
+    from trueness.tools.run.closeness import bound
     from trueness.tools.spec.model import Bug, Formula, Implementation, Verdict
 
     __version__: str
 
-__all__ = ["Bug", "Formula", "Implementation", "Verdict", "__version__", "check"]
+__all__ = ["Bug", "Formula", "Implementation", "Verdict", "__version__", "bound", "check"]
 
 _HOME = {
+    "bound": "trueness.tools.run.closeness",
     "check": "trueness.tools.run.api",
     "Bug": "trueness.tools.spec.model",
     "Formula": "trueness.tools.spec.model",

@@ -33,6 +33,10 @@ class Arithmetic(np.ndarray):
         total = self.sum(axis=axis, keepdims=keepdims)
         return total / (self.size / total.size if total.size else np.nan)
 
+    def kept(self, result: Any, inputs: Any) -> Any:
+        """``result`` of an operation on ``inputs`` that rounds nothing, in this arithmetic."""
+        raise TypeError(f"{self.called}: operations of torch are not defined in it.")
+
     def dot(self, *_: Any) -> Any:  # type: ignore[override]
         raise TypeError(f"{self.called}: dot is computed inside of NumPy; write it with @.")
 
@@ -48,5 +52,10 @@ class Arithmetic(np.ndarray):
 
 
 def is_inexact(x: Any) -> bool:
-    """Whether an argument can carry a rounding: a float, or an array of them."""
-    return isinstance(x, float) or (isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f")
+    """Whether an argument can carry a rounding: a float or a complex number, or an array of them."""
+    return isinstance(x, (float, complex)) or (isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind in "fc")
+
+
+def wide(values: Any) -> np.ndarray:
+    """A copy of ``values`` in float64, or in complex128 where they are complex."""
+    return np.array(values, dtype=np.complex128 if np.iscomplexobj(values) else np.float64)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trueness.tools.arithmetic.base import Arithmetic, is_inexact
+from trueness.tools.arithmetic.base import Arithmetic, is_inexact, wide
 from trueness.tools.arithmetic.bounds import outputs
 
 
@@ -67,7 +67,7 @@ class Limited(Arithmetic):
         limits = _range_of(inputs)
         plain = [_flushed(x, limits) for x in inputs]
         kept = limits
-        if ufunc is np.matmul and np.isfinite(limits.products):
+        if ufunc.__name__ == "matmul" and np.isfinite(limits.products):
             kept = limits.stored()
             plain = [kept.capped(x, np.abs(x)) for x in plain]
         result = getattr(ufunc, method)(*plain, **kwargs)
@@ -79,6 +79,9 @@ class Limited(Arithmetic):
             magnitude = getattr(ufunc, method)(*[np.abs(x) for x in plain], **kwargs)
         return _wrap(result, limits, magnitude, kept)
 
+    def kept(self, result: Any, inputs: Any) -> Any:
+        return _wrap(result, _range_of(inputs))
+
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         limits = _range_of([*args, *kwargs.values()])
         if func.__module__ == "numpy.linalg":
@@ -88,9 +91,9 @@ class Limited(Arithmetic):
 
 def _emptied(ufunc: np.ufunc, a: np.ndarray, b: np.ndarray, result: Any) -> Any:
     """The result of a subtraction or a division, as a softmax without weights has it."""
-    if ufunc is np.subtract:
+    if ufunc.__name__ in ("subtract", "sub"):
         return np.where(np.isneginf(a) & np.isneginf(b), -np.inf, result)
-    return np.where((a == 0) & (b == 0), 0.0, result) if ufunc is np.divide else result
+    return np.where((a == 0) & (b == 0), 0.0, result) if ufunc.__name__ in ("divide", "div") else result
 
 
 def _range_of(inputs: Sequence[Any]) -> Range:
@@ -109,6 +112,8 @@ def _wrap(result: Any, limits: Range, magnitude: Any = None, kept: Range | None 
         made = [_wrap(r, limits) for r in result]
         return type(result)(*made) if hasattr(result, "_fields") else tuple(made)
     plain = np.asarray(result)
+    if plain.dtype.kind == "c":
+        return plain.view(Limited)
     if plain.dtype != np.float64:
         return plain if isinstance(result, np.ndarray) else result
     return limited((kept or limits).capped(plain, np.abs(plain if magnitude is None else magnitude)), limits)
@@ -116,7 +121,7 @@ def _wrap(result: Any, limits: Range, magnitude: Any = None, kept: Range | None 
 
 def limited(values: Any, limits: Range) -> Limited:
     """``values`` (float64) as an array whose operations overflow and underflow as ``limits`` says."""
-    array = np.array(values, dtype=np.float64).view(Limited)
+    array = wide(values).view(Limited)
     array.range = limits
     return array
 

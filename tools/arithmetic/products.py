@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trueness.tools.arithmetic.base import wide
 from trueness.tools.arithmetic.noise import Noise
 from trueness.tools.arithmetic.stochastic import Roundoff, Stochastic, coarsest, perturbed, wrap
 
@@ -31,7 +32,7 @@ class Products(Stochastic):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         self.refuse_writing(ufunc, method, kwargs)
         like = coarsest(inputs)
-        stored = ufunc is np.matmul
+        stored = ufunc.__name__ == "matmul"
         plain = [
             perturbed(x, like.roundoff) if stored and not getattr(x, "given", False) else np.asarray(x) for x in inputs
         ]
@@ -43,6 +44,14 @@ class Products(Stochastic):
             result.given = getattr(args[0], "given", False)
         return result
 
+    def kept(self, result: Any, inputs: Any) -> Any:
+        found = super().kept(result, inputs)
+        given = all(getattr(x, "given", True) for x in inputs)
+        for part in found if isinstance(found, tuple) else (found,):
+            if isinstance(part, Products):
+                part.given = given
+        return found
+
     def stable(self) -> np.ndarray:
         """A decomposition in float32 is as good as exact."""
         return np.asarray(self)
@@ -50,6 +59,6 @@ class Products(Stochastic):
 
 def products(values: Any, u: float, eta: float, noise: Noise) -> Products:
     """``values`` (float64) as an argument whose products are perturbed by ``noise``."""
-    array = np.array(values, dtype=np.float64).view(Products)
+    array = wide(values).view(Products)
     array.roundoff, array.given = Roundoff(u, eta, noise), True
     return array

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trueness.tools.arithmetic.base import Arithmetic
+from trueness.tools.arithmetic.base import Arithmetic, wide
 from trueness.tools.arithmetic.noise import Counter, Noise
 
 STABLE = ("eigh", "svd")  # of np.linalg: the exact answer for a matrix within u ‖A‖ of A (Higham 2002 §21)
@@ -58,6 +58,9 @@ class Stochastic(Arithmetic):
             return wrap(func(matrix.stable(), *args[1:], **kwargs), matrix)
         return wrap(super().__array_function__(func, types, args, kwargs), coarsest([*args, *kwargs.values()]))
 
+    def kept(self, result: Any, inputs: Any) -> Any:
+        return wrap(result, coarsest(inputs))
+
     def stable(self) -> np.ndarray:
         """A + u ‖A‖ ξ: a matrix whose exact decomposition is what a backward stable routine may return for A."""
         plain, (u, _, noise) = np.asarray(self), self.roundoff
@@ -69,7 +72,7 @@ class Stochastic(Arithmetic):
 
 def stochastic(values: Any, u: float, eta: float, noise: Noise | Counter) -> Stochastic:
     """``values`` (float64) as an array that is perturbed by ``noise`` at every use."""
-    array = np.array(values, dtype=np.float64).view(Stochastic)
+    array = wide(values).view(Stochastic)
     array.roundoff = Roundoff(u, eta, noise)
     return array
 
@@ -93,7 +96,7 @@ def wrap(result: Any, like: Stochastic) -> Any:
     if isinstance(result, tuple):
         return tuple(wrap(r, like) for r in result)
     plain = np.asarray(result)
-    if plain.dtype != np.float64:
+    if plain.dtype not in (np.float64, np.complex128):
         return plain if isinstance(result, np.ndarray) else result
     array = plain.view(type(like))
     array.roundoff = like.roundoff
@@ -102,4 +105,8 @@ def wrap(result: Any, like: Stochastic) -> Any:
 
 def perturbed(operand: Any, roundoff: Roundoff) -> Any:
     plain, (u, eta, noise) = np.asarray(operand), roundoff
-    return plain if plain.dtype.kind != "f" or u == 0.0 or noise is None else noise.moved(plain, u, eta)
+    if u == 0.0 or noise is None or plain.dtype.kind not in "fc":
+        return plain
+    if plain.dtype.kind == "c":
+        return noise.moved(plain.real, u, eta) + 1j * noise.moved(plain.imag, u, eta)
+    return noise.moved(plain, u, eta)

@@ -19,7 +19,7 @@ import pytest
 HOME = Path(__file__).resolve().parents[2]
 PACKAGES = ("reference", "optimized", "properties", "regressions", "tools")
 IMPORT_FREE = ("properties", "regressions", "tools")
-NOUNS = ("Bug", "Formula", "Implementation", "Verdict", "__version__", "check")
+NOUNS = ("Bug", "Formula", "Implementation", "Verdict", "__version__", "bound", "check", "testing")
 
 needs_checkout = pytest.mark.skipif(
     not (HOME / "pyproject.toml").is_file(),
@@ -491,4 +491,4 @@ def test_no_folder_at_the_root_shadows_the_install() -> None:
 @needs_checkout
 def test_the_top_level_package_is_nothing_but_an_entry() -> None:
     door = HOME / "src" / "trueness"
-    assert {p.name for p in door.iterdir()} - {"__pycache__"} == {"__init__.py", "py.typed"}
+    assert {p.name for p in door.iterdir()} - {"__pycache__"} == {"__init__.py", "testing.py", "py.typed"}

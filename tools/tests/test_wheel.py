@@ -65,7 +65,7 @@ def test_the_wheel_contains_the_namespace_and_nothing_else(wheel: zipfile.ZipFil
 @needs_checkout
 def test_the_wheel_contains_every_module_of_every_package(wheel: zipfile.ZipFile, checkout: Path) -> None:
     """A folder is a package if it has an __init__.py, at any depth; its data files are those that are no modules."""
-    expected = {"trueness/__init__.py", "trueness/py.typed"}
+    expected = {"trueness/__init__.py", "trueness/testing.py", "trueness/py.typed"}
     for package in PACKAGES:
         for folder in {path.parent for path in (checkout / package).rglob("__init__.py")}:
             for path in folder.iterdir():
@@ -202,12 +202,9 @@ def test_without_the_verify_extra_one_sentence_says_what_to_install(tmp_path: Pa
     command = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
     assert command.returncode == 2
     assert command.stderr == "trueness: the command line needs the verify extra: pip install 'trueness[verify]'\n"
-    call = subprocess.run(
-        [sys.executable, "-P", "-c", hide + "import trueness; trueness.check"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert "trueness.check needs hypothesis: pip install 'trueness[verify]'" in call.stderr
+    for text, name in (("import trueness; trueness.check", "check"), ("import trueness.testing", "testing")):
+        line = [sys.executable, "-P", "-c", hide + text]
+        call = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path)
+        assert f"trueness.{name} needs hypothesis: pip install 'trueness[verify]'" in call.stderr
     fast = hide + "import torch; from trueness.optimized import diffusion, fisher; fisher.diagonal(torch.ones(2), 0.5)"
     assert subprocess.run([sys.executable, "-P", "-c", fast], cwd=tmp_path).returncode == 0
