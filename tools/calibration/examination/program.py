@@ -46,7 +46,8 @@ KINDS = {
 """kind of fault → what it means"""
 
 HALVES = tuple(d for d in DTYPES if FORMATS[d].half)
-IN_JAX = ("float32", *HALVES)  # float64 needs JAX_ENABLE_X64
+NARROW = ("float32", *HALVES)  # of a program that is right because it computes in float64
+IN_JAX = NARROW  # float64 needs JAX_ENABLE_X64
 WIDE = tuple(d for d in DTYPES if not FORMATS[d].half)
 LOOKS = ("value", "gradient", "strided gradient", "written", "cotangent", "aliasing", "second call", "repetition")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools.calibration.examination.program import HALVES, Program, fault, sabotaged
+from trueness.tools.calibration.examination.program import NARROW, Program, fault, sabotaged
 from trueness.tools.calibration.examination.programs.common import Tensor, wide
 
 BLOCK = 1024
@@ -228,13 +228,13 @@ PROGRAMS = (
             "step in 8 bits": sampled("narrow index", B=9, scalars=MANY),
             "100 steps": sampled("far scalar", B=9, scalars=MANY),
             "1 − ᾱ from the rounded table": sampled(
-                "cancellation", B=60, dtypes=("float32", *HALVES), names=("DDPM-07d", "DDPM-07e", "DDPM-07f")
+                "cancellation", B=60, dtypes=NARROW, names=("DDPM-07d", "DDPM-07e", "DDPM-07f")
             ),
             "noise detached": sampled("gradient dropped or scaled", "gradient", B=2),
         },
     ),
     Program(f"{D}q_sample", "addcmul in float64", q_sample_by_addcmul),
-    Program(f"{D}q_sample", "cosine and sine", q_sample_by_angle, dtypes=("float32", *HALVES)),
+    Program(f"{D}q_sample", "cosine and sine", q_sample_by_angle, dtypes=NARROW),
     *sabotaged(
         f"{D}predict_x0",
         "blocks of 1024",

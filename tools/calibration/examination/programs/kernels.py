@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools.calibration.examination.program import HALVES, IN_JAX, Program, fault, sabotaged
+from trueness.tools.calibration.examination.program import HALVES, IN_JAX, NARROW, Program, fault, sabotaged
 from trueness.tools.calibration.examination.programs.common import Tensor, tf32, tiles, wide
 
 TILE = 32
@@ -204,8 +204,8 @@ PROGRAMS = (
         },
     ),
     Program(f"{K}gaussian", "torch cdist", gaussian_by_cdist),
-    Program(f"{K}gaussian", "expanded and centred in float64", gaussian_centred),
-    Program(f"{K}gaussian", "one factor per dimension", gaussian_as_product),
+    Program(f"{K}gaussian", "expanded and centred in float64", gaussian_centred, dtypes=NARROW),
+    Program(f"{K}gaussian", "one factor per dimension", gaussian_as_product, dtypes=NARROW),
     Program(f"{K}gaussian", "SciPy cdist", gaussian_by_scipy, framework="numpy"),
     Program(f"{K}gaussian", "JAX vmap", gaussian_by_jax, framework="jax", dtypes=IN_JAX),
     *sabotaged(

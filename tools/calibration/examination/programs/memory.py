@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools.calibration.examination.program import IN_JAX, Program, fault, sabotaged
+from trueness.tools.calibration.examination.program import IN_JAX, NARROW, Program, fault, sabotaged
 from trueness.tools.calibration.examination.programs.common import Tensor, wide
 
 BLOCK = 16
@@ -332,7 +332,7 @@ PROGRAMS = (
             "tall matrices not turned back for squares": fault("wrong axis", R=4, C=4, scalars={"steps": "jordan"}),
         },
     ),
-    Program(f"{A}newton_schulz", "singular values", newton_schulz_by_svd, framework="numpy", dtypes=IN_JAX),
+    Program(f"{A}newton_schulz", "singular values", newton_schulz_by_svd, framework="numpy", dtypes=NARROW),
     Program(f"{A}newton_schulz", "Gram matrix on the right, in float64", newton_schulz_right),
     *sabotaged(
         f"{A}newton_schulz_lowrank",

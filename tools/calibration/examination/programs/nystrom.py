@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trueness.tools.calibration.examination.program import Program, fault, sabotaged
+from trueness.tools.calibration.examination.program import NARROW, Program, fault, sabotaged
 from trueness.tools.calibration.examination.programs.common import Tensor, wide
 from trueness.tools.calibration.examination.programs.kernels import gaussian
 
@@ -16,19 +16,17 @@ TILE = 32
 
 def factor(square: Tensor, fault: str) -> Tensor:
     """Cholesky by blocks of 16, the trailing part updated after every block"""
-    size, block = len(square), 16
-    left = square.clone()
-    found = torch.zeros_like(square)
-    for start in range(0, size, block):
-        end = min(start + block, size)
-        found[start:end, start:end] = torch.linalg.cholesky(left[start:end, start:end])
-        if end == size:
-            break
-        below = torch.linalg.solve_triangular(found[start:end, start:end], left[end:, start:end].T, upper=False).T
-        found[end:, start:end] = below
-        if fault != "third block without its update" or start != block:
-            left[end:, end:] = left[end:, end:] - below @ below.T
-    return found
+    columns, left, start = [], square, 0
+    while len(left):
+        block = min(16, len(left))
+        corner = torch.linalg.cholesky(left[:block, :block])
+        below = torch.linalg.solve_triangular(corner, left[block:, :block].T, upper=False).T
+        columns.append(torch.cat([square.new_zeros(start, block), corner, below]))
+        left = left[block:, block:]
+        if fault != "third block without its update" or start != 16:
+            left = left - below @ below.T
+        start += block
+    return torch.cat(columns, 1)
 
 
 def nystrom_pieces(x: Tensor, z: Tensor, lengthscale: float, reg: float, fault: str) -> tuple[Tensor, Tensor]:
@@ -118,7 +116,7 @@ PROGRAMS = (
             "λ dropped": fault("epsilon", m=3, scalars={"reg": 0.5}, factor=4.0),
         },
     ),
-    Program(f"{K}nystrom", "eigenvectors", nystrom_by_eigh, gradient=False),
+    Program(f"{K}nystrom", "eigenvectors", nystrom_by_eigh, gradient=False, dtypes=NARROW),
     Program(f"{K}nystrom", "LU", nystrom_by_solve),
     *sabotaged(
         f"{K}nystrom_matvec",
@@ -130,6 +128,6 @@ PROGRAMS = (
             "ten steps of conjugate gradients": fault("far scalar", m=30, n=30, scalars={"reg": 1e-3}, factor=10.0),
         },
     ),
-    Program(f"{K}nystrom_matvec", "conjugate gradients", nystrom_matvec_by_cg),
+    Program(f"{K}nystrom_matvec", "conjugate gradients", nystrom_matvec_by_cg, dtypes=NARROW),
     Program(f"{K}nystrom_matvec", "SciPy Cholesky", nystrom_matvec_by_scipy, framework="numpy"),
 )
