@@ -487,18 +487,14 @@ def nystrom_features(x, landmarks, *, lengthscale=1.0, reg=1e-6):
     reg          λ  number  added to the diagonal, ≥ 0
     returns      F  (n, m)
     """
-    cross, square = (
-        gaussian(x, landmarks, lengthscale=lengthscale),
-        gaussian(landmarks, landmarks, lengthscale=lengthscale),
-    )
-    rows, columns = [], []
-    for j in range(landmarks.shape[0]):
-        row, column = [], cross[:, j]
-        for k in range(j):
-            entry = (square[j, k] - sum(row[i] * rows[k][i] for i in range(k))) / rows[k][k]
-            row, column = [*row, entry], column - columns[k] * entry
-        pivot = np.sqrt(square[j, j] + reg - sum(entry * entry for entry in row))
-        rows, columns = [*rows, [*row, pivot]], [*columns, column / pivot]
+    left = gaussian(x, landmarks, lengthscale=lengthscale)  # what is left to factor: columns of K_xm and of K_mm
+    square = gaussian(landmarks, landmarks, lengthscale=lengthscale)
+    columns = []
+    for _ in range(landmarks.shape[0]):
+        pivot = np.sqrt(square[0, 0] + reg)
+        column, below = left[:, 0] / pivot, square[1:, 0] / pivot
+        left, square = left[:, 1:] - column[:, None] * below, square[1:, 1:] - below[:, None] * below
+        columns = [*columns, column]
     return np.stack(columns, axis=1)
 
 
