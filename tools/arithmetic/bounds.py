@@ -37,7 +37,7 @@ from trueness.tools.arithmetic.base import is_inexact
 from trueness.tools.arithmetic.formats import Format
 from trueness.tools.arithmetic.noise import GRAINS, Counter, Noise
 from trueness.tools.arithmetic.products import products
-from trueness.tools.arithmetic.stochastic import stochastic
+from trueness.tools.arithmetic.stochastic import stochastic, whole
 from trueness.tools.spec.tables import FUSED_SHARE, LIMITS, LONG
 
 __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
@@ -152,6 +152,7 @@ def spread(
     truth = outputs(function(*arguments))
     most = times * (RUNS if reduction > 1 else 2 * RUNS)
     spent, underflow = 0.0, eta
+    fine = max(units, default=0.0) <= 2.0**-53  # so that what is made of integers may count
     total = [np.zeros(y.shape) for y in truth]
     seen = [~np.isfinite(y) for y in truth]  # where a run has shown how far the value moves
     with np.errstate(all="ignore"):
@@ -161,7 +162,11 @@ def spread(
             while len(deviations) < runs(most, spent):
                 noise.counter = Counter(budget)
                 moved = [
-                    carried(x, u, underflow if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
+                    carried(x, u, underflow if u > 2.0**-53 else 0.0, noise)
+                    if is_inexact(x)
+                    else whole(x, noise)
+                    if fine and isinstance(x, np.ndarray) and x.dtype.kind == "i"
+                    else x
                     for x, u in zip(arguments, units, strict=True)
                 ]
                 deviations.append([f - y for f, y in zip(outputs(function(*moved)), truth, strict=True)])

@@ -198,3 +198,28 @@ def test_a_gradient_that_costs_too_much_on_a_long_axis_is_not_judged() -> None:
     with pytest.raises(TooCostly):
         bounds(counted, [np.ones((50, 50))], [fmt.u], fmt, 50, budget=2000.0)
     assert calls == [np.ndarray, Stochastic], "the value, and the run that costs too much"
+
+
+def test_what_is_made_of_integers_rounds_as_float64_does() -> None:
+    """Without a floating-point argument there was no spread, and another order of the same operations was wrong."""
+    fmt, step = precision("float64"), np.arange(29)
+
+    def decay(step: np.ndarray) -> Any:
+        return np.cos(step / 28 * (np.pi / 2)) ** 2
+
+    other = np.array([math.cos(math.pi / 2 * k / 28) ** 2 for k in range(29)])
+    (bound,) = bounds(decay, [step], [fmt.u], fmt, 1)
+    assert np.abs(other - bound.y).max() > 0 and bound.ratio(other).max() <= 1.5
+    assert bound.ratio(other * (1 + 2.0**-40))[:-1].min() > 1.5
+
+
+def test_integers_stay_integers_beside_stochastic_numbers() -> None:
+    """As indices, as counts and in comparisons."""
+    fmt, table = precision("float64"), np.linspace(1.0, 2.0, 9)
+
+    def chosen(table: np.ndarray, index: np.ndarray) -> Any:
+        kept = np.where(index > 3, 2 * index - 1, 0) // 2
+        return table[kept] * np.eye(9)[kept].sum(-1)
+
+    (bound,) = bounds(chosen, [table, np.array([1, 5, 4])], [fmt.u, fmt.u], fmt, 1)
+    assert np.array_equal(bound.y, table[[0, 4, 3]]) and (bound.B < 32 * fmt.u * bound.y).all()
