@@ -137,6 +137,21 @@ def test_an_examination_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest
     assert len(kept) == 1 and examine(wanted, path) == kept
 
 
+def test_what_a_framework_does_not_hold_is_no_task_of_a_rule() -> None:
+    found = tasks(("bfloat16",), ("quick",), only="square of a cosine")
+    assert {t.judge for t in found} == {"trueness, quick"}, "NumPy has no bfloat16; the verifier says so itself"
+    assert {t.judge for t in tasks(("float32",), ("quick",), only="square of a cosine")} > set(RULES)
+
+
+def test_an_error_of_a_judge_loses_nothing_of_the_others() -> None:
+    known_one = Task(programs()["training.warmup_cosine_factor · square of a cosine"], "float32", "fla")
+    missing = Task(replace(known_one.program, name="there is none"), "float16", "fla")
+    kept: list[Record] = []
+    with pytest.raises(KeyError):
+        run.by_others([missing, known_one], 1, kept.extend)
+    assert [r.place for r in kept] == [known_one.place]
+
+
 def test_only_asks_for_programs_that_exist() -> None:
     with pytest.raises(ValueError, match=r"^only was 'no such text'"):
         command.run("quick", "no such text")

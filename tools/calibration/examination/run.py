@@ -20,11 +20,13 @@ from trueness.tools.calibration.examination.fields import accepted
 from trueness.tools.calibration.examination.honesty import agreement, examined_in, ordinary, shown
 from trueness.tools.calibration.examination.program import Program, Witness
 from trueness.tools.calibration.examination.rules import RULES
+from trueness.tools.run.frameworks import unsupported
 from trueness.tools.run.pool import Progress, run_groups
 from trueness.tools.run.runner import Job
 from trueness.tools.spec import registry
 from trueness.tools.spec.model import Verdict
 from trueness.tools.spec.records import from_record, to_record
+from trueness.tools.spec.tables import DEFAULT_DEVICE
 
 SUBJECTS = "trueness.tools.calibration.examination.subjects"
 WITNESS = "witness"
@@ -87,6 +89,7 @@ def tasks(dtypes: Sequence[str], profiles: Sequence[str], only: str = "", rules:
         for dtype in dtypes
         if dtype in program.dtypes and dtype in registry.formula(program.formula).dtypes
         for judge in judges
+        if judge.startswith(TRUENESS) or not unsupported(program.framework, dtype, DEFAULT_DEVICE)
         if judge != WITNESS or compared_in(program, dtype)
     ]
 
@@ -175,7 +178,7 @@ def judged(task: Task, verdicts: Sequence[Verdict]) -> Record:
 
 
 def by_others(wanted: Sequence[Task], workers: int, keep: Callable[[list[Record]], None]) -> None:
-    """Formula by formula, in processes of their own."""
+    """Formula by formula, in processes of their own; an exception in one is raised when all others are kept."""
     ordered = sorted(wanted, key=lambda t: (t.program.formula, t.dtype))
     groups = [
         [(t.program.attribute, t.dtype, t.judge) for t in some]
@@ -184,8 +187,14 @@ def by_others(wanted: Sequence[Task], workers: int, keep: Callable[[list[Record]
     if not groups:
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=one_thread) as pool:
+        errors = []
         for done in as_completed([pool.submit(compare, group) for group in groups]):
-            keep(done.result())
+            if error := done.exception():
+                errors.append(error)
+            else:
+                keep(done.result())
+    if errors:
+        raise errors[0]
 
 
 def one_thread() -> None:
