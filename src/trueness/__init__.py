@@ -6,8 +6,8 @@ The names below are loaded when they are first used, so that `import trueness` a
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trueness.tools.closeness.assertions import bound
     from trueness.tools.run.api import check
-    from trueness.tools.run.closeness import bound
     from trueness.tools.spec.model import Bug, Formula, Implementation, Verdict
 
     __version__: str
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Bug", "Formula", "Implementation", "Verdict", "__version__", "bound", "check"]
 
 _HOME = {
-    "bound": "trueness.tools.run.closeness",
+    "bound": "trueness.tools.closeness.assertions",
     "check": "trueness.tools.run.api",
     "Bug": "trueness.tools.spec.model",
     "Formula": "trueness.tools.spec.model",

@@ -1,7 +1,7 @@
 """Assertions for anybody's tests, in the manner of ``torch.testing``, without a tolerance."""
 
 try:
-    from trueness.tools.run.closeness import assert_close, assert_close_gradients
+    from trueness.tools.closeness.assertions import assert_close, assert_close_gradients
 except ModuleNotFoundError as missing:
     if (missing.name or "").startswith("trueness"):
         raise

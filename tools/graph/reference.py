@@ -87,6 +87,11 @@ def tensor(x: Any) -> torch.Tensor:
     return torch.from_numpy(plain)
 
 
+def dtype_of(x: np.ndarray) -> torch.dtype:
+    """The dtype that an array has as a tensor."""
+    return tensor(np.zeros(0, x.dtype)).dtype
+
+
 def arrays(x: Any) -> Any:
     """Tensors as arrays, several of them as a tuple."""
     if isinstance(x, (tuple, list)):
@@ -127,17 +132,17 @@ class TorchReference:
     # -- graphs -----------------------------------------------------------------------------------------------------
 
     def of_value(self, arguments: Sequence[Any]) -> GraphModule:
-        return self.kept("value", arguments, tracing.value)
+        return self.graph_of("value", arguments, tracing.value)
 
     def of_gradient(self, arguments: Sequence[Any]) -> GraphModule:
-        return self.kept("gradient", arguments, tracing.gradient)
+        return self.graph_of("gradient", arguments, tracing.gradient)
 
-    def kept(self, kind: str, arguments: Sequence[Any], make: Callable[..., Any]) -> GraphModule:
+    def graph_of(self, kind: str, arguments: Sequence[Any], make: Callable[..., Any]) -> GraphModule:
         """The graph for arguments of these shapes and these numbers."""
         given = self.given(arguments)
-        key = (kind, *((x.shape, x.dtype.kind) if is_array(x) else repr(x) for x in given))
+        key = (kind, *((x.shape, dtype_of(x)) if is_array(x) else repr(x) for x in given))
         if key not in self._graphs:
-            examples = [torch.zeros(x.shape, dtype=tensor(np.zeros(0, x.dtype)).dtype) for x in given if is_array(x)]
+            examples = [torch.zeros(x.shape, dtype=dtype_of(x)) for x in given if is_array(x)]
 
             def function(*tensors: torch.Tensor) -> Any:
                 rest = iter(tensors)

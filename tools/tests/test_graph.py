@@ -17,10 +17,10 @@ from trueness.tools.arithmetic.noise import Counter, Noise, TooCostly
 from trueness.tools.arithmetic.stochastic import Stochastic, stochastic
 from trueness.tools.arithmetic.sums import longest_sum
 from trueness.tools.checks.contract import typical
+from trueness.tools.closeness.assertions import assert_close_gradients
 from trueness.tools.graph import decompositions, operators
 from trueness.tools.graph.reference import TorchReference
 from trueness.tools.graph.tracing import Untraceable
-from trueness.tools.run.closeness import assert_close_gradients
 from trueness.tools.run.runner import Job, trial_for
 from trueness.tools.spec import inputs, registry
 from trueness.tools.spec.model import Implementation

@@ -1,0 +1,1 @@
+"""Any function as a reference: its bound, and assertions in the manner of ``torch.testing``."""
