@@ -37,7 +37,8 @@ from trueness.tools.arithmetic.base import is_inexact
 from trueness.tools.arithmetic.formats import Format
 from trueness.tools.arithmetic.noise import GRAINS, Counter, Noise
 from trueness.tools.arithmetic.products import products
-from trueness.tools.arithmetic.stochastic import stochastic, whole
+from trueness.tools.arithmetic.stochastic import stochastic
+from trueness.tools.arithmetic.whole import is_integer, whole
 from trueness.tools.spec.tables import FUSED_SHARE, LIMITS, LONG
 
 __all__ = ["LIMITS", "RUNS", "Bound", "bounds", "outputs", "spread"]
@@ -162,13 +163,11 @@ def spread(
             while len(deviations) < runs(most, spent):
                 noise.counter = Counter(budget)
                 moved = [
-                    carried(x, u, underflow if u > 2.0**-53 else 0.0, noise)
-                    if is_inexact(x)
-                    else whole(x, noise)
-                    if fine and isinstance(x, np.ndarray) and x.dtype.kind == "i"
-                    else x
+                    carried(x, u, underflow if u > 2.0**-53 else 0.0, noise) if is_inexact(x) else x
                     for x, u in zip(arguments, units, strict=True)
                 ]
+                if fine:
+                    moved = [whole(x, noise) if is_integer(x) else x for x in moved]
                 deviations.append([f - y for f, y in zip(outputs(function(*moved)), truth, strict=True)])
                 spent = spent or noise.counter.spent
                 if noise.watching and noise.smallest > eta / EPSILON:

@@ -70,32 +70,6 @@ class Stochastic(Arithmetic):
         return plain + u * norm * (noise.moved(np.ones(plain.shape), 1.0, 0.0) - 1)
 
 
-class Whole(np.ndarray):
-    """An array of integers that is exact, until an operation makes floating-point numbers of it: these round."""
-
-    roundoff: Roundoff = EXACT
-
-    def __array_finalize__(self, parent: Any) -> None:
-        self.roundoff = getattr(parent, "roundoff", EXACT)
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        plain = [x.view(np.ndarray) if isinstance(x, Whole) else x for x in inputs]
-        found = getattr(ufunc, method)(*plain, **kwargs)
-        kind = found.dtype.kind if type(found) in (np.ndarray, np.float64, np.int64) else ""
-        if kind not in ("f", "i"):
-            return found
-        array = np.asarray(found).view(Stochastic if kind == "f" else Whole)
-        array.roundoff = self.roundoff
-        return array
-
-
-def whole(values: np.ndarray, noise: Noise | Counter) -> Whole:
-    """``values`` (integers) as an array whose first floating-point results are perturbed as those of float64."""
-    array = np.array(values).view(Whole)
-    array.roundoff = Roundoff(2.0**-53, 0.0, noise)
-    return array
-
-
 def stochastic(values: Any, u: float, eta: float, noise: Noise | Counter) -> Stochastic:
     """``values`` (float64) as an array that is perturbed by ``noise`` at every use."""
     array = wide(values).view(Stochastic)
