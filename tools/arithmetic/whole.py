@@ -24,7 +24,8 @@ class Whole(np.ndarray):
         kind = found.dtype.kind if type(found) in (np.ndarray, np.float64, np.int64) else ""
         if kind not in ("f", "i"):
             return found
-        array = np.asarray(found).view(Stochastic if kind == "f" else Whole)
+        kept: type[Stochastic | Whole] = Stochastic if kind == "f" else Whole
+        array: Any = np.asarray(found).view(kept)
         array.roundoff = self.roundoff
         return array
 
