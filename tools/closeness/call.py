@@ -123,7 +123,7 @@ def chosen_by_format(
     found: dict[str, list[Bound]] = {}
     for name in dict.fromkeys(names):
         fmt = precision(name if name in FORMATS else "float64")
-        whole = [name not in FORMATS] * len(outputs(function(*given.values)))
+        whole = () if name in FORMATS else [True] * len(outputs(function(*given.values)))
         with np.errstate(all="ignore"):
             made = bounds(function, given.values, given.units, fmt, reduction, whole, fused and fmt.half, times)
         found[name] = [b.within(fmt.max, fmt.u, False).either_overflow() for b in made]

@@ -121,25 +121,19 @@ class TorchReference:
 
     def __call__(self, *arguments: Any) -> Any:
         given = self.given(arguments)
-        return self.evaluate(self.of_value(given), given)
+        return self.evaluate(self.graph_of("value", given, tracing.value), given)
 
     def vjp(self, *arguments: Any) -> tuple[Any, ...]:
         """The gradients ``vjp(cotangents..., *arguments)`` of all floating-point arrays among the arguments."""
         cotangents = [x if is_array(x) else np.asarray(x) for x in arguments[: len(arguments) - self.arity]]
         given = self.given(arguments[len(cotangents) :])
-        return self.evaluate(self.of_gradient(given), [*cotangents, *given])  # type: ignore[no-any-return]
+        graph = self.graph_of("gradient", given, tracing.gradient)
+        return self.evaluate(graph, [*cotangents, *given])  # type: ignore[no-any-return]
 
     # -- graphs -----------------------------------------------------------------------------------------------------
 
-    def of_value(self, arguments: Sequence[Any]) -> GraphModule:
-        return self.graph_of("value", arguments, tracing.value)
-
-    def of_gradient(self, arguments: Sequence[Any]) -> GraphModule:
-        return self.graph_of("gradient", arguments, tracing.gradient)
-
-    def graph_of(self, kind: str, arguments: Sequence[Any], make: Callable[..., Any]) -> GraphModule:
+    def graph_of(self, kind: str, given: Sequence[Any], make: Callable[..., Any]) -> GraphModule:
         """The graph for arguments of these shapes and these numbers."""
-        given = self.given(arguments)
         key = (kind, *((x.shape, dtype_of(x)) if is_array(x) else repr(x) for x in given))
         if key not in self._graphs:
             examples = [torch.zeros(x.shape, dtype=dtype_of(x)) for x in given if is_array(x)]

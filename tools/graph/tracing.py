@@ -211,9 +211,9 @@ def widened(graph: GraphModule) -> GraphModule:
     """The graph in float64: casts, new tensors and constants."""
     for node in graph.graph.nodes:
         if node.op == "get_attr":
-            constant = getattr(graph, node.target)
-            if isinstance(constant, torch.Tensor) and constant.dtype in WIDE:
-                setattr(graph, node.target, constant.detach().to(WIDE[constant.dtype]))
+            held = getattr(graph, node.target)
+            if isinstance(held, torch.Tensor) and held.dtype in WIDE:
+                setattr(graph, node.target, held.detach().to(WIDE[held.dtype]))
         if node.op != "call_function":
             continue
         node.args = tuple(WIDE.get(x, x) if isinstance(x, torch.dtype) else x for x in node.args)
