@@ -43,7 +43,7 @@ def compiled(kernel: str, dtype: Any, window: int, width: int) -> tuple[Any, Map
 
     types: dict[str, Any] = {name: f"*{SHORT[str(dtype)]}:16" for name in POINTERS}
     types |= {name: "*fp32:16" for name in SUMS} | {name: "i32" for name in NUMBERS}
-    given = types | {"channels": "i32:16", "scale": "fp32", "places": "i64", "TIME": True, "SPLITS": back.SPLITS}
+    given = types | {"channels": "i32:16", "scale": "fp32", "TIME": True, "SPLITS": back.SPLITS}
     if kernel in ("forward", "blocks"):
         given |= common.constants(window, width, dtype)
         given |= {"TOKENS": forward.BLOCK} if kernel == "blocks" else {}

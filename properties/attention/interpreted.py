@@ -19,7 +19,7 @@ from trueness.optimized.attention.cuda import backward, common, forward
 from trueness.properties import attention
 from trueness.properties.attention import cuda as implementation
 from trueness.tools.run.trial import Trial
-from trueness.tools.spec.model import Case
+from trueness.tools.spec.model import Case, Formula
 from trueness.tools.triton.interpreter import Record, speed_up, watched
 
 MODULES = (common, forward, backward)
@@ -35,16 +35,29 @@ def ran(trial: Trial, values: Any, gradient: bool) -> tuple[Any, list[Any]]:
     return y, [drawn, *torch.autograd.grad(y, [x for x in natives if isinstance(x, torch.Tensor)], drawn)]
 
 
-def judged(dtype: str, window: int, width: int, gradient: bool) -> tuple[float, Record]:
+def filled(declared: Formula, values: list[Any], **numbers: float) -> list[Any]:
+    """The same arguments, but of one number everywhere where ``numbers`` has their name."""
+    pairs = zip(declared.arguments, values, strict=True)
+    return [np.full_like(x, numbers[a.name]) if a.name in numbers else x for a, x in pairs]
+
+
+def judged(dtype: str, window: int, width: int, words: list[str]) -> tuple[float, Record]:
     """T of the value, or of it and every gradient, over the limit, infinite where it does not come again; the launches
 
-    Two images, heads and windows, but one window, head and image of 64 tokens in one part.
+    Two images, heads and windows, but one window, head and image of 64 tokens in one part. "forward" leaves the
+    gradients out; of "large" scores of 10⁹ and more one key has all of the weight; of "equal" ones all have the same,
+    which the size of the scores does not change by a bit.
     """
     declared = next(f for f in attention.FORMULAS if f.name == "attention.tmsa")
     trial = Trial(declared, declared.implementations[0], dtype, function=implementation.module(False))
     two = 2 if window != 8 or width > 64 else 1
     sizes = {"B": two, "h": 1, "w": 1 if window > 8 else 2, "d": width, "E": 2}
-    values = trial.arguments_f64(Case(sizes=sizes, seed=3, spread=1.0, scalars={"window": window, "num_heads": two}))
+    large, gradient = "large" in words, "forward" not in words
+    scalars = {"window": window, "num_heads": two}
+    case = Case(sizes=sizes, seed=3, spread=2.5 if large else 1.0, scalars=scalars, large=large)
+    values = trial.arguments_f64(case)
+    if "equal" in words:
+        values = filled(declared, values, w_ks=0.0, bias_table=2.0**40)
     with watched() as record:
         try:
             y, pulled = ran(trial, values, gradient)
@@ -56,7 +69,8 @@ def judged(dtype: str, window: int, width: int, gradient: bool) -> tuple[float, 
     if gradient:
         truth = trial.truth_of_gradient(values, [pulled[0].double().numpy()])
         found = max(found, trial.judge([g.double().numpy() for g in pulled[1:]], truth).T)
-        again = ran(trial, values, gradient)
+        alike = filled(declared, values, bias_table=0.0) if "equal" in words else values
+        again = ran(trial, alike, gradient)
         if not all(map(torch.equal, [y, *pulled], [again[0], *again[1]])):
             found = np.inf
     return float(found / trial.limit), record
@@ -94,7 +108,7 @@ def main(problems: list[str]) -> None:
         for module, function in real.items():
             setattr(module, attribute, make(function))
         words = problem.split()
-        T, record = judged(words[0], int(words[2]), int(words[4]), words[-1] != "forward")
+        T, record = judged(words[0], int(words[2]), int(words[4]), words[5:])
         for module, function in real.items():
             setattr(module, attribute, function)
         print(f"{name}: {'right' if T <= 1 and not record.faults else 'wrong'}")

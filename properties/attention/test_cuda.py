@@ -25,6 +25,13 @@ BLOCKS = (
     "float32 window 5 width 72",  # one block of queries, two of keys; four windows of images for the bias
     "bfloat16 window 8 width 72",
 )
+HUGE = (  # float32 has no digit behind the point of such scores
+    "float32 window 1 width 16 large",
+    "float32 window 4 width 16 large",
+    "bfloat16 window 5 width 16 large",
+    "float32 window 4 width 16 equal",
+    "bfloat16 window 9 width 12 equal",
+)
 WRONG = ("a channel lost", "a channel lost backward", "half of the tokens", "a block lost")
 IN_BLOCKS = ("bias_kernel", "blocks_kernel", "blocks_queries_kernel", "keys_kernel")
 
@@ -37,6 +44,11 @@ def test_the_backward_in_blocks_of_queries_and_keys_is_right_and_cut_short_at_ev
     *said, cut = printed("attention/interpreted.py", *BLOCKS)
     assert said == [f"{name}: right" for name in BLOCKS]
     assert all(f"'{kernel}'" in cut for kernel in IN_BLOCKS), cut
+
+
+def test_huge_scores_are_computed_again_as_they_were() -> None:
+    """The backward had NaN where a product in another order was larger than the row's largest, and lost log₂ Σ."""
+    assert printed("attention/interpreted.py", *HUGE)[:-1] == [f"{name}: right" for name in HUGE]
 
 
 def test_broken_kernels_are_rejected() -> None:

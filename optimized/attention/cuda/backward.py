@@ -2,8 +2,8 @@
 
     dS = P ∘ (dP − rowsum(P ∘ dP)),  dP = do vᵀ,  dq = dS k/√d,  dk = dSᵀ q/√d,  dv = Pᵀ do,  dB = Σ dS
 
-Rows of queries come first: dq, q_t and v_t, and of every query two numbers, from which the rows of keys, for dk and dv,
-have P and dS without a sum. Where a window's row of scores stays in registers (`plan_of`), a program of the first
+Rows of queries come first: dq, q_t and v_t, and of every query three numbers, from which the rows of keys, for dk and
+dv, have P and dS without a sum. Where a window's row of scores stays in registers (`plan_of`), a program of the first
 kernel has one head, one image and some of its windows, and the bias as well. Else both kernels take queries and keys in
 blocks, the first of them twice, and a third kernel computes the bias: a program has a block of queries, a block of keys
 and some windows of all images. Sums leave as parts, which torch adds in one order. No matrix of scores is stored,
@@ -23,7 +23,6 @@ from trueness.optimized.attention.cuda.common import (
     LOG2E,
     SMALL,
     bias_at,
-    bias_turned,
     block_at,
     both,
     constants,
@@ -34,10 +33,13 @@ from trueness.optimized.attention.cuda.common import (
     place_for,
     shape,
     split,
+    store,
+    stored,
     tile,
     times,
     times_both,
     vector,
+    weights,
 )
 
 SPLITS = 4  # parts in which the windows of one image and head are summed
@@ -49,14 +51,15 @@ Tensor = torch.Tensor
 
 @triton.jit
 def queries_kernel(
-    grad, qkv, time, bias, dqkv, stats, dtime, dbias, scale, places, columns, width, count, channels, heads,
+    grad, qkv, time, bias, dqkv, stats, dtime, dbias, scale, columns, width, count, channels, heads,
     WINDOW: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
     A: tl.constexpr, B: tl.constexpr, TIME: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
     UP: tl.constexpr,
 ):  # fmt: skip
     """dq of ROWS queries of every SPLITS-th window of one head and image; grid (TOKENS / ROWS SPLITS, heads, images).
 
-    stats  (2, images, heads, windows, TOKENS): log₂ Σ exp of every row of scores, and rowsum(P ∘ dP); ``places`` apart
+    stats  (images, heads, windows, TOKENS, 3) of every row: the largest score, 1 / Σ 2^(score − largest), kept apart
+           because large scores would round it away in one logarithm, and rowsum(P ∘ dP)
     dtime  (images, SPLITS TOKENS / ROWS, 2, C) and dbias (images, SPLITS, heads, w², w²) receive this program's part
     """
     COUNT: tl.constexpr = WINDOW * WINDOW
@@ -103,9 +106,8 @@ def queries_kernel(
         delta = tl.sum(p * dp, 1)
         ds = p * (dp - delta[:, None])
         total_bias += ds
-        place = ((image * heads + head) * count + window) * TOKENS + t
-        tl.store(stats + place, largest + tl.log2(total))
-        tl.store(stats + places + place, delta)
+        rows = stats + ((image * heads + head) * count + window) * (3 * TOKENS)
+        store(rows, t, largest, 1 / total, delta)
         ds = ds.to(k.dtype)
         dq = onto(ds, k, 1, PRECISION) * scale
         keep(dqkv + start * three, dq, token, three, valid, WIDTH, 0, A)
@@ -131,7 +133,7 @@ def queries_kernel(
 
 @triton.jit
 def blocks_queries_kernel(
-    grad, qkv, time, bias, dqkv, stats, dtime, scale, places, columns, width, count, channels, heads,
+    grad, qkv, time, bias, dqkv, stats, dtime, scale, columns, width, count, channels, heads,
     WINDOW: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
     A: tl.constexpr, B: tl.constexpr, TIME: tl.constexpr, PRECISION: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
@@ -170,10 +172,10 @@ def blocks_queries_kernel(
         total = total * shrink + tl.sum(p, 1)
         delta = delta * shrink + tl.sum(p * dp, 1)
         largest = more
-    level, delta = largest + tl.log2(total), delta / total
-    place = ((image * heads + head) * count + window) * TOKENS + t
-    tl.store(stats + place, level)
-    tl.store(stats + places + place, delta)
+    inverse = 1 / total
+    delta *= inverse
+    rows = stats + ((image * heads + head) * count + window) * (3 * TOKENS)
+    store(rows, t, largest, inverse, delta)
     dq = tl.zeros((ROWS, A), tl.float32)
     if B > 0:
         dq_b = tl.zeros((ROWS, B), tl.float32)
@@ -183,7 +185,7 @@ def blocks_queries_kernel(
         scores = times_both(q, q_b, k, k_b, B, PRECISION) * (scale * LOG2E) + bias_at(bias, head, t, s, COUNT)
         v, v_b = both(keys + begin * three + channels, key, three, s < COUNT, WIDTH, A, B, UP)
         dp = times_both(g, g_b, v, v_b, B, PRECISION)
-        ds = (tl.exp2(scores - level[:, None]) * (dp - delta[:, None])).to(k.dtype)
+        ds = (weights(scores, largest, inverse) * (dp - delta[:, None])).to(k.dtype)
         dq += onto(ds, k, 1, PRECISION)
         if B > 0:
             dq_b += onto(ds, k_b, 1, PRECISION)
@@ -206,7 +208,7 @@ def blocks_queries_kernel(
 
 @triton.jit
 def keys_kernel(
-    grad, qkv, time, bias, dqkv, stats, scale, places, columns, width, count, channels, heads,
+    grad, qkv, time, bias, dqkv, stats, scale, columns, width, count, channels, heads,
     WINDOW: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
     A: tl.constexpr, B: tl.constexpr, TIME: tl.constexpr, PRECISION: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
@@ -223,7 +225,7 @@ def keys_kernel(
     first = image * count * COUNT
     keys = qkv + (first + start) * three + head * WIDTH + channels
     there = dqkv + (first + start) * three + head * WIDTH + channels
-    place = ((image * heads + head) * count + window) * TOKENS
+    rows = stats + ((image * heads + head) * count + window) * (3 * TOKENS)
     k, k_b = both(keys, token, three, valid, WIDTH, A, B, UP)
     v, v_b = both(keys + channels, token, three, valid, WIDTH, A, B, UP)
     dk, dv = tl.zeros((ROWS, A), tl.float32), tl.zeros((ROWS, A), tl.float32)
@@ -234,17 +236,19 @@ def keys_kernel(
         seen = s < COUNT
         read = qkv + (first + begin) * three + head * WIDTH
         q, q_b = moved(read, other, three, seen, time, moment, WIDTH, A, B, TIME, UP)
-        scores = times_both(k, k_b, q, q_b, B, PRECISION) * (scale * LOG2E) + bias_turned(bias, head, t, s, COUNT)
-        p = tl.exp2(scores - tl.load(stats + place + s)[None, :])
+        largest, inverse, delta = stored(rows, s)
+        scores = times_both(q, q_b, k, k_b, B, PRECISION) * (scale * LOG2E) + bias_at(bias, head, s, t, COUNT)
+        p = weights(scores, largest, inverse)
         back = grad + (first + begin) * channels + head * WIDTH
         g, g_b = both(back, other, channels, seen, WIDTH, A, B, UP)
-        dp = times_both(v, v_b, g, g_b, B, PRECISION)
-        ds = (p * (dp - tl.load(stats + places + place + s)[None, :])).to(k.dtype)
-        p = p.to(k.dtype)
-        dv += onto(p, g, 1, PRECISION)
+        turned = tl.trans(p.to(k.dtype))
+        dv += onto(turned, g, 1, PRECISION)
+        if B > 0:
+            dv_b += onto(turned, g_b, 1, PRECISION)
+        dp = times_both(g, g_b, v, v_b, B, PRECISION)
+        ds = tl.trans((p * (dp - delta[:, None])).to(k.dtype))
         dk += onto(ds, q, 1, PRECISION)
         if B > 0:
-            dv_b += onto(p, g_b, 1, PRECISION)
             dk_b += onto(ds, q_b, 1, PRECISION)
     keep(there + channels, dv, token, three, valid, WIDTH, 0, A)
     keep(there, dk * scale, token, three, valid, WIDTH, 0, A)
@@ -255,7 +259,7 @@ def keys_kernel(
 
 @triton.jit
 def bias_kernel(
-    grad, qkv, time, bias, stats, dbias, scale, places, columns, width, count, channels, heads, pairs,
+    grad, qkv, time, bias, stats, dbias, scale, columns, width, count, channels, heads, pairs,
     WINDOW: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
     A: tl.constexpr, B: tl.constexpr, TIME: tl.constexpr, PRECISION: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
@@ -274,6 +278,8 @@ def bias_kernel(
         image, window = (pair // count).to(tl.int64), pair % count
         t, start, token = block_at(window, columns, width, row, WINDOW, ROWS)
         s, begin, key = block_at(window, columns, width, column, WINDOW, COLUMNS)
+        rows = stats + ((image * heads + head) * count + window) * (3 * TOKENS)
+        largest, inverse, delta = stored(rows, t)
         moment = image * 2 * channels + head * WIDTH
         first = image * count * COUNT
         read = qkv + (first + start) * three + head * WIDTH
@@ -281,13 +287,12 @@ def bias_kernel(
         q, q_b = moved(read, token, three, t < COUNT, time, moment, WIDTH, A, B, TIME, UP)
         k, k_b = both(keys, key, three, s < COUNT, WIDTH, A, B, UP)
         scores = times_both(q, q_b, k, k_b, B, PRECISION) * (scale * LOG2E) + bias_at(bias, head, t, s, COUNT)
-        place = ((image * heads + head) * count + window) * TOKENS + t
-        p = tl.exp2(scores - tl.load(stats + place)[:, None])
+        p = weights(scores, largest, inverse)
         back = grad + (first + start) * channels + head * WIDTH
         g, g_b = both(back, token, channels, t < COUNT, WIDTH, A, B, UP)
         v, v_b = both(keys + channels, key, three, s < COUNT, WIDTH, A, B, UP)
         dp = times_both(g, g_b, v, v_b, B, PRECISION)
-        total += p * (dp - tl.load(stats + places + place)[:, None])
+        total += p * (dp - delta[:, None])
     at = ((tl.program_id(2).to(tl.int64) * heads + head) * COUNT + query)[:, None] * COUNT + other[None, :]
     tl.store(dbias + at, total, mask=(query < COUNT)[:, None] & (other < COUNT)[None, :])
 
@@ -312,7 +317,7 @@ def plan_of(window: int, width: int, dtype: torch.dtype) -> Plan:
     if tokens == 16:
         return Plan(tokens, tokens, tokens, 4)
     if area <= SMALL and whole <= 64 and not rest:
-        return Plan(tokens, 16, tokens, 4 if tokens < SMALL else 8) if single else Plan(tokens, 32, tokens, 4)
+        return Plan(tokens, 16, 32, 4 if tokens < SMALL else 8) if single else Plan(tokens, 32, tokens, 4)
     padded, narrow = triton.cdiv(area, 32) * 32, rest > 0 or (single and whole > 64)
     return Plan(padded, 16 if single and whole > 64 and not rest else 32, 16 if narrow else 32, 8, in_blocks=True)
 
@@ -338,7 +343,7 @@ def backward(
     parts = min(batch * count, max(1, PROGRAMS // (heads * squares))) if plan.in_blocks else batch * splits
     options: dict[str, Any] = {"dtype": torch.float32, "device": qkv.device}
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
-    stats = torch.empty(2, batch, heads, count, plan.tokens, **options)
+    stats = torch.empty(batch, heads, count, plan.tokens, 3, **options)
     time_parts = (count if plan.in_blocks else splits) * blocks
     dtime = torch.empty(batch, time_parts, 2, channels if time is not None else 0, **options)
     dbias = torch.empty(parts, heads, area, area, **options)
@@ -346,7 +351,7 @@ def backward(
     if dqkv.numel():
         time_or_bias = bias if time is None else time
         given = [a.contiguous() for a in (grad, qkv, time_or_bias, bias)]
-        numbers = (1 / math.sqrt(channels // heads), stats[0].numel(), columns, width, count, channels, heads)
+        numbers = (1 / math.sqrt(channels // heads), columns, width, count, channels, heads)
         known = constants_of(plan, window, channels // heads, qkv.dtype)
         known |= {"TIME": time is not None, "num_warps": plan.warps, "num_stages": 1}
         if plan.in_blocks:

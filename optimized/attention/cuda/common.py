@@ -98,15 +98,6 @@ def bias_at(bias, head, query, key, COUNT: tl.constexpr):
 
 
 @triton.jit
-def bias_turned(bias, head, key, query, COUNT: tl.constexpr):
-    """The same with rows of keys and columns of queries"""
-    mask = (key < COUNT)[:, None] & (query < COUNT)[None, :]
-    at = key[:, None] + (head * COUNT + query)[None, :] * COUNT
-    value = tl.load(bias + at, mask=mask, other=0.0) * LOG2E
-    return tl.where((key < COUNT)[:, None], value, float("-inf"))
-
-
-@triton.jit
 def both(
     pointer, token, stride, valid,
     WIDTH: tl.constexpr, A: tl.constexpr, B: tl.constexpr, UP: tl.constexpr,
@@ -140,6 +131,29 @@ def times_both(a, a_b, c, c_b, B: tl.constexpr, PRECISION: tl.constexpr):
     if B > 0:
         product += times(a_b, c_b, 1, PRECISION)
     return product
+
+
+@triton.jit
+def store(rows, query, largest, inverse, delta):
+    """Three numbers of every row of scores"""
+    tl.store(rows + 3 * query, largest)
+    tl.store(rows + 3 * query + 1, inverse)
+    tl.store(rows + 3 * query + 2, delta)
+
+
+@triton.jit
+def stored(rows, query):
+    return tl.load(rows + 3 * query), tl.load(rows + 3 * query + 1), tl.load(rows + 3 * query + 2)
+
+
+@triton.jit
+def weights(scores, largest, inverse):
+    """The softmax of rows of scores that are computed again: 2^(score − largest) / Σ, the power at most 1.
+
+    Another product may round large scores otherwise: without the bound their power is ∞, and ∞ · 0 is NaN.
+    """
+    power = tl.exp2(tl.minimum(scores - largest[:, None], 0.0, propagate_nan=tl.PropagateNan.ALL))
+    return power * inverse[:, None]
 
 
 def is_interpreted() -> bool:
